@@ -1,0 +1,8 @@
+"""`python -m pivottrace_trl`."""
+
+import sys
+
+from .cli import main
+
+
+sys.exit(main())

@@ -1,0 +1,171 @@
+"""Final answers in free text: extraction, equivalence and majority vote, on math-verify."""
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from latex2sympy2_extended import NormalizationConfig
+from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+
+# Bare intervals and tuples parse to nothing or to the wrong thing unless they are set in math mode.
+_TUPLE = re.compile(r"[(\[].*,.*[)\]]", re.DOTALL)
+# Answers longer than this are prose or runaway generations; parsing them only costs time.
+_MAX_ANSWER_LENGTH = 1000
+# The end of a response holds its answer; the parser is slow on very long texts.
+_MAX_RESPONSE_LENGTH = 20_000
+
+
+def _timeouts() -> tuple[int | None, int | None]:
+    """Seconds for parsing and comparing. math-verify uses `signal.alarm`, which exists on the main thread only."""
+    if threading.current_thread() is threading.main_thread():
+        return 5, 5
+    for name in ("math_verify.parser", "math_verify.grader"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return None, None
+
+
+def extract_answer(response: str) -> str | None:
+    r"""
+    Extract the final answer of a response: what stands in `\boxed{}`, else the last formula or number.
+
+    Args:
+        response (`str`):
+            Text of the response.
+
+    Returns:
+        `str` or `None`: the answer as written, or `None` if there is none.
+
+    Example:
+    ```python
+    >>> extract_answer(r"2 + 2 is \boxed{4}.")
+    '4'
+    ```
+    """
+    parsed = parse(
+        response[-_MAX_RESPONSE_LENGTH:],
+        extraction_config=[
+            LatexExtractionConfig(normalization_config=NormalizationConfig(units=True), boxed_match_priority=0),
+            ExprExtractionConfig(),
+        ],
+        parsing_timeout=_timeouts()[0],
+    )
+    written = [item for item in parsed if isinstance(item, str) and item.strip()]
+    return written[-1].strip() if written and len(written[-1]) <= _MAX_ANSWER_LENGTH else None
+
+
+def as_label(answer: str) -> str:
+    """
+    Write an answer so that `accuracy_reward` reads it as a whole: bare tuples and intervals are set in math mode.
+
+    Args:
+        answer (`str`):
+            Answer as extracted.
+
+    Returns:
+        `str`: the same answer, usable as the value of a label column.
+    """
+    return f"${answer}$" if _TUPLE.fullmatch(answer.strip()) else answer
+
+
+def _parse_label(label: str) -> list:
+    # GSM8K writes "worked text #### answer".
+    answer = label.rsplit("####", 1)[-1].strip()
+    return parse(as_label(answer)[-_MAX_RESPONSE_LENGTH:], parsing_timeout=_timeouts()[0])
+
+
+def is_correct(response: str, label: str) -> bool:
+    """
+    Whether the final answer of a response equals the label.
+
+    Args:
+        response (`str`):
+            Text of the response.
+        label (`str`):
+            Gold answer; of a text with `####` (GSM8K) the part behind it.
+
+    Returns:
+        `bool`
+    """
+    answer = extract_answer(response)
+    if answer is None:
+        return False
+    parsed = _parse_label(label)
+    parsed_answer = _parse_label(answer)
+    if not parsed or not parsed_answer:
+        return answer.strip() == label.rsplit("####", 1)[-1].strip()
+    return bool(verify(parsed, parsed_answer, timeout_seconds=_timeouts()[1]))
+
+
+def are_equivalent(first: str, second: str) -> bool:
+    """
+    Whether two answers mean the same. `verify` is asymmetric (its first argument is the gold), so both orders must
+    agree: a vote must not depend on which rollout came first.
+
+    Args:
+        first (`str`): one answer.
+        second (`str`): another answer.
+
+    Returns:
+        `bool`
+    """
+    if first == second:
+        return True
+    parsed_first, parsed_second = _parse_label(first), _parse_label(second)
+    if not parsed_first or not parsed_second:
+        return False
+    timeout = _timeouts()[1]
+    return bool(
+        verify(parsed_first, parsed_second, timeout_seconds=timeout)
+        and verify(parsed_second, parsed_first, timeout_seconds=timeout)
+    )
+
+
+@dataclass(frozen=True)
+class Vote:
+    """
+    Outcome of a majority vote.
+
+    Attributes:
+        answer (`str` or `None`): the majority answer as first written, `None` if no response has an answer.
+        agreement (`float`): share of all responses that gave it, in `[0, 1]`; responses without an answer count.
+        members (`tuple[int, ...]`): which responses gave it.
+    """
+
+    answer: str | None
+    agreement: float
+    members: tuple[int, ...]
+
+
+def majority_vote(
+    responses: Sequence[str], extract: Callable[[str], str | None] = extract_answer
+) -> Vote:
+    """
+    Vote over the final answers of a group.
+
+    Args:
+        responses (`Sequence[str]`):
+            Texts of the rollouts of one prompt.
+        extract (`Callable[[str], str | None]`, *optional*, defaults to [`extract_answer`]):
+            How to find the answer in a response.
+
+    Returns:
+        [`Vote`]; of two equally large clusters the one that was seen first wins.
+    """
+    clusters: list[tuple[str, list[int]]] = []
+    for index, response in enumerate(responses):
+        answer = extract(response)
+        if answer is None:
+            continue
+        for representative, members in clusters:
+            if are_equivalent(representative, answer):
+                members.append(index)
+                break
+        else:
+            clusters.append((answer, [index]))
+    if not clusters:
+        return Vote(None, 0.0, ())
+    answer, members = max(clusters, key=lambda cluster: len(cluster[1]))
+    return Vote(answer, len(members) / len(responses), tuple(members))

@@ -1,0 +1,35 @@
+"""Pivots per response token."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..pivots import pivot_density, pivot_threshold
+from ..rollouts import ResponseTrace
+
+
+@dataclass(frozen=True)
+class PivotDensity:
+    """
+    Pivots per response token (arXiv 2606.04503): how often long-range attention jumps while the model answers.
+
+    Args:
+        quantile (`float`, *optional*, defaults to `0.8`):
+            Share of the pool's jumps that are not pivots.
+        threshold (`float`, *optional*):
+            Height a jump must exceed; set by `fit`.
+    """
+
+    quantile: float = 0.8
+    threshold: float | None = None
+
+    def fit(self, traces: Sequence[ResponseTrace]) -> "PivotDensity":
+        """Set the threshold to the quantile of the jumps of all `traces`."""
+        return replace(self, threshold=pivot_threshold([trace.long_range_mass for trace in traces], self.quantile))
+
+    def __call__(self, traces: Sequence[ResponseTrace]) -> np.ndarray:
+        """Return pivots per token for each trace, shape `(num_traces,)`; NaN for an empty response."""
+        if self.threshold is None:
+            raise RuntimeError("`PivotDensity` has no threshold yet: call `fit(traces)` and use what it returns.")
+        return np.array([pivot_density(trace.long_range_mass, self.threshold) for trace in traces])

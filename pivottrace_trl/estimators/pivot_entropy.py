@@ -1,0 +1,41 @@
+"""Pivots weighted by the model's hesitation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ..pivots import find_pivots, pivot_threshold
+from ..rollouts import ResponseTrace
+
+
+@dataclass(frozen=True)
+class PivotEntropy:
+    """
+    Entropy in nats summed over the pivots of a response: counts the tokens where the model both reaches back and
+    hesitates. This weighting is ours; it is not in arXiv 2606.04503.
+
+    Args:
+        quantile (`float`, *optional*, defaults to `0.8`):
+            Share of the pool's jumps that are not pivots.
+        threshold (`float`, *optional*):
+            Height a jump must exceed; set by `fit`.
+    """
+
+    quantile: float = 0.8
+    threshold: float | None = None
+
+    def fit(self, traces: Sequence[ResponseTrace]) -> "PivotEntropy":
+        """Set the threshold to the quantile of the jumps of all `traces`."""
+        return replace(self, threshold=pivot_threshold([trace.long_range_mass for trace in traces], self.quantile))
+
+    def __call__(self, traces: Sequence[ResponseTrace]) -> np.ndarray:
+        """Return the summed entropy for each trace, shape `(num_traces,)`, in nats; NaN for an empty response."""
+        if self.threshold is None:
+            raise RuntimeError("`PivotEntropy` has no threshold yet: call `fit(traces)` and use what it returns.")
+        return np.array(
+            [
+                trace.entropy[find_pivots(trace.long_range_mass, self.threshold)].sum() if len(trace) else np.nan
+                for trace in traces
+            ]
+        )

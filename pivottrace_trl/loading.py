@@ -1,0 +1,47 @@
+"""Pools from files, folders and the hub."""
+
+from pathlib import Path
+
+from datasets import Dataset, load_dataset, load_from_disk
+
+
+_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+def load_pool(source: str, split: str = "train", config_name: str | None = None, limit: int | None = None) -> Dataset:
+    """
+    Load a pool.
+
+    Args:
+        source (`str`):
+            A `.jsonl`, `.json`, `.csv` or `.parquet` file, a folder (saved with `save_to_disk`, or of data files), or
+            the id of a dataset on the hub.
+        split (`str`, *optional*, defaults to `"train"`):
+            Split of a folder or hub dataset.
+        config_name (`str`, *optional*):
+            Configuration of a hub dataset.
+        limit (`int`, *optional*):
+            Number of first rows to keep.
+
+    Returns:
+        [`~datasets.Dataset`]
+
+    Raises:
+        ValueError: for an unknown file format or a limit below 1.
+        FileNotFoundError: if a path with a known ending does not exist.
+    """
+    path = Path(source)
+    if limit is not None and limit < 1:
+        raise ValueError(f"`limit` is {limit}, but must be at least 1.")
+    if path.suffix in _FORMATS:
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no file {source}.")
+        dataset = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+    elif path.is_file():
+        raise ValueError(f"{source} ends in {path.suffix!r}, but a pool file must end in one of {sorted(_FORMATS)}.")
+    elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        loaded = load_from_disk(source)
+        dataset = loaded if isinstance(loaded, Dataset) else loaded[split]
+    else:
+        dataset = load_dataset(source, config_name, split=split)
+    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))

@@ -1,0 +1,256 @@
+"""Triage of a pool without a trainer."""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from .answers import is_correct
+from .estimators import Estimator, PivotEntropy
+from .ledger import AnnotationLedger, LabelVault
+from .pivots import find_pivots
+from .pool import pool_fingerprint, pool_ids, prompt_text
+from .rollouts import Rollout, generate_rollouts, transformers_generator
+from .routing import PoolRouter, TriageConfig
+from .scoring import PoolScorer, PoolScores
+from .triage import Route, TriageResult, resolve_budget
+
+
+@dataclass(frozen=True)
+class PoolTriage:
+    """
+    Outcome of [`triage_pool`].
+
+    Attributes:
+        result ([`TriageResult`]): routes, ranking, thresholds.
+        pool_scores ([`PoolScores`]): scores, densities, traces.
+        rollouts (`list[Rollout]`): one response per prompt.
+        responses (`list[str]`): their texts.
+        router ([`PoolRouter`]): probes, evidence and ledger.
+        seconds (`dict[str, float]`): wall-clock time of each stage.
+        peak_memory_gb (`float`): highest resident memory of the process so far, in GiB.
+    """
+
+    result: TriageResult
+    pool_scores: PoolScores
+    rollouts: list[Rollout]
+    responses: list[str]
+    router: PoolRouter
+    seconds: dict[str, float]
+    peak_memory_gb: float
+
+
+def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[dict]]) -> list[list[int]]:
+    """
+    Tokenize prompts as the model expects them: conversations, and plain questions to a chat model, through the chat
+    template; plain text to a base model as it is.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Tokenizer of the model.
+        prompts (`Sequence[str | list[dict]]`):
+            Prompts.
+
+    Returns:
+        `list[list[int]]`: token ids of each prompt.
+    """
+    ids = []
+    for prompt in prompts:
+        if isinstance(prompt, str) and tokenizer.chat_template is None:
+            ids.append(tokenizer(prompt)["input_ids"])
+            continue
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        ids.append(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+    return ids
+
+
+def triage_pool(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    output_dir: str | Path,
+    annotation_budget: float | int = 0.293,
+    prompt_column: str = "prompt",
+    label_column: str | None = None,
+    estimator: Estimator | None = None,
+    config: TriageConfig | None = None,
+    max_completion_length: int = 384,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> PoolTriage:
+    """
+    Score a pool with one greedy response per prompt and route every prompt.
+
+    With a label column the probe set is bought from it, and only the probe set; without one, the probes stand first in
+    the annotation queue, nothing is discarded, and the rest of the budget goes to the most uncertain prompts.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The policy.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        dataset ([`~datasets.Dataset`]):
+            The pool.
+        output_dir (`str` or `Path`):
+            Folder for `ledger.sqlite`, `routes.parquet`, `traces.parquet`, `queue.jsonl` and `summary.json`.
+        annotation_budget (`float` or `int`, *optional*, defaults to `0.293`):
+            Share of the pool in `(0, 1]`, or number of labels.
+        prompt_column (`str`, *optional*, defaults to `"prompt"`):
+            Column that holds the prompts.
+        label_column (`str`, *optional*):
+            Column that holds the labels; it is read for the probe set only.
+        estimator ([`Estimator`], *optional*):
+            The score. Defaults to [`PivotEntropy`].
+        config ([`TriageConfig`], *optional*):
+            Probe set and thresholds.
+        max_completion_length (`int`, *optional*, defaults to `384`):
+            Longest response in tokens.
+        batch_size (`int`, *optional*, defaults to `32`):
+            Number of responses generated at a time.
+        progress (`bool`, *optional*, defaults to `True`):
+            Whether to show progress bars.
+
+    Returns:
+        [`PoolTriage`]
+
+    Raises:
+        ValueError: for a budget, pool, column or model that cannot be used; before anything is generated.
+    """
+    ids = pool_ids(dataset, prompt_column)
+    budget = resolve_budget(annotation_budget, len(ids))
+    if label_column is not None and label_column not in dataset.column_names:
+        raise ValueError(f"There is no label column `{label_column}`; the pool has {dataset.column_names}.")
+    output_dir = Path(output_dir)
+    ledger = AnnotationLedger(output_dir / "ledger.sqlite", budget, pool_fingerprint(ids))
+    vault = None if label_column is None else LabelVault(dataset, [label_column], ids)
+    router = PoolRouter(ids, ledger, vault, config)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    scorer = PoolScorer(estimator or PivotEntropy(), tokenizer.pad_token_id)
+
+    seconds = {}
+    start = time.perf_counter()
+    generation_config = GenerationConfig(
+        max_new_tokens=max_completion_length,
+        do_sample=False,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
+    )
+    rollouts = generate_rollouts(
+        transformers_generator(model, tokenizer, generation_config),
+        tokenize_prompts(tokenizer, dataset[prompt_column]),
+        batch_size,
+        progress,
+    )
+    seconds["generation"] = time.perf_counter() - start
+    start = time.perf_counter()
+    pool_scores = scorer(model, rollouts, progress)
+    router.update_scores(np.arange(len(ids)), pool_scores.scores, pool_scores.densities)
+    seconds["tracing"] = time.perf_counter() - start
+    start = time.perf_counter()
+    responses = tokenizer.batch_decode([r.completion_ids for r in rollouts], skip_special_tokens=True)
+
+    def verify(rows: list[int]) -> list[bool]:
+        labels = [ledger.label(ids[row]) or {} for row in rows]
+        return [is_correct(responses[r], str(label[label_column])) for r, label in zip(rows, labels, strict=True)]
+
+    result = router.first_routing(verify, buy=False)
+    seconds["triage"] = time.perf_counter() - start
+    outcome = PoolTriage(result, pool_scores, rollouts, responses, router, seconds, peak_memory_gb())
+    _write(outcome, scorer, dataset[prompt_column], output_dir)
+    return outcome
+
+
+def peak_memory_gb() -> float:
+    """Highest resident memory of this process so far, in GiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def _write(outcome: PoolTriage, scorer: PoolScorer, prompts: Sequence, output_dir: Path) -> None:
+    router, scores = outcome.router, outcome.pool_scores
+    threshold = scorer.density.threshold or 0.0
+    columns = {
+        "row": list(range(len(router.prompt_ids))),
+        "prompt_id": router.prompt_ids,
+        "prompt": [prompt_text(prompt) for prompt in prompts],
+        "response": outcome.responses,
+        "num_tokens": [len(r.completion_ids) for r in outcome.rollouts],
+        "num_pivots": [int(find_pivots(t.long_range_mass, threshold).sum()) if len(t) else 0 for t in scores.traces],
+        "pivot_density": scores.densities.tolist(),
+        "score": scores.scores.tolist(),
+        "is_probe": np.isin(np.arange(len(router.prompt_ids)), router.probes).tolist(),
+        "route": [Route(route).name.lower() for route in outcome.result.routes],
+    }
+    replace_atomically(output_dir / "routes.parquet", lambda path: pq.write_table(pa.table(columns), path))
+    traces = {
+        "prompt_id": router.prompt_ids,
+        "long_range_mass": [trace.long_range_mass for trace in scores.traces],
+        "entropy": [trace.entropy for trace in scores.traces],
+    }
+    replace_atomically(output_dir / "traces.parquet", lambda path: pq.write_table(pa.table(traces), path))
+
+    ranking = outcome.result.ranking[::-1]
+    wanted = (outcome.result.routes == Route.ANNOTATE) & ~router.evidence.is_labelled
+    # Probes first: their answers calibrate the thresholds for all the others.
+    queue = [r for r in ranking if wanted[r] and r in set(router.probes)]
+    queue += [r for r in ranking if wanted[r] and r not in set(router.probes)]
+    lines = [
+        json.dumps(
+            {
+                "prompt_id": router.prompt_ids[row],
+                "row": int(row),
+                "prompt": columns["prompt"][row],
+                "score": float(scores.scores[row]),
+                "purpose": "probe" if columns["is_probe"][row] else "annotate",
+            },
+            ensure_ascii=False,
+        )
+        for row in queue
+    ]
+    replace_atomically(output_dir / "queue.jsonl", lambda path: path.write_text("".join(f"{s}\n" for s in lines)))
+    summary = {
+        "pool_size": len(router.prompt_ids),
+        "annotation_budget": router.ledger.budget,
+        "annotated": router.ledger.num_bought,
+        "routes": outcome.result.counts(),
+        "queue": len(queue),
+        "probe_success": float(np.nanmean(router.evidence.pass_rate)) if router.ledger.num_bought else None,
+        "discard_below": _finite_or_none(outcome.result.discard_below),
+        "annotate_above": _finite_or_none(outcome.result.annotate_above),
+        "tokens_generated": sum(columns["num_tokens"]),
+        "seconds": {stage: round(value, 2) for stage, value in outcome.seconds.items()},
+        "peak_memory_gb": round(outcome.peak_memory_gb, 2),
+    }
+    replace_atomically(output_dir / "summary.json", lambda path: path.write_text(json.dumps(summary, indent=2) + "\n"))
+
+
+def replace_atomically(path: Path, write) -> None:
+    """
+    Write a file beside its place and move it there, so that a crash never leaves half a file.
+
+    Args:
+        path (`Path`): the file.
+        write (`Callable[[Path], object]`): writes the content to the path it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _finite_or_none(value: float) -> float | None:
+    return value if np.isfinite(value) else None

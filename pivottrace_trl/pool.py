@@ -1,0 +1,123 @@
+"""The pool of prompts: identity and validation. Knows no labels."""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Sequence
+from typing import Any
+
+from datasets import Dataset
+
+
+def prompt_id(prompt: Any) -> str:
+    """
+    Stable id of a prompt: survives reordering, other columns, restarts, and differences in white space.
+
+    Args:
+        prompt (`str` or `list[dict]`):
+            Plain text, or a conversation as TRL has it.
+
+    Returns:
+        `str`: 16 hexadecimal digits of the SHA-256 of the normalised prompt.
+    """
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False, sort_keys=True)
+    normalised = " ".join(unicodedata.normalize("NFC", text).split())
+    return hashlib.sha256(normalised.encode()).hexdigest()[:16]
+
+
+def prompt_text(prompt: Any) -> str:
+    """
+    Text of a prompt for people: the last user message of a conversation, or the plain prompt.
+
+    Args:
+        prompt (`str` or `list[dict]`):
+            Plain text, or a conversation as TRL has it.
+
+    Returns:
+        `str`
+    """
+    if isinstance(prompt, str):
+        return prompt
+    user_messages = [message["content"] for message in prompt if message.get("role") == "user"]
+    content = (user_messages or [message["content"] for message in prompt])[-1]
+    return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+
+
+def pool_ids(dataset: Dataset, prompt_column: str = "prompt") -> list[str]:
+    """
+    Check a pool and give every prompt its id.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            The pool.
+        prompt_column (`str`, *optional*, defaults to `"prompt"`):
+            Column that holds the prompts.
+
+    Returns:
+        `list[str]`: one id per row.
+
+    Raises:
+        TypeError: if the dataset cannot be indexed.
+        ValueError: if it is empty, has no such column, an empty prompt, or the same prompt twice.
+    """
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"The pool is a `{type(dataset).__name__}`, but ranking it needs a `datasets.Dataset`, which can be indexed. "
+            "Load it without `streaming=True`, or collect a part of it: "
+            "`Dataset.from_list(list(dataset.take(10_000)))`."
+        )
+    if prompt_column not in dataset.column_names:
+        raise ValueError(
+            f"The pool has no `{prompt_column}` column, only {dataset.column_names}. Rename the column that holds the "
+            f"prompts: `dataset.rename_column(..., {prompt_column!r})`, or name it with --prompt-column."
+        )
+    if len(dataset) == 0:
+        raise ValueError("The pool is empty: 0 rows. Check the split and the filters that made it.")
+    ids = []
+    first_row: dict[str, int] = {}
+    for row, prompt in enumerate(dataset[prompt_column]):
+        if not prompt:
+            raise ValueError(f"Row {row} of the pool has an empty prompt ({prompt!r}). Filter such rows out.")
+        identity = prompt_id(prompt)
+        if identity in first_row:
+            raise ValueError(
+                f"Rows {first_row[identity]} and {row} of the pool hold the same prompt: {prompt_text(prompt)[:80]!r}. "
+                "A label would be bought twice. Drop duplicates first: `from pivottrace_trl import drop_duplicates; "
+                "dataset = drop_duplicates(dataset)`."
+            )
+        first_row[identity] = row
+        ids.append(identity)
+    return ids
+
+
+def pool_fingerprint(prompt_ids: Sequence[str]) -> str:
+    """
+    Identify a pool by its prompts, whatever their order.
+
+    Args:
+        prompt_ids (`Sequence[str]`):
+            Id of each prompt.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    return hashlib.sha256("\n".join(sorted(prompt_ids)).encode()).hexdigest()[:16]
+
+
+def drop_duplicates(dataset: Dataset, prompt_column: str = "prompt") -> Dataset:
+    """
+    Keep the first row of each prompt.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            A pool that may hold a prompt twice.
+        prompt_column (`str`, *optional*, defaults to `"prompt"`):
+            Column that holds the prompts.
+
+    Returns:
+        [`~datasets.Dataset`]
+    """
+    first_rows: dict[str, int] = {}
+    for row, prompt in enumerate(dataset[prompt_column]):
+        first_rows.setdefault(prompt_id(prompt), row)
+    return dataset.select(list(first_rows.values()))

@@ -1,0 +1,127 @@
+"""Rollouts to one score a prompt: trace, estimate, and keep the calibration of the first time."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from .estimators import Estimator, PivotDensity
+from .rollouts import ResponseTrace, Rollout, choose_local_heads, trace_rollouts
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class PoolScores:
+    """
+    Scores of a set of prompts. Arrays have shape `(num_prompts,)`.
+
+    Attributes:
+        scores (`np.ndarray`, float): uncertainty, higher = less sure; finite.
+        densities (`np.ndarray`, float): pivots per response token; NaN for an empty response.
+        traces (`list[ResponseTrace]`): what the scores were made from.
+    """
+
+    scores: np.ndarray
+    densities: np.ndarray
+    traces: list[ResponseTrace]
+
+
+class PoolScorer:
+    """
+    Scores prompts from one rollout each. The first call chooses the heads and the pivot threshold on the rollouts it
+    is given; later calls keep them, so that scores can be compared from epoch to epoch.
+
+    Args:
+        estimator ([`Estimator`]):
+            The score.
+        pad_token_id (`int`):
+            Padding token of the model.
+        token_budget (`int`, *optional*, defaults to `4096`):
+            Tokens a forward pass, padding included.
+        autocast (`Callable`, *optional*):
+            Context manager for the forward passes, for mixed precision.
+
+    Example:
+    ```python
+    >>> scorer = PoolScorer(PivotDensity(), tokenizer.pad_token_id)
+    >>> scorer(model, rollouts).scores
+    array([0.12, 0.31, 0.07])
+    ```
+    """
+
+    def __init__(
+        self,
+        estimator: Estimator,
+        pad_token_id: int,
+        token_budget: int = 4096,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        if not isinstance(estimator, Estimator):
+            raise TypeError(
+                f"`estimator` is {estimator!r}, but must have `fit(traces)` and `__call__(traces)`; see `Estimator`."
+            )
+        self.estimator = estimator
+        self.density = PivotDensity()
+        self.heads: dict[int, list[int]] | None = None
+        self._pad_token_id = pad_token_id
+        self._token_budget = token_budget
+        self._autocast = autocast
+
+    def __call__(self, model: PreTrainedModel, rollouts: Sequence[Rollout], progress: bool = True) -> PoolScores:
+        """
+        Score one rollout per prompt.
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]):
+                The policy.
+            rollouts (`Sequence[Rollout]`):
+                One rollout per prompt.
+            progress (`bool`, *optional*, defaults to `True`):
+                Whether to show a progress bar.
+
+        Returns:
+            [`PoolScores`]. A prompt that got an empty response scores as high as the highest of the others.
+
+        Raises:
+            ValueError: if all responses are empty, or the estimator returns the wrong number of scores.
+        """
+        num_empty = sum(rollout.is_empty for rollout in rollouts)
+        if num_empty == len(rollouts):
+            raise ValueError(
+                f"All {len(rollouts)} responses are empty, so that there is nothing to score. Check the chat template, "
+                "the end-of-sequence token and the maximum completion length."
+            )
+        is_first = self.heads is None
+        if self.heads is None:
+            self.heads = choose_local_heads(
+                model, rollouts, self._pad_token_id, self._token_budget, autocast=self._autocast
+            )
+        traces = trace_rollouts(
+            model,
+            rollouts,
+            self.heads,
+            self._pad_token_id,
+            token_budget=self._token_budget,
+            autocast=self._autocast,
+            progress=progress,
+        )
+        if is_first:
+            self.estimator = self.estimator.fit(traces)
+            self.density = self.density.fit(traces)
+        scores = np.asarray(self.estimator(traces), dtype=float)
+        if scores.shape != (len(rollouts),):
+            raise ValueError(
+                f"{type(self.estimator).__name__} returned scores of shape {scores.shape} for {len(rollouts)} "
+                "responses; it must return one number each."
+            )
+        if num_empty:
+            # A model that ends at once has not answered: that is the opposite of mastery, whatever the score.
+            is_empty = np.array([rollout.is_empty for rollout in rollouts])
+            scores = np.where(is_empty, scores[~is_empty].max(), scores)
+            logger.warning(f"{num_empty} of {len(rollouts)} responses are empty; they count as most uncertain.")
+        return PoolScores(scores=scores, densities=self.density(traces), traces=traces)

@@ -1,0 +1,290 @@
+"""Scores and a few bought labels to one route per prompt. Pure numpy: knows no model and no trainer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from numbers import Integral, Real
+
+import numpy as np
+
+
+class Route(IntEnum):
+    """What happens to a prompt until the next routing."""
+
+    DISCARD = 0
+    """Mastered: not trained on."""
+    WEAK = 1
+    """Trained on the majority answer of its own group, without a label."""
+    ANNOTATE = 2
+    """Trained on a bought label."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """
+    What is known about each prompt of the pool besides its score. All arrays have shape `(num_prompts,)`.
+
+    Attributes:
+        is_labelled (`np.ndarray`, `bool`): whether the label was bought.
+        pass_rate (`np.ndarray`, float): share of the verified rollouts that were right; NaN where none was verified.
+        num_verified (`np.ndarray`, int): number of rollouts behind `pass_rate`.
+        agreement (`np.ndarray`, float): share of the last group that gave its majority answer; NaN without a group.
+    """
+
+    is_labelled: np.ndarray
+    pass_rate: np.ndarray
+    num_verified: np.ndarray
+    agreement: np.ndarray
+
+    @classmethod
+    def empty(cls, num_prompts: int) -> "Evidence":
+        """Nothing known yet about `num_prompts` prompts."""
+        return cls(
+            is_labelled=np.zeros(num_prompts, bool),
+            pass_rate=np.full(num_prompts, np.nan),
+            num_verified=np.zeros(num_prompts, int),
+            agreement=np.full(num_prompts, np.nan),
+        )
+
+
+@dataclass(frozen=True)
+class TriageResult:
+    """
+    Outcome of [`triage`].
+
+    Attributes:
+        routes (`np.ndarray` of shape `(num_prompts,)`, int8): a [`Route`] per prompt.
+        to_buy (`np.ndarray`, int): prompts whose label should be bought now, most uncertain first.
+        ranking (`np.ndarray` of shape `(num_prompts,)`, int): prompts from least to most uncertain.
+        success_curve (`np.ndarray` of shape `(num_prompts,)`, float): estimated probability, at each place of the
+            ranking, that the policy is right; NaN if nothing was verified.
+        discard_below (`float`): scores at most this high lie in the mastered zone; -inf if there is none.
+        annotate_above (`float`): scores at least this high lie in the zone where voting is not trusted; inf if none.
+    """
+
+    routes: np.ndarray
+    to_buy: np.ndarray
+    ranking: np.ndarray
+    success_curve: np.ndarray
+    discard_below: float
+    annotate_above: float
+
+    def counts(self) -> dict[str, int]:
+        """Number of prompts per route, `{"discard": n, "weak": n, "annotate": n}`."""
+        return count_routes(self.routes)
+
+
+def count_routes(routes: np.ndarray) -> dict[str, int]:
+    """Number of prompts per route, `{"discard": n, "weak": n, "annotate": n}`."""
+    return {route.name.lower(): int((routes == route).sum()) for route in Route}
+
+
+def resolve_budget(annotation_budget: float | int, pool_size: int) -> int:
+    """
+    Turn a budget into a number of labels.
+
+    Args:
+        annotation_budget (`float` or `int`):
+            Share of the pool in `(0, 1]` as a `float`, or number of labels as an `int`.
+        pool_size (`int`):
+            Number of prompts in the pool.
+
+    Returns:
+        `int`: number of labels that may be bought, at least 1; shares are rounded down.
+
+    Raises:
+        ValueError: if the budget is not positive, above the pool, or too small for one label.
+    """
+    value = annotation_budget
+    is_count = isinstance(value, Integral) and not isinstance(value, bool)
+    is_share = isinstance(value, Real) and not isinstance(value, (Integral, bool))
+    if not ((is_count and 1 <= value <= pool_size) or (is_share and 0.0 < value <= 1.0)):
+        raise ValueError(
+            f"`annotation_budget` is {value!r}, which is neither a share in (0, 1] nor a number of labels between 1 and "
+            f"the size of the pool ({pool_size}). Pass a float such as 0.293 for a share, an int for a number of labels."
+        )
+    labels = int(value) if is_count else int(np.floor(value * pool_size + 1e-9))
+    if labels == 0:
+        raise ValueError(
+            f"`annotation_budget` is {value!r}, less than one label of a pool of {pool_size}. Pass at least "
+            f"{1 / pool_size:.3g}, or `annotation_budget=1` for one label."
+        )
+    return labels
+
+
+def rank_pool(scores: np.ndarray) -> np.ndarray:
+    """
+    Order the pool from least to most uncertain; ties keep the order of the pool.
+
+    Args:
+        scores (`np.ndarray` of shape `(num_prompts,)`):
+            One finite score per prompt, higher = less sure.
+
+    Returns:
+        `np.ndarray` of shape `(num_prompts,)`, int: indices of prompts.
+
+    Raises:
+        ValueError: if the pool is empty or a score is NaN or infinite.
+    """
+    scores = np.asarray(scores, dtype=float)
+    if scores.ndim != 1 or len(scores) == 0:
+        raise ValueError(f"`scores` has shape {scores.shape}, but must hold one number per prompt of a non-empty pool.")
+    if not np.isfinite(scores).all():
+        bad = np.flatnonzero(~np.isfinite(scores))
+        raise ValueError(
+            f"{len(bad)} of {len(scores)} scores are not finite, the first is {scores[bad[0]]} for prompt {bad[0]}. "
+            "An estimator must return a finite number for every non-empty response: check it, and check the model for "
+            "NaN activations (bfloat16 instead of float16 often cures them)."
+        )
+    return np.argsort(scores, kind="stable")
+
+
+def choose_probes(scores: np.ndarray, num_probes: int) -> np.ndarray:
+    """
+    Choose the probe set: the middle of each of `num_probes` equal stretches of the ranking.
+
+    Args:
+        scores (`np.ndarray` of shape `(num_prompts,)`):
+            One score per prompt.
+        num_probes (`int`):
+            Size of the probe set.
+
+    Returns:
+        `np.ndarray` of shape `(num_probes,)`, int: indices of prompts, least uncertain first.
+
+    Raises:
+        ValueError: if the pool is smaller than the probe set.
+    """
+    ranking = rank_pool(scores)
+    if not 1 <= num_probes <= len(ranking):
+        raise ValueError(
+            f"The probe set of {num_probes} prompts does not fit a pool of {len(ranking)}. Pass a `probe_size` between "
+            "1 and the size of the pool, or a larger pool."
+        )
+    positions = (np.arange(num_probes) + 0.5) * len(ranking) / num_probes
+    return ranking[positions.astype(int)]
+
+
+def success_curve(ranking: np.ndarray, pass_rate: np.ndarray, num_neighbours: int) -> np.ndarray:
+    """
+    Slide a window along the ranking and average the verified pass rates inside it.
+
+    The window always holds the same number of verified prompts, the nearest ones by place, so that the estimate is as
+    sure where probes are sparse as where they are dense.
+
+    Args:
+        ranking (`np.ndarray` of shape `(num_prompts,)`):
+            Prompts from least to most uncertain.
+        pass_rate (`np.ndarray` of shape `(num_prompts,)`):
+            Verified pass rate per prompt; NaN where unknown.
+        num_neighbours (`int`):
+            Number of verified prompts in the window.
+
+    Returns:
+        `np.ndarray` of shape `(num_prompts,)`: estimate at each place of the ranking, NaN if nothing was verified.
+    """
+    verified = np.flatnonzero(np.isfinite(pass_rate[ranking]))
+    if len(verified) == 0:
+        return np.full(len(ranking), np.nan)
+    width = min(num_neighbours, len(verified))
+    cumulative = np.concatenate([[0.0], np.cumsum(pass_rate[ranking][verified])])
+    means = (cumulative[width:] - cumulative[:-width]) / width
+    centres = (verified[: len(means)] + verified[width - 1 :]) / 2
+    # The window whose centre is nearest to each place.
+    places = np.arange(len(ranking))
+    right = np.clip(np.searchsorted(centres, places), 1, max(len(centres) - 1, 1))
+    if len(centres) == 1:
+        return np.full(len(ranking), means[0])
+    nearer_left = places - centres[right - 1] <= centres[right] - places
+    return means[np.where(nearer_left, right - 1, right)]
+
+
+def triage(
+    scores: np.ndarray,
+    evidence: Evidence,
+    budget_left: int,
+    discard_above: float = 0.85,
+    annotate_below: float = 0.5,
+    min_agreement: float = 0.5,
+    min_verified: int = 4,
+) -> TriageResult:
+    """
+    Give every prompt a route.
+
+    The verified prompts calibrate the score (probe-calibrated triage, arXiv 2606.04503): along the ranking, the longest
+    prefix where the policy is right at least `discard_above` of the time is the mastered zone, and the longest suffix
+    where it is right less than `annotate_below` of the time, so that a majority vote would tend to be wrong, is the
+    zone to annotate. What is known of a prompt itself goes before what its place in the ranking suggests:
+
+    - a labelled prompt is trained on its label, unless it is in the mastered zone and was right, or a whole group of
+      at least `min_verified` rollouts was right;
+    - labels are bought for unlabelled prompts of the zone to annotate and for those whose last group agreed too
+      little, most uncertain first, as far as `budget_left` goes; the rest of them stays weak.
+
+    Args:
+        scores (`np.ndarray` of shape `(num_prompts,)`):
+            One finite score per prompt, higher = less sure.
+        evidence ([`Evidence`]):
+            What is known about each prompt.
+        budget_left (`int`):
+            Number of labels that may be bought now.
+        discard_above (`float`, *optional*, defaults to `0.85`):
+            Probability of success from which a prompt counts as mastered.
+        annotate_below (`float`, *optional*, defaults to `0.5`):
+            Probability of success below which voting is not trusted.
+        min_agreement (`float`, *optional*, defaults to `0.5`):
+            Agreement below which a prompt's own vote is not trusted.
+        min_verified (`int`, *optional*, defaults to `4`):
+            Number of verified rollouts from which a prompt's own pass rate can show that it is mastered.
+
+    Returns:
+        [`TriageResult`]: `to_buy` is never longer than `budget_left`; routes count those prompts as annotated.
+
+    Raises:
+        ValueError: if a score is not finite, or a threshold is out of range.
+    """
+    if not 0.0 <= annotate_below <= discard_above <= 1.0:
+        raise ValueError(
+            f"`annotate_below` is {annotate_below} and `discard_above` is {discard_above}, but "
+            "0 <= annotate_below <= discard_above <= 1 must hold."
+        )
+    scores = np.asarray(scores, dtype=float)
+    ranking = rank_pool(scores)
+    num_known = int(np.isfinite(evidence.pass_rate).sum())
+    curve = success_curve(ranking, evidence.pass_rate, num_neighbours=max(5, num_known // 4))
+
+    # NaN compares as False: without a verified prompt nothing is discarded and nothing need be annotated.
+    num_mastered = _prefix_length(curve >= discard_above)
+    num_untrusted = _prefix_length((curve < annotate_below)[::-1])
+    in_mastered_zone = np.zeros(len(scores), bool)
+    in_mastered_zone[ranking[:num_mastered]] = True
+    in_untrusted_zone = np.zeros(len(scores), bool)
+    in_untrusted_zone[ranking[len(ranking) - num_untrusted :]] = True
+
+    was_right = np.nan_to_num(evidence.pass_rate, nan=-1.0) >= discard_above
+    group_was_right = (evidence.pass_rate == 1.0) & (evidence.num_verified >= min_verified)
+    is_mastered = np.where(evidence.is_labelled, (in_mastered_zone & was_right) | group_was_right, in_mastered_zone)
+    has_poor_vote = np.nan_to_num(evidence.agreement, nan=1.0) < min_agreement
+
+    routes = np.where(is_mastered, Route.DISCARD, Route.WEAK).astype(np.int8)
+    routes[evidence.is_labelled & ~is_mastered] = Route.ANNOTATE
+    # A poor vote says that a prompt is not mastered, whatever its place in the ranking.
+    routes[~evidence.is_labelled & has_poor_vote] = Route.WEAK
+    wanted = ~evidence.is_labelled & (routes == Route.WEAK) & (in_untrusted_zone | has_poor_vote)
+    most_uncertain_first = ranking[::-1]
+    to_buy = most_uncertain_first[wanted[most_uncertain_first]][: max(budget_left, 0)]
+    routes[to_buy] = Route.ANNOTATE
+    return TriageResult(
+        routes=routes,
+        to_buy=to_buy,
+        ranking=ranking,
+        success_curve=curve,
+        discard_below=float(scores[ranking[num_mastered - 1]]) if num_mastered else float("-inf"),
+        annotate_above=float(scores[ranking[-num_untrusted]]) if num_untrusted else float("inf"),
+    )
+
+
+def _prefix_length(condition: Sequence[bool] | np.ndarray) -> int:
+    """Number of leading true values."""
+    condition = np.asarray(condition, dtype=bool)
+    return len(condition) if condition.all() else int(np.argmin(condition))
