@@ -1,7 +1,6 @@
 """Triage of a pool without a trainer."""
 
 import json
-import os
 import resource
 import sys
 import time
@@ -17,6 +16,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .answers import is_correct
 from .estimators import Estimator, PivotEntropy
+from .files import replace_atomically
 from .ledger import AnnotationLedger, LabelVault
 from .pivots import find_pivots
 from .pool import pool_fingerprint, pool_ids, prompt_text
@@ -233,23 +233,6 @@ def _write(outcome: PoolTriage, scorer: PoolScorer, prompts: Sequence, output_di
         "peak_memory_gb": round(outcome.peak_memory_gb, 2),
     }
     replace_atomically(output_dir / "summary.json", lambda path: path.write_text(json.dumps(summary, indent=2) + "\n"))
-
-
-def replace_atomically(path: Path, write) -> None:
-    """
-    Write a file beside its place and move it there, so that a crash never leaves half a file.
-
-    Args:
-        path (`Path`): the file.
-        write (`Callable[[Path], object]`): writes the content to the path it is given.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _finite_or_none(value: float) -> float | None:

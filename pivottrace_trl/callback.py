@@ -1,0 +1,303 @@
+"""The two lines: a callback that routes the data of a `GRPOTrainer`."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, Value
+from torch import nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils import logging
+from trl import GRPOTrainer
+
+from .answers import as_label, extract_answer
+from .estimators import Estimator, PivotEntropy
+from .integration import TrainerAttachment, check_trainer, find_label_columns
+from .ledger import AnnotationLedger, CallableAnnotator, LabelVault, Oracle
+from .pool import pool_fingerprint
+from .report.run import RunReport
+from .rewards import SUCCESS_REWARD, LabelRouter, RoutedReward
+from .rollouts import Rollout
+from .routing import PoolRouter, TriageConfig
+from .sampler import PivotRoutedSampler
+from .scoring import PoolScorer
+from .state import load_state, save_state
+from .triage import Route, TriageResult, count_routes, resolve_budget
+
+
+logger = logging.get_logger(__name__)
+
+
+class PivotDensityCallback(TrainerCallback):
+    """
+    Makes a [`~trl.GRPOTrainer`] pick the prompts that deserve a label from an unlabelled pool (PivotTrace, arXiv
+    2606.04503).
+
+    Constructing the callback takes the label columns out of the trainer's dataset. When training starts, the policy
+    answers every prompt once, the answers are traced for pivots, a probe set is annotated, and every prompt gets a
+    [`Route`]; the routes are computed again at the start of each epoch from the rollouts that training made itself.
+
+    Args:
+        trainer ([`~trl.GRPOTrainer`]):
+            The trainer, before `train()`.
+        annotation_budget (`float` or `int`, *optional*, defaults to `0.293`):
+            What may be bought in all, probes included: a share of the pool in `(0, 1]` as a `float`, or a number of
+            labels as an `int`.
+        label_column (`str`, *optional*):
+            Column that holds the labels. Defaults to the one column that the reward functions name in their signature.
+        annotator (`Callable[[list[dict]], list]`, *optional*):
+            Who is asked for labels: takes a list of rows (without label columns) and returns as many answers, `None`
+            where it has none. Defaults to the label column of the dataset.
+        estimator ([`Estimator`], *optional*):
+            The uncertainty score. Defaults to [`PivotEntropy`].
+        config ([`TriageConfig`], *optional*):
+            Probe set and thresholds.
+        extract_answer (`Callable[[str], str | None]`, *optional*):
+            Finds the final answer in the text of a completion, for majority votes. Defaults to
+            [`~answers.extract_answer`] (mathematics).
+
+    Raises:
+        TypeError, ValueError, RuntimeError, NotImplementedError: for a trainer, pool, label column or budget that
+            cannot be used. The trainer is left as it was.
+
+    Example:
+    ```python
+    >>> from pivottrace_trl import PivotDensityCallback
+
+    >>> trainer = GRPOTrainer(model=..., reward_funcs=accuracy_reward, args=args, train_dataset=dataset)
+    >>> trainer.add_callback(PivotDensityCallback(trainer, annotation_budget=0.293))
+    >>> trainer.train()
+    ```
+    """
+
+    def __init__(
+        self,
+        trainer: GRPOTrainer,
+        annotation_budget: float | int = 0.293,
+        *,
+        label_column: str | None = None,
+        annotator: Callable[[list[dict[str, Any]]], Sequence[Any]] | None = None,
+        estimator: Estimator | None = None,
+        config: TriageConfig | None = None,
+        extract_answer: Callable[[str], str | None] = extract_answer,
+    ):
+        check_trainer(trainer)
+        dataset = trainer.train_dataset
+        if not isinstance(dataset, Dataset):
+            raise TypeError(
+                f"The training data is a `{type(dataset).__name__}`, but ranking a pool needs a `datasets.Dataset`, "
+                "which can be indexed. Load it without `streaming=True`, or collect a part of it: "
+                "`Dataset.from_list(list(dataset.take(10_000)))`."
+            )
+        label_column, hidden = find_label_columns(
+            trainer.reward_funcs, dataset.column_names, label_column, annotator is not None
+        )
+        attachment = TrainerAttachment(trainer, hidden)
+        ids = attachment.prompt_ids
+        budget = resolve_budget(annotation_budget, len(ids))
+        oracle: Oracle
+        if annotator is not None:
+            oracle = CallableAnnotator(annotator, attachment.rows, label_column)
+        else:
+            oracle = LabelVault(dataset, hidden, ids)
+        config = config or TriageConfig()
+        config.resolve_probe_size(budget, len(ids))
+        scorer = PoolScorer(
+            estimator or PivotEntropy(), trainer._tokenizer.pad_token_id, autocast=trainer.accelerator.autocast
+        )
+
+        self.output_dir = Path(trainer.args.output_dir) / "pivottrace"
+        self.ledger = AnnotationLedger(self.output_dir / "ledger.sqlite", budget, pool_fingerprint(ids))
+        self.router = PoolRouter(ids, self.ledger, oracle, config)
+        self.scorer = scorer
+        self.sampler: PivotRoutedSampler | None = None
+        self.label_router = LabelRouter(
+            self.router,
+            label_column,
+            hidden,
+            trainer.num_generations,
+            extract=extract_answer,
+            cast=_caster(dataset, label_column),
+        )
+        self.report = RunReport(self.output_dir)
+        self._trainer = trainer
+        self._attachment = attachment
+        # The first reward function that reads the label tells whether a response is right.
+        readers = [i for i, reward in enumerate(trainer.reward_funcs) if _reads(reward, label_column)]
+        self._verifier = readers[0] if readers else None
+        self._routed_epoch: int | None = None
+        self._is_attached = True
+        attachment.attach(
+            [
+                reward
+                if isinstance(reward, nn.Module)
+                else RoutedReward(reward, self.label_router, is_verifier=index == self._verifier)
+                for index, reward in enumerate(trainer.reward_funcs)
+            ],
+            self._make_sampler,
+            has_withheld=lambda: self.label_router.num_withheld > 0,
+        )
+
+    def detach(self) -> None:
+        """
+        Put the trainer back exactly as it was: dataset, reward functions, sampler, callbacks. Labels that were bought
+        stay in the ledger file. Does nothing the second time.
+        """
+        if self._is_attached:
+            self._attachment.detach()
+            self._trainer.remove_callback(self)
+            self.ledger.close()
+            self._is_attached = False
+
+    def summary(self) -> dict[str, Any]:
+        """
+        What was done so far.
+
+        Returns:
+            `dict[str, Any]`: `pool_size`, `annotation_budget` (labels), `annotated` (labels bought), `routes`
+            (`{"discard": n, "weak": n, "annotate": n}`, all weak before the first routing), `probes` (labels spent on
+            calibration), `epochs` (number of routings).
+        """
+        return {
+            "pool_size": len(self.router.prompt_ids),
+            "annotation_budget": self.ledger.budget,
+            "annotated": self.ledger.num_bought,
+            "routes": count_routes(self.router.routes),
+            "probes": len(self.router.probes),
+            "epochs": self.report.num_routings,
+        }
+
+    # Called by the trainer when it builds its data loader, before it derives the number of steps from the length.
+    def _make_sampler(self, dataset: Dataset | None = None) -> PivotRoutedSampler:
+        trainer = self._trainer
+        if trainer.callback_handler.callbacks.count(self) != 1:
+            raise RuntimeError(
+                "The PivotDensityCallback was made for this trainer but is not among its callbacks exactly once. Add it "
+                "with `trainer.add_callback(callback)`, or undo it with `callback.detach()`."
+            )
+        num_prompts = None
+        if self._attachment.resume_path is not None:
+            num_prompts, self._routed_epoch = load_state(
+                Path(self._attachment.resume_path), self.router, self.scorer, self.label_router.rollouts
+            )
+        elif len(self.router.probes) == 0:
+            self._first_routing()
+            self._routed_epoch = 0
+        else:
+            self._routed_epoch = None  # `train()` was called again: route from the evidence when the epoch begins
+        self.sampler = PivotRoutedSampler(
+            trainer.train_dataset if dataset is None else dataset,
+            mini_repeat_count=trainer.num_generations,
+            batch_size=trainer.args.generation_batch_size // trainer.num_generations,
+            repeat_count=trainer.num_iterations * trainer.args.steps_per_generation,
+            shuffle=trainer.shuffle_dataset,
+            seed=trainer.args.seed,
+            routes=self.router.routes,
+            num_prompts=num_prompts,
+        )
+        return self.sampler
+
+    def _first_routing(self) -> None:
+        rows = list(range(len(self.router.prompt_ids)))
+        rollouts = self._attachment.generate(rows)
+        self._score(rows, rollouts)
+        responses = self._attachment.decode(rollouts)
+
+        def verify(labelled: list[int]) -> list[bool]:
+            if self._verifier is None:
+                raise ValueError(
+                    f"No reward function reads the label column `{self.label_router.label_column}`, so that no response "
+                    "can be verified. Name the column that a reward function takes: `label_column=`."
+                )
+            labels = [self.ledger.label(self.router.prompt_ids[row]) for row in labelled]
+            rewards = self._attachment.reward(
+                self._verifier,
+                labelled,
+                [responses[row] for row in labelled],
+                [rollouts[row] for row in labelled],
+                labels,
+            )
+            return [reward is not None and reward >= SUCCESS_REWARD for reward in rewards]
+
+        self._finish_routing(self.router.first_routing(verify), epoch=0)
+
+    def _score(self, rows: list[int], rollouts: list[Rollout]) -> None:
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        pool_scores = self.scorer(model, rollouts, progress=not self._trainer.args.disable_tqdm)
+        self.router.update_scores(np.array(rows), pool_scores.scores, pool_scores.densities)
+        self.report.note_traces(rows, rollouts, pool_scores.traces, self.scorer.density)
+
+    def _finish_routing(self, result: TriageResult, epoch: int) -> None:
+        tokenizer = self._trainer._tokenizer
+        self.report.note_routing(epoch, self.router, result, tokenizer)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Route again from the rollouts of the last epoch, before the sampler's next iterator is made."""
+        # A run resumed in the middle of an epoch begins with a fraction.
+        epoch = int((state.epoch or 0) + 1e-6)
+        if self._routed_epoch != epoch and self.sampler is not None:
+            fresh = dict(sorted(self.label_router.rollouts.items()))
+            self.label_router.rollouts.clear()
+            if fresh:
+                prompts = self._attachment.tokenize(list(fresh))
+                rollouts = [Rollout(p, c) for p, c in zip(prompts, fresh.values(), strict=True)]
+                if any(not rollout.is_empty for rollout in rollouts):
+                    self._score(list(fresh), rollouts)
+            result = self.router.route(epoch)
+            self._routed_epoch = epoch
+            self._finish_routing(result, epoch)
+            if (result.routes == Route.DISCARD).all():
+                logger.warning("Every prompt of the pool is mastered: training stops here.")
+                control.should_training_stop = True
+                return
+            self.sampler.set_routes(result.routes)
+        self._trainer.log(self._metrics())
+
+    def _metrics(self) -> dict[str, float]:
+        routes = self.router.routes
+        metrics: dict[str, float] = {
+            "pivottrace/labels_bought": self.ledger.num_bought,
+            "pivottrace/budget_left": self.ledger.num_left,
+        }
+        for route in Route:
+            name, is_here = route.name.lower(), routes == route
+            metrics[f"pivottrace/num_{name}"] = int(is_here.sum())
+            if np.isfinite(self.router.densities[is_here]).any():
+                metrics[f"pivottrace/density_{name}"] = float(np.nanmean(self.router.densities[is_here]))
+        return metrics
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save routes, scores and evidence beside the checkpoint, so that a resumed run goes on with them."""
+        if self.sampler is not None and self._routed_epoch is not None:
+            save_state(
+                Path(args.output_dir) / f"checkpoint-{state.global_step}",
+                self.router,
+                self.scorer,
+                self.label_router.rollouts,
+                self.sampler.num_prompts,
+                self._routed_epoch,
+            )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the plots and print the table."""
+        self.report.finish(self.summary(), self.router, state.log_history)
+
+
+def _reads(reward: Callable | nn.Module, column: str) -> bool:
+    return not isinstance(reward, nn.Module) and column in inspect.signature(reward).parameters
+
+
+def _caster(dataset: Dataset, label_column: str) -> Callable[[str], Any]:
+    """How to turn a majority answer into the type of the label column."""
+    feature = dataset.features.get(label_column)
+    if isinstance(feature, Value) and feature.dtype.startswith(("int", "uint")):
+        return int
+    if isinstance(feature, Value) and feature.dtype.startswith("float"):
+        return float
+    return as_label

@@ -1,0 +1,116 @@
+"""Plots of a run as PNG."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ..files import replace_atomically
+from ..pivots import find_pivots
+from ..rollouts import ResponseTrace
+from ..triage import Route
+
+
+ROUTE_COLORS = {Route.DISCARD: "#9aa5b1", Route.WEAK: "#f2a541", Route.ANNOTATE: "#2f6fb2"}
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """
+    Write a figure as PNG, without the global state of pyplot.
+
+    Args:
+        figure (`Figure`): the figure.
+        path (`Path`): the file.
+    """
+    FigureCanvasAgg(figure)
+    replace_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+def plot_route_flow(routes_by_epoch: Sequence[np.ndarray], path: Path) -> None:
+    """
+    Draw how prompts move between routes from one routing to the next.
+
+    Args:
+        routes_by_epoch (`Sequence[np.ndarray]`):
+            One array of routes of shape `(num_prompts,)` per routing.
+        path (`Path`):
+            PNG file.
+    """
+    num_prompts = len(routes_by_epoch[0])
+    figure = Figure(figsize=(2.5 + 1.6 * len(routes_by_epoch), 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    width = 0.34
+    bottoms = []
+    for routes in routes_by_epoch:
+        counts = [int((routes == route).sum()) for route in Route]
+        bottoms.append(dict(zip(Route, np.concatenate([[0], np.cumsum(counts)[:-1]]), strict=True)))
+    for place, routes in enumerate(routes_by_epoch):
+        for route in Route:
+            count = int((routes == route).sum())
+            axes.bar(place, count, width, bottoms[place][route], color=ROUTE_COLORS[route], edgecolor="white")
+            if count >= 0.04 * num_prompts:
+                axes.text(place, bottoms[place][route] + count / 2, str(count), ha="center", va="center", color="white")
+    for place, (before, after) in enumerate(zip(routes_by_epoch, routes_by_epoch[1:], strict=False)):
+        leave, enter = dict(bottoms[place]), dict(bottoms[place + 1])
+        for source in Route:
+            for target in Route:
+                count = int(((before == source) & (after == target)).sum())
+                if count:
+                    x = np.linspace(place + width / 2, place + 1 - width / 2, 40)
+                    ease = (1 - np.cos(np.linspace(0, np.pi, 40))) / 2
+                    low = leave[source] + (enter[target] - leave[source]) * ease
+                    axes.fill_between(x, low, low + count, color=ROUTE_COLORS[source], alpha=0.3, linewidth=0)
+                    leave[source] += count
+                    enter[target] += count
+    axes.set_xticks(range(len(routes_by_epoch)), [f"routing {i}" for i in range(len(routes_by_epoch))])
+    axes.set_ylabel("prompts")
+    axes.set_ylim(0, num_prompts)
+    handles = [axes.bar(0, 0, color=ROUTE_COLORS[route]) for route in reversed(Route)]
+    axes.legend(handles, [route.name.lower() for route in reversed(Route)], loc="upper center", ncols=3,
+                bbox_to_anchor=(0.5, 1.12), frameon=False)  # fmt: skip
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def plot_trace(trace: ResponseTrace, tokens: Sequence[str], threshold: float, path: Path, title: str = "") -> None:
+    """
+    Draw the long-range attention and the entropy of one response, with its pivots.
+
+    Args:
+        trace ([`ResponseTrace`]):
+            The trace.
+        tokens (`Sequence[str]`):
+            Text of each response token.
+        threshold (`float`):
+            Height of a jump that makes a pivot.
+        path (`Path`):
+            PNG file.
+        title (`str`, *optional*):
+            Title, such as the prompt.
+    """
+    shown = slice(0, 160)  # more tokens than this cannot be read on one plot
+    signal, entropy, tokens = trace.long_range_mass[shown], trace.entropy[shown], list(tokens)[shown]
+    pivots = np.flatnonzero(find_pivots(trace.long_range_mass, threshold)[shown])
+    figure = Figure(figsize=(max(7.0, 0.16 * len(signal)), 4.8), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+    upper.plot(signal, color="#2f6fb2", linewidth=1.2, label="attention further than 16 tokens back")
+    upper.scatter(pivots, signal[pivots], color="#c8453b", s=22, zorder=3, label=f"{len(pivots)} pivots")
+    upper.set_ylabel("attention mass")
+    upper.set_title(_shorten(title), fontsize=9, loc="left")
+    upper.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
+    lower.bar(np.arange(len(entropy)), entropy, color="#9aa5b1")
+    lower.bar(pivots, entropy[pivots], color="#c8453b")
+    lower.set_ylabel("entropy (nats)")
+    labels = [repr(token)[1:-1].replace("$", r"\$") for token in tokens]
+    lower.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
+    lower.set_xlim(-1, len(labels))
+    for axes in (upper, lower):
+        axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def _shorten(text: str, length: int = 110) -> str:
+    text = " ".join(text.split()).replace("$", r"\$")
+    return text if len(text) <= length else text[: length - 1] + "…"

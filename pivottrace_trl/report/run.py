@@ -1,0 +1,102 @@
+"""What a training run leaves in `output_dir/pivottrace`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+from transformers import PreTrainedTokenizerBase
+
+from ..estimators import PivotDensity
+from ..files import replace_atomically
+from ..rollouts import ResponseTrace, Rollout
+from ..routing import PoolRouter
+from ..triage import Route, TriageResult, count_routes
+from .plots import plot_route_flow, plot_trace
+
+
+class RunReport:
+    """
+    Writes the routes of every epoch as they are made, and tables and plots at the end.
+
+    Args:
+        output_dir (`Path`):
+            Folder for `routes-epoch-000.parquet` and so on, `summary.json`, `trace.png` and `route_flow.png`.
+    """
+
+    def __init__(self, output_dir: Path):
+        self.output_dir = output_dir
+        self._routes: list[np.ndarray] = []
+        self._epochs: list[int] = []
+        self._example: tuple[Rollout, ResponseTrace] | None = None
+        self._threshold = 0.0
+
+    @property
+    def num_routings(self) -> int:
+        """Number of routings so far."""
+        return len(self._routes)
+
+    def note_traces(
+        self, rows: list[int], rollouts: list[Rollout], traces: list[ResponseTrace], density: PivotDensity
+    ) -> None:
+        """Keep the response with the most pivots for the trace plot, from the first scoring."""
+        if self._example is None and traces:
+            densities = np.nan_to_num(density(traces))
+            lengths = np.array([len(trace) for trace in traces])
+            # The density of a very short response is an accident: count pivots instead.
+            best = int(np.argmax(densities * lengths))
+            self._example = (rollouts[best], traces[best])
+            self._threshold = density.threshold or 0.0
+
+    def note_routing(
+        self, epoch: int, router: PoolRouter, result: TriageResult, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
+        """Write the routes of an epoch, and the trace plot with the first of them."""
+        is_probe = np.isin(np.arange(len(router.prompt_ids)), router.probes)
+        columns = {
+            "prompt_id": router.prompt_ids,
+            "route": [Route(route).name.lower() for route in result.routes],
+            "score": router.scores,
+            "pivot_density": router.densities,
+            "is_probe": is_probe,
+            "is_labelled": router.evidence.is_labelled,
+            "pass_rate": router.evidence.pass_rate,
+            "agreement": router.evidence.agreement,
+        }
+        table = pa.table(columns)
+        replace_atomically(
+            self.output_dir / f"routes-epoch-{epoch:03d}.parquet", lambda path: pq.write_table(table, path)
+        )
+        self._routes.append(result.routes.copy())
+        self._epochs.append(epoch)
+        if self._example is not None and len(self._routes) == 1:
+            rollout, trace = self._example
+            tokens = [tokenizer.decode([token]) for token in rollout.completion_ids]
+            title = tokenizer.decode(rollout.prompt_ids, skip_special_tokens=True)
+            plot_trace(trace, tokens, self._threshold, self.output_dir / "trace.png", title)
+
+    def finish(self, summary: dict[str, Any], router: PoolRouter, log_history: list[dict[str, float]]) -> None:
+        """Write summary and route flow, and print the table."""
+        text = json.dumps(summary, indent=2) + "\n"
+        replace_atomically(self.output_dir / "summary.json", lambda path: path.write_text(text))
+        if self._routes:
+            plot_route_flow(self._routes, self.output_dir / "route_flow.png")
+        table = Table(title="PivotTrace")
+        table.add_column("epoch", justify="right")
+        for route in Route:
+            table.add_column(route.name.lower(), justify="right")
+        for epoch, routes in zip(self._epochs, self._routes, strict=True):
+            table.add_row(str(epoch), *(str(count) for count in count_routes(routes).values()))
+        console = Console()
+        console.print(table)
+        logged = [entry["pivottrace/pseudo_label_accuracy"] for entry in log_history
+                  if entry.get("pivottrace/pseudo_label_accuracy") is not None]  # fmt: skip
+        accuracy = f"; votes right on annotated prompts: {np.mean(logged):.0%}" if logged else ""
+        console.print(
+            f"Labels bought: {summary['annotated']} of {summary['annotation_budget']} allowed, "
+            f"for a pool of {summary['pool_size']}{accuracy}. Files: {self.output_dir}"
+        )

@@ -1,0 +1,231 @@
+"""Reward functions that see a bought label, the group's own majority answer, or nothing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .answers import Vote, as_label, extract_answer, majority_vote
+from .routing import PoolRouter
+
+
+# Column that tells which row of the pool a training example is; absent from evaluation data.
+ROW_COLUMN = "pivottrace_row"
+# Reward from which a response counts as right: accuracy rewards give 1 or 0, scaled ones at least 0.5 when right.
+SUCCESS_REWARD = 0.5
+
+
+@dataclass(frozen=True)
+class BatchLabels:
+    """
+    What the reward functions may see of one batch.
+
+    Attributes:
+        labels (`list[dict[str, Any] | None]`): label column -> value for each completion; `None` where there is
+            neither a bought label nor a vote to trust, so that no reward is given.
+        votes (`list[Vote]`): the vote of each group.
+        rows (`list[int]`): the pool's row of each group.
+        is_annotated (`list[bool]`): whether each group's labels are bought ones.
+    """
+
+    labels: list[dict[str, Any] | None]
+    votes: list[Vote]
+    rows: list[int]
+    is_annotated: list[bool]
+
+
+@dataclass
+class LabelRouter:
+    """
+    Finds the label of every group in a batch: the bought one from the ledger, else the majority answer of the group.
+
+    Args:
+        router ([`PoolRouter`]):
+            Routes, ledger and evidence of the pool; takes up agreements and pass rates.
+        label_column (`str`):
+            Column under which the reward functions expect the answer; pseudo-labels go there.
+        hidden_columns (`Sequence[str]`):
+            All columns that were locked up; those without a value are given as `None`.
+        num_generations (`int`):
+            Size of a group.
+        extract (`Callable[[str], str | None]`, *optional*, defaults to [`extract_answer`]):
+            How to find the answer in a completion, for the vote.
+        cast (`Callable[[str], Any]`, *optional*):
+            Turns an answer into the type of the label column. Defaults to leaving it a string.
+
+    Attributes:
+        rollouts (`dict[int, list[int]]`): completion ids of one rollout of the latest group of each row.
+        num_withheld (`int`): groups of the latest batch that got no reward.
+    """
+
+    router: PoolRouter
+    label_column: str
+    hidden_columns: Sequence[str]
+    num_generations: int
+    extract: Callable[[str], str | None] = extract_answer
+    cast: Callable[[str], Any] = as_label
+    rollouts: dict[int, list[int]] = field(default_factory=dict)
+    num_withheld: int = 0
+    _latest: tuple[object, BatchLabels] | None = None
+
+    def resolve(
+        self,
+        rows: Sequence[int],
+        completions: Sequence[Any],
+        completion_ids: Sequence[list[int]],
+        log_metric: Callable[[str, float], None] | None = None,
+    ) -> BatchLabels:
+        """
+        Find the labels of a batch and take up its votes as evidence.
+
+        Args:
+            rows (`Sequence[int]`):
+                Row of the pool of each completion; the completions of a group follow each other.
+            completions (`Sequence`):
+                Completions, plain or conversational.
+            completion_ids (`Sequence[list[int]]`):
+                Their token ids.
+            log_metric (`Callable[[str, float], None]`, *optional*):
+                Logs a scalar with the trainer's metrics.
+
+        Returns:
+            [`BatchLabels`]
+
+        Raises:
+            RuntimeError: if the completions do not come in whole groups.
+        """
+        # All reward functions are called with the same list in turn; the vote is held once.
+        if self._latest is not None and self._latest[0] is completions:
+            return self._latest[1]
+        size = self.num_generations
+        groups = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+        if any(len(group) != size or len(set(group)) != 1 for group in groups):
+            raise RuntimeError(
+                f"Expected groups of {size} completions of the same prompt, got rows {list(rows)}. Another sampler "
+                "than `PivotRoutedSampler` made this batch."
+            )
+        labels: list[dict[str, Any] | None] = []
+        votes, group_rows, is_annotated = [], [], []
+        for number, group in enumerate(groups):
+            start, row = number * size, int(group[0])
+            vote = majority_vote([_text(c) for c in completions[start : start + size]], self.extract)
+            bought = self.router.ledger.label(self.router.prompt_ids[row])
+            label = self._pseudo_label(vote) if bought is None else bought
+            if label is not None:
+                label = {column: label.get(column) for column in {*self.hidden_columns, self.label_column}}
+            labels += [label] * size
+            votes.append(vote)
+            group_rows.append(row)
+            is_annotated.append(bought is not None)
+            self.rollouts[row] = list(completion_ids[start])
+        self.router.update_votes(group_rows, [vote.agreement for vote in votes])
+        self.num_withheld = sum(label is None for label in labels) // size
+        if log_metric is not None:
+            log_metric("pivottrace/vote_agreement", float(np.mean([vote.agreement for vote in votes])))
+            log_metric("pivottrace/withheld_ratio", self.num_withheld / len(groups))
+        batch = BatchLabels(labels, votes, group_rows, is_annotated)
+        self._latest = (completions, batch)
+        return batch
+
+    def _pseudo_label(self, vote: Vote) -> dict[str, Any] | None:
+        if vote.answer is None or vote.agreement < self.router.config.min_agreement:
+            return None
+        try:
+            return {self.label_column: self.cast(vote.answer)}
+        except ValueError:
+            return None  # the majority is not even of the label's type ("about 5" for an integer)
+
+    def verified(
+        self, batch: BatchLabels, rewards: Sequence[float | None], log_metric: Callable[[str, float], None] | None
+    ) -> None:
+        """
+        Take up the rewards of annotated groups as pass rates, and compare their votes with the labels.
+
+        Args:
+            batch ([`BatchLabels`]):
+                What `resolve` returned.
+            rewards (`Sequence[float | None]`):
+                Reward of each completion by the function that reads the label.
+            log_metric (`Callable[[str, float], None]`, *optional*):
+                Logs a scalar with the trainer's metrics.
+        """
+        size = self.num_generations
+        vote_is_right = []
+        for number, (row, vote) in enumerate(zip(batch.rows, batch.votes, strict=True)):
+            group = rewards[number * size : (number + 1) * size]
+            if not batch.is_annotated[number] or any(reward is None for reward in group):
+                continue
+            is_right = [reward is not None and reward >= SUCCESS_REWARD for reward in group]
+            self.router.update_pass_rates([row], [float(np.mean(is_right))], num_rollouts=size)
+            vote_is_right.append(bool(vote.members) and is_right[vote.members[0]])
+        if vote_is_right and log_metric is not None:
+            log_metric("pivottrace/pseudo_label_accuracy", float(np.mean(vote_is_right)))
+
+
+class RoutedReward:
+    """
+    A reward function behind the label router. It never receives a label that was not bought.
+
+    Training batches carry the pool's row numbers. Completions without a label to trust get `None` and are not shown to
+    the function; the others are passed on with the bought label or the pseudo-label in the label column. Batches
+    without row numbers (evaluation) are passed on untouched and leave no evidence.
+
+    Args:
+        reward_func (`Callable`):
+            Reward function as TRL takes it.
+        label_router ([`LabelRouter`]):
+            Finds the labels.
+        is_verifier (`bool`):
+            Whether its rewards on annotated rows tell if a response is right (at least 0.5).
+    """
+
+    def __init__(self, reward_func: Callable, label_router: LabelRouter, is_verifier: bool):
+        self.reward_func = reward_func
+        self.label_router = label_router
+        self.is_verifier = is_verifier
+
+    def __call__(
+        self, prompts: list, completions: list, completion_ids: list[list[int]], **kwargs: Any
+    ) -> list[float | None]:
+        """Return one reward a completion, `None` for those that get none."""
+        rows = kwargs.pop(ROW_COLUMN, None)
+        if rows is None:
+            return self.reward_func(prompts=prompts, completions=completions, completion_ids=completion_ids, **kwargs)
+        log_metric = kwargs.get("log_metric")
+        batch = self.label_router.resolve(rows, completions, completion_ids, log_metric)
+        shown = [index for index, label in enumerate(batch.labels) if label is not None]
+        rewards: list[float | None] = [None] * len(completions)
+        if shown:
+            labels = [label for label in batch.labels if label is not None]
+            columns = _select({"prompts": prompts, "completions": completions, "completion_ids": completion_ids}, shown)
+            columns |= _select(kwargs, shown, length=len(completions))
+            columns |= {column: [label[column] for label in labels] for column in labels[0]}
+            log_extra = kwargs.get("log_extra")
+            if log_extra is not None:
+                # The completions table needs one value for every completion of the batch.
+                columns["log_extra"] = lambda name, values: log_extra(name, _scatter(values, shown, len(completions)))
+            for index, reward in zip(shown, self.reward_func(**columns), strict=True):
+                rewards[index] = reward
+        if self.is_verifier:
+            self.label_router.verified(batch, rewards, log_metric)
+        return rewards
+
+
+def _text(completion: Any) -> str:
+    return completion if isinstance(completion, str) else completion[-1].get("content") or ""
+
+
+def _select(columns: Mapping[str, Any], indices: list[int], length: int | None = None) -> dict[str, Any]:
+    """Pick the given entries of every per-completion list; other values (trainer state, loggers) pass as they are."""
+    return {
+        name: [value[i] for i in indices] if isinstance(value, list) and length in (None, len(value)) else value
+        for name, value in columns.items()
+    }
+
+
+def _scatter(values: Sequence[Any], indices: list[int], length: int) -> list[Any]:
+    full: list[Any] = [None] * length
+    for index, value in zip(indices, values, strict=True):
+        full[index] = value
+    return full

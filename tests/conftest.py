@@ -1,0 +1,136 @@
+"""Tiny random models, a tokenizer and trainers, built once, with no network."""
+
+import os
+
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from datasets import Dataset  # noqa: E402
+from peft import LoraConfig  # noqa: E402
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers  # noqa: E402
+from tokenizers.decoders import Fuse  # noqa: E402
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed  # noqa: E402
+from transformers.models.auto.configuration_auto import AutoConfig  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+
+
+torch.set_num_threads(2)
+
+CHARACTERS = "0123456789+-*/=?.,;:()[]{}\\ abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ#$\n"
+SPECIAL = ["<pad>", "<eos>", "<user>", "<assistant>"]
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<user>' if m['role'] == 'user' else '<assistant>' }}{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}<eos>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+COMMON = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 6, "max_position_embeddings": 256}
+LLAMA_LIKE = {**COMMON, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+ARCHITECTURES = {
+    "llama": ("llama", LLAMA_LIKE),
+    "llama-mqa": ("llama", {**LLAMA_LIKE, "num_key_value_heads": 1}),
+    "qwen2": ("qwen2", LLAMA_LIKE),
+    "qwen3": ("qwen3", {**LLAMA_LIKE, "head_dim": 8}),
+    "mistral": ("mistral", {**LLAMA_LIKE, "sliding_window": None}),
+    "phi3": ("phi3", {**LLAMA_LIKE, "pad_token_id": 0}),
+    "gpt_neox": ("gpt_neox", {**COMMON, "intermediate_size": 48, "num_attention_heads": 4}),
+    "gpt2": ("gpt2", {"vocab_size": 128, "n_embd": 32, "n_layer": 6, "n_head": 4, "n_positions": 256}),
+}
+
+
+def make_model(name: str, **options):
+    """A tiny random causal LM of one of `ARCHITECTURES`, always with the same weights."""
+    model_type, settings = ARCHITECTURES[name]
+    set_seed(0)
+    config = AutoConfig.for_model(model_type, **settings)
+    config.pad_token_id, config.eos_token_id, config.bos_token_id = 0, 1, None
+    model = AutoModelForCausalLM.from_config(config, **options)
+    # Fresh weights attend almost uniformly: larger ones make heads that differ.
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(6.0)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 1, 0
+    return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer_path(tmp_path_factory):
+    vocabulary = {token: i for i, token in enumerate(SPECIAL + list(CHARACTERS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.decoder = Fuse()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        additional_special_tokens=["<user>", "<assistant>"],
+        chat_template=CHAT_TEMPLATE,
+    )
+    path = tmp_path_factory.mktemp("tokenizer")
+    fast.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def tokenizer(tokenizer_path):
+    return PreTrainedTokenizerFast.from_pretrained(tokenizer_path)
+
+
+def make_pool(num_prompts: int = 32) -> Dataset:
+    """Questions with labels in column `solution`."""
+    return Dataset.from_dict(
+        {
+            "prompt": [[{"role": "user", "content": f"{i}+{i % 7}=?"}] for i in range(num_prompts)],
+            "solution": [str(i + i % 7) for i in range(num_prompts)],
+        }
+    )
+
+
+def digit_reward(completions, solution, **kwargs):
+    """1.0 where the text holds the label's last digit: random models get it right now and then."""
+    return [float(label[-1] in completion[0]["content"]) for completion, label in zip(completions, solution)]
+
+
+def first_digit(text: str) -> str | None:
+    """Answer extraction that a random model can satisfy."""
+    return next((character for character in text if character.isdigit()), None)
+
+
+LORA = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False)
+
+
+@pytest.fixture
+def make_trainer(tokenizer, tmp_path):
+    """Factory of a `GRPOTrainer` on a tiny random Llama with LoRA."""
+
+    def make(dataset=None, reward_funcs=digit_reward, model=None, peft_config=LORA, **options) -> GRPOTrainer:
+        settings = {
+            "output_dir": str(tmp_path / "run"),
+            "per_device_train_batch_size": 8,
+            "num_generations": 4,
+            "max_completion_length": 12,
+            "num_train_epochs": 1,
+            "learning_rate": 1e-3,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "report_to": "none",
+            "use_cpu": True,
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "disable_tqdm": True,
+            "seed": 7,
+        }
+        return GRPOTrainer(
+            model=model if model is not None else make_model("llama"),
+            reward_funcs=reward_funcs,
+            args=GRPOConfig(**{**settings, **options}),
+            train_dataset=make_pool() if dataset is None else dataset,
+            processing_class=tokenizer,
+            peft_config=peft_config,
+        )
+
+    return make
