@@ -139,9 +139,7 @@ class Vote:
     members: tuple[int, ...]
 
 
-def majority_vote(
-    responses: Sequence[str], extract: Callable[[str], str | None] = extract_answer
-) -> Vote:
+def majority_vote(responses: Sequence[str], extract: Callable[[str], str | None] = extract_answer) -> Vote:
     """
     Vote over the final answers of a group.
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from datasets import Dataset, Value
@@ -84,7 +84,9 @@ class PivotDensityCallback(TrainerCallback):
         extract_answer: Callable[[str], str | None] = extract_answer,
     ):
         check_trainer(trainer)
-        dataset = trainer.train_dataset
+        # TRL annotates attributes more loosely than what a built trainer holds.
+        self._trainer = cast(Any, trainer)
+        dataset = self._trainer.train_dataset
         if not isinstance(dataset, Dataset):
             raise TypeError(
                 f"The training data is a `{type(dataset).__name__}`, but ranking a pool needs a `datasets.Dataset`, "
@@ -92,7 +94,7 @@ class PivotDensityCallback(TrainerCallback):
                 "`Dataset.from_list(list(dataset.take(10_000)))`."
             )
         label_column, hidden = find_label_columns(
-            trainer.reward_funcs, dataset.column_names, label_column, annotator is not None
+            self._trainer.reward_funcs, dataset.column_names, label_column, annotator is not None
         )
         attachment = TrainerAttachment(trainer, hidden)
         ids = attachment.prompt_ids
@@ -105,10 +107,12 @@ class PivotDensityCallback(TrainerCallback):
         config = config or TriageConfig()
         config.resolve_probe_size(budget, len(ids))
         scorer = PoolScorer(
-            estimator or PivotEntropy(), trainer._tokenizer.pad_token_id, autocast=trainer.accelerator.autocast
+            estimator or PivotEntropy(),
+            self._trainer._tokenizer.pad_token_id,
+            autocast=self._trainer.accelerator.autocast,
         )
 
-        self.output_dir = Path(trainer.args.output_dir) / "pivottrace"
+        self.output_dir = Path(self._trainer.args.output_dir) / "pivottrace"
         self.ledger = AnnotationLedger(self.output_dir / "ledger.sqlite", budget, pool_fingerprint(ids))
         self.router = PoolRouter(ids, self.ledger, oracle, config)
         self.scorer = scorer
@@ -117,15 +121,14 @@ class PivotDensityCallback(TrainerCallback):
             self.router,
             label_column,
             hidden,
-            trainer.num_generations,
+            self._trainer.num_generations,
             extract=extract_answer,
             cast=_caster(dataset, label_column),
         )
         self.report = RunReport(self.output_dir)
-        self._trainer = trainer
         self._attachment = attachment
         # The first reward function that reads the label tells whether a response is right.
-        readers = [i for i, reward in enumerate(trainer.reward_funcs) if _reads(reward, label_column)]
+        readers = [i for i, reward in enumerate(self._trainer.reward_funcs) if _reads(reward, label_column)]
         self._verifier = readers[0] if readers else None
         self._routed_epoch: int | None = None
         self._is_attached = True
@@ -134,7 +137,7 @@ class PivotDensityCallback(TrainerCallback):
                 reward
                 if isinstance(reward, nn.Module)
                 else RoutedReward(reward, self.label_router, is_verifier=index == self._verifier)
-                for index, reward in enumerate(trainer.reward_funcs)
+                for index, reward in enumerate(self._trainer.reward_funcs)
             ],
             self._make_sampler,
             has_withheld=lambda: self.label_router.num_withheld > 0,
@@ -174,8 +177,8 @@ class PivotDensityCallback(TrainerCallback):
         trainer = self._trainer
         if trainer.callback_handler.callbacks.count(self) != 1:
             raise RuntimeError(
-                "The PivotDensityCallback was made for this trainer but is not among its callbacks exactly once. Add it "
-                "with `trainer.add_callback(callback)`, or undo it with `callback.detach()`."
+                "The PivotDensityCallback was made for this trainer but is not among its callbacks exactly once. Add "
+                "it with `trainer.add_callback(callback)`, or undo it with `callback.detach()`."
             )
         num_prompts = None
         if self._attachment.resume_path is not None:
@@ -208,8 +211,8 @@ class PivotDensityCallback(TrainerCallback):
         def verify(labelled: list[int]) -> list[bool]:
             if self._verifier is None:
                 raise ValueError(
-                    f"No reward function reads the label column `{self.label_router.label_column}`, so that no response "
-                    "can be verified. Name the column that a reward function takes: `label_column=`."
+                    f"No reward function reads the label column `{self.label_router.label_column}`, so that no "
+                    "response can be verified. Name the column that a reward function takes: `label_column=`."
                 )
             labels = [self.ledger.label(self.router.prompt_ids[row]) for row in labelled]
             rewards = self._attachment.reward(
@@ -274,7 +277,7 @@ class PivotDensityCallback(TrainerCallback):
         """Save routes, scores and evidence beside the checkpoint, so that a resumed run goes on with them."""
         if self.sampler is not None and self._routed_epoch is not None:
             save_state(
-                Path(args.output_dir) / f"checkpoint-{state.global_step}",
+                Path(str(args.output_dir)) / f"checkpoint-{state.global_step}",
                 self.router,
                 self.scorer,
                 self.label_router.rollouts,

@@ -3,7 +3,7 @@
 import inspect
 import logging as python_logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -137,8 +137,8 @@ def find_label_columns(
             candidates = list(dict.fromkeys(p.name for p in parameters if p.default is p.empty))
         if len(candidates) > 1:
             raise ValueError(
-                f"The reward functions read several columns, {candidates}, so that it is ambiguous which is the label. "
-                f"Name it: `label_column={candidates[0]!r}`."
+                f"The reward functions read several columns, {candidates}, so that it is ambiguous which is the "
+                f"label. Name it: `label_column={candidates[0]!r}`."
             )
         if not candidates:
             raise ValueError(
@@ -149,8 +149,8 @@ def find_label_columns(
         (label_column,) = candidates
     elif label_column not in column_names and not has_annotator:
         raise ValueError(
-            f"`label_column` is {label_column!r}, but the pool has only {list(column_names)}. Name one of them, or pass "
-            "`annotator=`, a function from a list of rows to a list of answers."
+            f"`label_column` is {label_column!r}, but the pool has only {list(column_names)}. Name one of them, or "
+            "pass `annotator=`, a function from a list of rows to a list of answers."
         )
     hidden = [name for name in column_names if name == label_column or name in _USUAL_LABEL_COLUMNS]
     return label_column, hidden
@@ -183,10 +183,11 @@ class TrainerAttachment:
     """
 
     def __init__(self, trainer: GRPOTrainer, hidden_columns: Sequence[str]):
-        self.trainer = trainer
-        self.dataset: Dataset = trainer.train_dataset
+        # TRL annotates attributes more loosely than what a built trainer holds.
+        self.trainer = cast(Any, trainer)
+        self.dataset: Dataset = self.trainer.train_dataset
         self.prompt_ids = pool_ids(self.dataset)
-        self.reward_funcs = trainer.reward_funcs
+        self.reward_funcs: list[Any] = self.trainer.reward_funcs
         self.resume_path: str | None = None
         self._filter: python_logging.Filter | None = None
         blind = self.dataset.remove_columns(list(hidden_columns))

@@ -88,8 +88,8 @@ class CallableAnnotator:
         answers = list(self._annotator(self._rows(prompt_ids)))
         if len(answers) != len(prompt_ids):
             raise ValueError(
-                f"The annotator returned {len(answers)} answers for {len(prompt_ids)} rows, so that they cannot be told "
-                "apart; none of this batch was recorded. Return one answer per row, `None` where there is none."
+                f"The annotator returned {len(answers)} answers for {len(prompt_ids)} rows, so that they cannot be "
+                "told apart; none of this batch was recorded. Return one answer per row, `None` where there is none."
             )
         return [None if answer in (None, "") else {self._label_column: answer} for answer in answers]
 
@@ -271,4 +271,3 @@ def _split_statements(script: str) -> Iterator[str]:
         if sqlite3.complete_statement(statement):
             yield statement
             statement = ""
-

@@ -161,8 +161,8 @@ def triage_pool(
     responses = tokenizer.batch_decode([r.completion_ids for r in rollouts], skip_special_tokens=True)
 
     def verify(rows: list[int]) -> list[bool]:
-        labels = [ledger.label(ids[row]) or {} for row in rows]
-        return [is_correct(responses[r], str(label[label_column])) for r, label in zip(rows, labels, strict=True)]
+        labels = [next(iter((ledger.label(ids[row]) or {}).values())) for row in rows]
+        return [is_correct(responses[row], str(label)) for row, label in zip(rows, labels, strict=True)]
 
     result = router.first_routing(verify, buy=False)
     seconds["triage"] = time.perf_counter() - start

@@ -62,8 +62,8 @@ def pool_ids(dataset: Dataset, prompt_column: str = "prompt") -> list[str]:
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(
-            f"The pool is a `{type(dataset).__name__}`, but ranking it needs a `datasets.Dataset`, which can be indexed. "
-            "Load it without `streaming=True`, or collect a part of it: "
+            f"The pool is a `{type(dataset).__name__}`, but ranking it needs a `datasets.Dataset`, which can be "
+            "indexed. Load it without `streaming=True`, or collect a part of it: "
             "`Dataset.from_list(list(dataset.take(10_000)))`."
         )
     if prompt_column not in dataset.column_names:
@@ -81,9 +81,9 @@ def pool_ids(dataset: Dataset, prompt_column: str = "prompt") -> list[str]:
         identity = prompt_id(prompt)
         if identity in first_row:
             raise ValueError(
-                f"Rows {first_row[identity]} and {row} of the pool hold the same prompt: {prompt_text(prompt)[:80]!r}. "
-                "A label would be bought twice. Drop duplicates first: `from pivottrace_trl import drop_duplicates; "
-                "dataset = drop_duplicates(dataset)`."
+                f"Rows {first_row[identity]} and {row} of the pool hold the same prompt: "
+                f"{prompt_text(prompt)[:80]!r}. A label would be bought twice. Drop duplicates first: `from "
+                "pivottrace_trl import drop_duplicates; dataset = drop_duplicates(dataset)`."
             )
         first_row[identity] = row
         ids.append(identity)

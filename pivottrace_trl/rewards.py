@@ -198,7 +198,9 @@ class RoutedReward:
         rewards: list[float | None] = [None] * len(completions)
         if shown:
             labels = [label for label in batch.labels if label is not None]
-            columns = _select({"prompts": prompts, "completions": completions, "completion_ids": completion_ids}, shown)
+            columns = _select(
+                {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}, shown
+            )
             columns |= _select(kwargs, shown, length=len(completions))
             columns |= {column: [label[column] for label in labels] for column in labels[0]}
             log_extra = kwargs.get("log_extra")

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -140,7 +141,7 @@ def transformers_generator(
         batch = tokenizer.pad({"input_ids": prompts}, padding=True, padding_side="left", return_tensors="pt")
         batch = batch.to(model.device)
         with torch.no_grad():
-            output = model.generate(**batch, generation_config=generation_config)
+            output = cast(Any, model).generate(**batch, generation_config=generation_config)
         return [_up_to_end(row, end_ids) for row in output[:, batch["input_ids"].shape[1] :].tolist()]
 
     return generate
@@ -188,8 +189,9 @@ def choose_local_heads(
     layers = {indices[i] for i in select_layers(len(indices))}
     total: dict[int, torch.Tensor] = {}
     skipped: dict[int, str] = {}
-    # Layers with a sliding window drop out during the first passes: start from all, keep the middle ones that are left.
-    tracer = AttentionTracer(model, heads=dict.fromkeys(indices))
+    # Layers with a sliding window drop out during the first passes: start from all, keep the middle ones left.
+    all_heads: dict[int, None] = dict.fromkeys(indices)
+    tracer = AttentionTracer(model, heads=all_heads)
     for capture, _, response_mask, _ in _traced_batches(model, sample, tracer, pad_token_id, token_budget, autocast):
         skipped |= capture.skipped_layers
         for layer, spans in capture.spans.items():
@@ -202,7 +204,9 @@ def choose_local_heads(
         )
     if not layers & set(total):
         layers = {sorted(total)[i] for i in select_layers(len(total))}
-    ranked = sorted((float(span), layer, head) for layer in layers & set(total) for head, span in enumerate(total[layer]))
+    ranked = sorted(
+        (float(span), layer, head) for layer in layers & set(total) for head, span in enumerate(total[layer])
+    )
     chosen: dict[int, list[int]] = {}
     for _, layer, head in ranked[: max(1, round(ratio * len(ranked)))]:
         chosen.setdefault(layer, []).append(head)
@@ -262,7 +266,7 @@ def trace_rollouts(
 
 
 def _entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats, `(batch, tokens, vocabulary)` to float32 `(batch, tokens)`, one row at a time to save memory."""
+    """Entropy in nats, `(batch, tokens, vocabulary)` to float32 `(batch, tokens)`, a row at a time to save memory."""
     rows = [torch.distributions.Categorical(logits=row.float(), validate_args=False).entropy() for row in logits]
     return torch.stack(rows)
 

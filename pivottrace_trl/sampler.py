@@ -12,10 +12,11 @@ from .triage import Route
 class PivotRoutedSampler(Sampler[int]):
     """
     TRL's [`~trl.trainer.utils.RepeatSampler`] with routes: repeats prompts in the same pattern, never yields a
-    discarded one, and never yields a weak prompt twice in an epoch as long as there are annotated ones to fill up with.
+    discarded one, and never yields a weak prompt twice in an epoch as long as there are annotated ones to fill up
+    with.
 
-    The number of prompts an epoch is fixed by the first routes, because the trainer derives its number of steps and its
-    learning-rate schedule from the length once. If later routes keep fewer prompts, annotated ones are repeated to
+    The number of prompts an epoch is fixed by the first routes, because the trainer derives its number of steps and
+    its learning-rate schedule from the length once. If later routes keep fewer prompts, annotated ones are repeated to
     fill the epoch; if they keep more, annotated prompts go first and the weak ones are drawn at random. With neutral
     routes the order equals that of `RepeatSampler`, epoch by epoch.
 

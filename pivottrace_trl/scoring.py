@@ -93,8 +93,8 @@ class PoolScorer:
         num_empty = sum(rollout.is_empty for rollout in rollouts)
         if num_empty == len(rollouts):
             raise ValueError(
-                f"All {len(rollouts)} responses are empty, so that there is nothing to score. Check the chat template, "
-                "the end-of-sequence token and the maximum completion length."
+                f"All {len(rollouts)} responses are empty, so that there is nothing to score. Check the chat "
+                "template, the end-of-sequence token and the maximum completion length."
             )
         is_first = self.heads is None
         if self.heads is None:

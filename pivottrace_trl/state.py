@@ -81,8 +81,8 @@ def load_state(
     """
     if not (checkpoint / _JSON).is_file():
         raise FileNotFoundError(
-            f"{checkpoint} holds no {_JSON}: it was saved without a PivotDensityCallback. Resume without the callback, "
-            "or start a new run from its weights."
+            f"{checkpoint} holds no {_JSON}: it was saved without a PivotDensityCallback. Resume without the "
+            "callback, or start a new run from its weights."
         )
     state = json.loads((checkpoint / _JSON).read_text())
     if state["pool_id"] != pool_fingerprint(router.prompt_ids):
@@ -93,7 +93,8 @@ def load_state(
     name = type(scorer.estimator).__name__
     if state["estimator"]["name"] != name:
         raise ValueError(
-            f"{checkpoint} was scored by {state['estimator']['name']}, but `estimator` is {name}. Resume with the same."
+            f"{checkpoint} was scored by {state['estimator']['name']}, but `estimator` is {name}. Resume with the "
+            "same one."
         )
     table = pq.read_table(checkpoint / _PARQUET)
     saved = {identity: row for row, identity in enumerate(table["prompt_id"].to_pylist())}

@@ -5,8 +5,10 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -73,16 +75,17 @@ def find_attention_modules(model: nn.Module) -> dict[int, nn.Module]:
     Raises:
         ValueError: if the model has no such module.
     """
-    found = {}
+    found: dict[int, nn.Module] = {}
     for module in model.modules():
         forward = inspect.unwrap(type(module).forward)
         code = getattr(forward, "__code__", None)
         if code is None or "ALL_ATTENTION_FUNCTIONS" not in code.co_names:
             continue
-        if isinstance(getattr(module, "layer_idx", None), int) and getattr(module, "is_causal", False):
-            found.setdefault(module.layer_idx, module)
+        layer = getattr(module, "layer_idx", None)
+        if isinstance(layer, int) and getattr(module, "is_causal", False):
+            found.setdefault(layer, module)
     if not found:
-        name = type(model.get_base_model() if hasattr(model, "get_base_model") else model).__name__
+        name = type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__
         raise ValueError(
             f"{name} has no attention module that can be read: none of its modules calls the attention interface of "
             "transformers. State-space and linear-attention models (Mamba, RWKV) have no softmax attention to trace, "
@@ -123,8 +126,9 @@ class AttentionTracer:
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             Causal language model.
-        heads (`Mapping[int, Sequence[int]]`, *optional*):
-            Query heads to trace per layer index. Defaults to all heads of [`select_layers`].
+        heads (`Mapping[int, Sequence[int] | None]`, *optional*):
+            Query heads to trace per layer index, `None` for all of a layer. Defaults to all heads of
+            [`select_layers`].
         window (`int`, *optional*, defaults to `16`):
             Distance in tokens from which attention counts as long-range.
         num_sinks (`int`, *optional*, defaults to `4`):
@@ -147,7 +151,7 @@ class AttentionTracer:
     def __init__(
         self,
         model: PreTrainedModel | nn.Module,
-        heads: Mapping[int, Sequence[int]] | None = None,
+        heads: Mapping[int, Sequence[int] | None] | None = None,
         window: int = 16,
         num_sinks: int = 4,
     ):
@@ -210,15 +214,15 @@ class _LayerRecorder:
     key_mask: torch.Tensor
     sink_mask: torch.Tensor
     capture: AttentionCapture
-    own_config: object
+    own_config: Any
 
-    def enter(self, module: nn.Module, args: tuple) -> None:
+    def enter(self, module: Any, args: tuple) -> None:
         traced_config = copy.copy(self.own_config)
         traced_config._attn_implementation = _TRACED_IMPLEMENTATION
         module.config = traced_config
         _RECORDERS[module] = self
 
-    def leave(self, module: nn.Module, args: tuple, output: object) -> None:
+    def leave(self, module: Any, args: tuple, output: object) -> None:
         # Runs after exceptions too (`always_call`), so that a failed forward pass leaves the module as it was.
         module.config = self.own_config
         _RECORDERS.pop(module, None)

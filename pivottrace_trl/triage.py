@@ -100,8 +100,9 @@ def resolve_budget(annotation_budget: float | int, pool_size: int) -> int:
     is_share = isinstance(value, Real) and not isinstance(value, (Integral, bool))
     if not ((is_count and 1 <= value <= pool_size) or (is_share and 0.0 < value <= 1.0)):
         raise ValueError(
-            f"`annotation_budget` is {value!r}, which is neither a share in (0, 1] nor a number of labels between 1 and "
-            f"the size of the pool ({pool_size}). Pass a float such as 0.293 for a share, an int for a number of labels."
+            f"`annotation_budget` is {value!r}, which is neither a share in (0, 1] nor a number of labels between 1 "
+            f"and the size of the pool ({pool_size}). Pass a float such as 0.293 for a share, an int for a number of "
+            "labels."
         )
     labels = int(value) if is_count else int(np.floor(value * pool_size + 1e-9))
     if labels == 0:
@@ -128,7 +129,9 @@ def rank_pool(scores: np.ndarray) -> np.ndarray:
     """
     scores = np.asarray(scores, dtype=float)
     if scores.ndim != 1 or len(scores) == 0:
-        raise ValueError(f"`scores` has shape {scores.shape}, but must hold one number per prompt of a non-empty pool.")
+        raise ValueError(
+            f"`scores` has shape {scores.shape}, but must hold one number per prompt of a non-empty pool."
+        )
     if not np.isfinite(scores).all():
         bad = np.flatnonzero(~np.isfinite(scores))
         raise ValueError(
@@ -158,8 +161,8 @@ def choose_probes(scores: np.ndarray, num_probes: int) -> np.ndarray:
     ranking = rank_pool(scores)
     if not 1 <= num_probes <= len(ranking):
         raise ValueError(
-            f"The probe set of {num_probes} prompts does not fit a pool of {len(ranking)}. Pass a `probe_size` between "
-            "1 and the size of the pool, or a larger pool."
+            f"The probe set of {num_probes} prompts does not fit a pool of {len(ranking)}. Pass a `probe_size` "
+            "between 1 and the size of the pool, or a larger pool."
         )
     positions = (np.arange(num_probes) + 0.5) * len(ranking) / num_probes
     return ranking[positions.astype(int)]
@@ -211,10 +214,10 @@ def triage(
     """
     Give every prompt a route.
 
-    The verified prompts calibrate the score (probe-calibrated triage, arXiv 2606.04503): along the ranking, the longest
-    prefix where the policy is right at least `discard_above` of the time is the mastered zone, and the longest suffix
-    where it is right less than `annotate_below` of the time, so that a majority vote would tend to be wrong, is the
-    zone to annotate. What is known of a prompt itself goes before what its place in the ranking suggests:
+    The verified prompts calibrate the score (probe-calibrated triage, arXiv 2606.04503): along the ranking, the
+    longest prefix where the policy is right at least `discard_above` of the time is the mastered zone, and the longest
+    suffix where it is right less than `annotate_below` of the time, so that a majority vote would tend to be wrong, is
+    the zone to annotate. What is known of a prompt itself goes before what its place in the ranking suggests:
 
     - a labelled prompt is trained on its label, unless it is in the mastered zone and was right, or a whole group of
       at least `min_verified` rollouts was right;

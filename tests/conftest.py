@@ -32,6 +32,8 @@ LLAMA_LIKE = {**COMMON, "intermediate_size": 48, "num_attention_heads": 4, "num_
 ARCHITECTURES = {
     "llama": ("llama", LLAMA_LIKE),
     "llama-mqa": ("llama", {**LLAMA_LIKE, "num_key_value_heads": 1}),
+    # bitsandbytes quantizes blocks of 64 numbers.
+    "llama-64": ("llama", {**LLAMA_LIKE, "hidden_size": 64, "intermediate_size": 64}),
     "qwen2": ("qwen2", LLAMA_LIKE),
     "qwen3": ("qwen3", {**LLAMA_LIKE, "head_dim": 8}),
     "mistral": ("mistral", {**LLAMA_LIKE, "sliding_window": None}),

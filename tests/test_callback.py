@@ -1,12 +1,10 @@
 """The two lines, end to end on a tiny random model."""
 
-import numpy as np
 import pyarrow.parquet as pq
-import pytest
 
-from pivottrace_trl import PivotDensityCallback, Route, TriageConfig
+from pivottrace_trl import PivotDensityCallback
 
-from .conftest import digit_reward, first_digit, make_pool
+from .conftest import first_digit
 
 
 def attach(trainer, **options):

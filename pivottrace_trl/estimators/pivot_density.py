@@ -18,7 +18,7 @@ class PivotDensity:
         quantile (`float`, *optional*, defaults to `0.8`):
             Share of the pool's jumps that are not pivots.
         threshold (`float`, *optional*):
-            Height a jump must exceed; set by `fit`.
+            Size a jump must exceed; set by `fit`.
     """
 
     quantile: float = 0.8

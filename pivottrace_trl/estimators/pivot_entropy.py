@@ -12,14 +12,14 @@ from ..rollouts import ResponseTrace
 @dataclass(frozen=True)
 class PivotEntropy:
     """
-    Entropy in nats summed over the pivots of a response: counts the tokens where the model both reaches back and
-    hesitates. This weighting is ours; it is not in arXiv 2606.04503.
+    Entropy in nats summed over the pivots of a response: weighs the tokens where the model both moves its attention
+    and hesitates. This weighting is ours; it is not in arXiv 2606.04503.
 
     Args:
         quantile (`float`, *optional*, defaults to `0.8`):
             Share of the pool's jumps that are not pivots.
         threshold (`float`, *optional*):
-            Height a jump must exceed; set by `fit`.
+            Size a jump must exceed; set by `fit`.
     """
 
     quantile: float = 0.8

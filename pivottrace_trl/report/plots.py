@@ -51,7 +51,9 @@ def plot_route_flow(routes_by_epoch: Sequence[np.ndarray], path: Path) -> None:
             count = int((routes == route).sum())
             axes.bar(place, count, width, bottoms[place][route], color=ROUTE_COLORS[route], edgecolor="white")
             if count >= 0.04 * num_prompts:
-                axes.text(place, bottoms[place][route] + count / 2, str(count), ha="center", va="center", color="white")
+                axes.text(
+                    place, bottoms[place][route] + count / 2, str(count), ha="center", va="center", color="white"
+                )
     for place, (before, after) in enumerate(zip(routes_by_epoch, routes_by_epoch[1:], strict=False)):
         leave, enter = dict(bottoms[place]), dict(bottoms[place + 1])
         for source in Route:

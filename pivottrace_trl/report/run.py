@@ -75,8 +75,8 @@ class RunReport:
         self._epochs.append(epoch)
         if self._example is not None and len(self._routes) == 1:
             rollout, trace = self._example
-            tokens = [tokenizer.decode([token]) for token in rollout.completion_ids]
-            title = tokenizer.decode(rollout.prompt_ids, skip_special_tokens=True)
+            tokens = tokenizer.batch_decode([[token] for token in rollout.completion_ids])
+            (title,) = tokenizer.batch_decode([rollout.prompt_ids], skip_special_tokens=True)
             plot_trace(trace, tokens, self._threshold, self.output_dir / "trace.png", title)
 
     def finish(self, summary: dict[str, Any], router: PoolRouter, log_history: list[dict[str, float]]) -> None:

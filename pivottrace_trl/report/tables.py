@@ -44,8 +44,8 @@ def print_triage(outcome: PoolTriage, output_dir: Path) -> None:
         )
     else:
         console.print(
-            f"No label column: nothing was verified, nothing is discarded. Answer the {len(router.probes)} probes at the "
-            f"top of {output_dir / 'queue.jsonl'} first."
+            f"No label column: nothing was verified, nothing is discarded. Answer the {len(router.probes)} probes at "
+            f"the top of {output_dir / 'queue.jsonl'} first."
         )
     total = sum(outcome.seconds.values())
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in outcome.seconds.items())

@@ -1,0 +1,133 @@
+"""From scores and bought labels to routes."""
+
+import numpy as np
+import pytest
+
+from pivottrace_trl import Evidence, Route, choose_probes, rank_pool, resolve_budget, triage
+from pivottrace_trl.triage import success_curve
+
+
+def evidence_from(pass_rate, is_labelled=None, num_verified=1, agreement=None) -> Evidence:
+    pass_rate = np.asarray(pass_rate, float)
+    known = np.isfinite(pass_rate)
+    return Evidence(
+        is_labelled=known if is_labelled is None else np.asarray(is_labelled),
+        pass_rate=pass_rate,
+        num_verified=np.where(known, num_verified, 0),
+        agreement=np.full(len(pass_rate), np.nan) if agreement is None else np.asarray(agreement, float),
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "pool", "labels"), [(0.293, 200, 58), (1.0, 7, 7), (1, 7, 1), (7, 7, 7), (0.1, 10, 1), (0.29, 100, 29)]
+)
+def test_budget_is_a_share_or_a_number(budget, pool, labels):
+    assert resolve_budget(budget, pool) == labels
+
+
+@pytest.mark.parametrize("budget", [0, 0.0, -1, -0.5, 1.3, 513, float("nan"), True, None, "0.3"])
+def test_bad_budget_names_the_value_and_the_fix(budget):
+    with pytest.raises(ValueError, match="annotation_budget.*share.*512"):
+        resolve_budget(budget, 512)
+
+
+def test_budget_below_one_label():
+    with pytest.raises(ValueError, match="less than one label.*annotation_budget=1"):
+        resolve_budget(0.05, 10)
+
+
+def test_ranking_is_stable_and_refuses_nan():
+    assert rank_pool(np.array([2.0, 1.0, 2.0, 0.0])).tolist() == [3, 1, 0, 2]
+    with pytest.raises(ValueError, match="1 of 3 scores are not finite.*prompt 1"):
+        rank_pool(np.array([1.0, np.nan, 2.0]))
+    with pytest.raises(ValueError, match="non-empty"):
+        rank_pool(np.array([]))
+
+
+def test_probes_are_spread_over_the_ranking():
+    scores = np.random.default_rng(0).permutation(100).astype(float)
+    probes = choose_probes(scores, 10)
+    assert scores[probes].tolist() == [5, 15, 25, 35, 45, 55, 65, 75, 85, 95]
+    assert len(set(choose_probes(scores, 100))) == 100
+    with pytest.raises(ValueError, match="101 prompts does not fit a pool of 100"):
+        choose_probes(scores, 101)
+
+
+def test_success_curve_against_a_direct_computation():
+    rng = np.random.default_rng(1)
+    pass_rate = np.where(rng.random(60) < 0.3, rng.integers(0, 2, 60), np.nan)
+    ranking = rng.permutation(60)
+    curve = success_curve(ranking, pass_rate, 5)
+    places = [place for place in range(60) if np.isfinite(pass_rate[ranking[place]])]
+    windows = [places[i : i + 5] for i in range(len(places) - 4)]
+    for place in range(60):
+        centres = [(window[0] + window[-1]) / 2 for window in windows]
+        nearest = windows[int(np.argmin([abs(centre - place) for centre in centres]))]
+        assert curve[place] == pytest.approx(np.mean([pass_rate[ranking[p]] for p in nearest]))
+    assert np.isnan(success_curve(ranking, np.full(60, np.nan), 5)).all()
+
+
+def test_three_zones():
+    scores = np.arange(100.0)
+    pass_rate = np.full(100, np.nan)
+    pass_rate[2:100:5] = [1.0] * 8 + [1, 0, 1, 0, 1] + [0.0] * 7
+    result = triage(scores, evidence_from(pass_rate), budget_left=15)
+    routes = result.routes
+    assert (routes[:30] == Route.DISCARD).all()
+    assert (routes[95:] == Route.ANNOTATE).all()
+    assert len(result.to_buy) == 15
+    # The most uncertain first, and never one that is labelled already.
+    assert result.to_buy[0] == 99 and (np.diff(scores[result.to_buy]) < 0).all()
+    assert not np.isfinite(pass_rate[result.to_buy]).any()
+    assert (routes == Route.WEAK).any()
+    assert routes[47] == Route.ANNOTATE  # a probe that was wrong keeps its label
+    assert result.discard_below < result.annotate_above
+    assert sum(result.counts().values()) == 100
+
+
+def test_without_evidence_nothing_is_discarded_or_bought():
+    result = triage(np.arange(20.0), Evidence.empty(20), budget_left=10)
+    assert (result.routes == Route.WEAK).all() and len(result.to_buy) == 0
+
+
+def test_what_is_known_of_a_prompt_goes_before_its_place():
+    scores = np.arange(10.0)
+    pass_rate = np.array([0.0, 1, 1, 1, 1, 1, 1, 1, 1, 1])
+    kept = triage(scores, evidence_from(pass_rate), 0, discard_above=0.8)
+    assert kept.routes[0] == Route.ANNOTATE  # wrong although the easiest by score
+    # A group that was right as a whole is mastered wherever it stands; one right answer is not enough.
+    flat = np.array([0.0] * 9 + [1.0])
+    assert triage(scores, evidence_from(flat, num_verified=8), 0).routes[9] == Route.DISCARD
+    assert triage(scores, evidence_from(flat, num_verified=1), 0).routes[9] == Route.ANNOTATE
+
+
+def test_a_poor_vote_asks_for_a_label():
+    scores = np.arange(10.0)
+    agreement = np.full(10, np.nan)
+    agreement[3] = 0.25
+    evidence = evidence_from(np.full(10, np.nan), np.zeros(10, bool), agreement=agreement)
+    assert triage(scores, evidence, 1).to_buy.tolist() == [3]
+    assert triage(scores, evidence, 0).routes[3] == Route.WEAK
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_budget_is_never_exceeded_and_order_does_not_matter(seed):
+    rng = np.random.default_rng(seed)
+    num = int(rng.integers(1, 60))
+    scores = rng.permutation(num).astype(float)
+    pass_rate = np.where(rng.random(num) < 0.3, rng.integers(0, 2, num), np.nan)
+    agreement = np.where(rng.random(num) < 0.5, rng.random(num), np.nan)
+    evidence = evidence_from(pass_rate, agreement=agreement)
+    budget = int(rng.integers(0, num + 1))
+    result = triage(scores, evidence, budget)
+    assert len(result.to_buy) <= budget
+    assert not evidence.is_labelled[result.to_buy].any()
+    assert (result.routes[result.to_buy] == Route.ANNOTATE).all()
+    mixed = rng.permutation(num)
+    shuffled = Evidence(*(getattr(evidence, name)[mixed] for name in evidence.__dataclass_fields__))
+    assert (triage(scores[mixed], shuffled, budget).routes == result.routes[mixed]).all()
+
+
+def test_thresholds_out_of_order_are_refused():
+    with pytest.raises(ValueError, match="annotate_below.*0.9.*discard_above.*0.5"):
+        triage(np.arange(3.0), Evidence.empty(3), 0, discard_above=0.5, annotate_below=0.9)
