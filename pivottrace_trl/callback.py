@@ -58,9 +58,17 @@ class PivotDensityCallback(TrainerCallback):
             Finds the final answer in the text of a completion, for majority votes. Defaults to
             [`~answers.extract_answer`] (mathematics).
 
+    Attributes:
+        ledger ([`AnnotationLedger`]): the labels bought so far.
+        router ([`PoolRouter`]): scores, evidence and routes.
+        sampler ([`PivotRoutedSampler`]): the trainer's sampler, `None` before training.
+        num_scoring_tokens (`int`): tokens of prompts and responses that were spent on scoring the pool.
+
     Raises:
-        TypeError, ValueError, RuntimeError, NotImplementedError: for a trainer, pool, label column or budget that
-            cannot be used. The trainer is left as it was.
+        TypeError: if `trainer` is no `GRPOTrainer`, or its dataset cannot be indexed.
+        ValueError: for a pool, label column, budget or model that cannot be used.
+        RuntimeError: if a callback is attached already or training has begun.
+        NotImplementedError: for a set-up that is not supported. In all cases the trainer is left as it was.
 
     Example:
     ```python
@@ -131,6 +139,7 @@ class PivotDensityCallback(TrainerCallback):
         readers = [i for i, reward in enumerate(self._trainer.reward_funcs) if _reads(reward, label_column)]
         self._verifier = readers[0] if readers else None
         self._routed_epoch: int | None = None
+        self.num_scoring_tokens = 0
         self._is_attached = True
         attachment.attach(
             [
@@ -185,7 +194,7 @@ class PivotDensityCallback(TrainerCallback):
             num_prompts, self._routed_epoch = load_state(
                 Path(self._attachment.resume_path), self.router, self.scorer, self.label_router.rollouts
             )
-        elif len(self.router.probes) == 0:
+        elif self.report.num_routings == 0:
             self._first_routing()
             self._routed_epoch = 0
         else:
@@ -205,6 +214,7 @@ class PivotDensityCallback(TrainerCallback):
     def _first_routing(self) -> None:
         rows = list(range(len(self.router.prompt_ids)))
         rollouts = self._attachment.generate(rows)
+        self.num_scoring_tokens += sum(len(r.prompt_ids) + len(r.completion_ids) for r in rollouts)
         self._score(rows, rollouts)
         responses = self._attachment.decode(rollouts)
 

@@ -164,7 +164,7 @@ class _WithheldRewardFilter(python_logging.Filter):
         self._has_withheld = has_withheld
 
     def filter(self, record: python_logging.LogRecord) -> bool:
-        return not (self._has_withheld() and str(record.msg).startswith("All reward functions returned None"))
+        return not (self._has_withheld() and "All reward functions returned None" in str(record.msg))
 
 
 class TrainerAttachment:

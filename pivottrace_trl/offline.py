@@ -1,7 +1,6 @@
 """Triage of a pool without a trainer."""
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset
@@ -173,6 +173,10 @@ def triage_pool(
 
 def peak_memory_gb() -> float:
     """Highest resident memory of this process so far, in GiB."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset / 2**30
+    import resource  # does not exist on Windows
+
     unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 

@@ -55,7 +55,9 @@ class AttentionCapture:
                 + ("; ".join(f"layer {i}: {why}" for i, why in self.skipped_layers.items()) or "no forward pass ran")
                 + ". Run the model inside `capture()`, on the whole sequence and without a KV cache."
             )
-        return torch.cat(list(self.long_range_mass.values()), dim=1).mean(dim=1)
+        # A model may be split over devices, layer by layer.
+        masses = [mass.to(next(iter(self.long_range_mass.values())).device) for mass in self.long_range_mass.values()]
+        return torch.cat(masses, dim=1).mean(dim=1)
 
 
 def find_attention_modules(model: nn.Module) -> dict[int, nn.Module]:
@@ -249,16 +251,18 @@ class _LayerRecorder:
             return
         groups = query.shape[1] // key.shape[1]
         heads = torch.arange(query.shape[1]) if self.heads is None else torch.as_tensor(self.heads)
-        mass, spans = attention_statistics(
-            query[:, heads.to(query.device)],
-            key[:, (heads // groups).to(key.device)],
-            scaling if scaling is not None else query.shape[-1] ** -0.5,
-            self.key_mask,
-            self.sink_mask,
-            self.window,
-            softcap=options.get("softcap"),
-            sink_logits=None if options.get("s_aux") is None else options["s_aux"][heads.to(query.device)],
-        )
+        # Autocast would take the products of queries and keys in half precision, the float32 casts notwithstanding.
+        with torch.autocast(query.device.type, enabled=False):
+            mass, spans = attention_statistics(
+                query[:, heads.to(query.device)],
+                key[:, (heads // groups).to(key.device)],
+                scaling if scaling is not None else query.shape[-1] ** -0.5,
+                self.key_mask.to(query.device),
+                self.sink_mask.to(query.device),
+                self.window,
+                softcap=options.get("softcap"),
+                sink_logits=None if options.get("s_aux") is None else options["s_aux"][heads.to(query.device)],
+            )
         self.capture.long_range_mass[self.layer] = mass
         self.capture.spans[self.layer] = spans
 

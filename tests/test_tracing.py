@@ -83,6 +83,17 @@ def test_bfloat16():
         assert (mass - reference(eager, batch, layer)[0]).abs().max() < 5e-3
 
 
+def test_statistics_stay_in_float32_under_autocast():
+    batch, model = batch_of(), make_model("llama")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        capture, _ = traced(model, batch)
+    eager = make_model("llama", attn_implementation="eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = reference(eager, batch, 2)[0]
+    assert capture.long_range_mass[2].dtype == torch.float32
+    assert (capture.long_range_mass[2] - expected).abs().max() < 5e-3
+
+
 @pytest.mark.parametrize("disable", [False, True])
 def test_lora_is_seen(disable):
     batch = batch_of()

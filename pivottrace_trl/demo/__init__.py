@@ -1,0 +1,1 @@
+"""The whole method on a tiny model and a generated pool: no hub, no GPU."""

@@ -1,0 +1,56 @@
+"""Package metadata. Tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+root = Path(__file__).parent
+version = re.search(r'__version__ = "(.+?)"', (root / "pivottrace_trl" / "__init__.py").read_text()).group(1)
+
+setup(
+    name="pivottrace-trl",
+    version=version,
+    description="Pick the prompts that deserve a label: PivotTrace as a plugin for TRL's GRPOTrainer",
+    long_description=(root / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    packages=find_packages(include=["pivottrace_trl", "pivottrace_trl.*"]),
+    package_data={"pivottrace_trl": ["py.typed", "demo/model/*"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "torch>=2.6",
+        "trl>=1.16,<1.17",
+        "transformers>=5.17",
+        "peft>=0.20",
+        "accelerate>=1.4",
+        "datasets>=4.7",
+        "evaluate>=0.4.6",
+        "math-verify>=0.9",
+        'bitsandbytes>=0.49; platform_system == "Linux" or platform_system == "Windows"',
+        "numpy>=1.26",
+        "pyarrow>=21",
+        "matplotlib>=3.8",
+        "rich>=13",
+        "packaging",
+        "psutil",
+    ],
+    extras_require={
+        "bench": ["scikit-learn>=1.4"],
+        "test": ["pytest>=8", "hypothesis>=6", "ruff==0.17.6", "mypy==2.4.1"],
+    },
+    entry_points={"console_scripts": ["pivottrace=pivottrace_trl.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

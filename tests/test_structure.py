@@ -1,0 +1,91 @@
+"""The house keeps its order: imports go downwards, public names are documented."""
+
+import ast
+import importlib.metadata
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import pivottrace_trl
+from pivottrace_trl import versions
+
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "pivottrace_trl"
+# From the ground up: a module may import from lower layers only.
+LAYERS = [
+    {"pivots", "triage", "tracing", "ledger", "pool", "answers", "files", "versions", "loading"},
+    {"rollouts", "sampler"},
+    {"estimators"},
+    {"scoring"},
+    {"routing"},
+    {"rewards", "state", "offline"},
+    {"report"},
+    {"integration"},
+    {"callback"},
+    {"demo"},
+    {"cli"},
+    {"__init__", "__main__"},
+]
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imported_rooms(path: Path) -> set[str]:
+    depth = len(path.relative_to(PACKAGE).parts) - 1
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level > depth:
+            rooms |= {node.module.split(".")[0]} if node.module else {alias.name for alias in node.names}
+    return rooms
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_downwards(path):
+    level = {room: number for number, rooms in enumerate(LAYERS) for room in rooms}
+    room = room_of(path)
+    for other in imported_rooms(path) - {room}:
+        assert level[other] < level[room], f"{room} imports {other}, which is not below it"
+
+
+def test_the_public_names_are_sorted_and_exist():
+    assert pivottrace_trl.__all__ == sorted(pivottrace_trl.__all__)
+    assert all(hasattr(pivottrace_trl, name) for name in pivottrace_trl.__all__)
+
+
+@pytest.mark.parametrize("name", pivottrace_trl.__all__)
+def test_every_public_name_is_documented(name):
+    thing = getattr(pivottrace_trl, name)
+    assert inspect.getdoc(thing), f"{name} has no docstring"
+    assert f"`{name}`" in (ROOT / "docs" / "api.md").read_text(), f"{name} is missing from docs/api.md"
+    methods = vars(thing).items() if inspect.isclass(thing) else []
+    for method, value in methods:
+        if not method.startswith("_") and inspect.isfunction(value):
+            assert inspect.getdoc(value), f"{name}.{method} has no docstring"
+
+
+def test_the_version_stands_once():
+    assert importlib.metadata.version("pivottrace-trl") == pivottrace_trl.__version__
+
+
+def test_requirements_state_the_supported_trl():
+    (line,) = re.findall(r'"trl(.+?)"', (ROOT / "setup.py").read_text())
+    assert set(line.split(",")) == set(str(versions.TRL_VERSIONS).split(","))
+
+
+@pytest.mark.parametrize("found", ["1.15.2", "1.17.0", "2.0"])
+def test_other_versions_of_trl_are_refused(found, monkeypatch):
+    monkeypatch.setattr(versions, "installed", lambda package: found)
+    with pytest.raises(ImportError, match=f"supports trl .*but {found} is installed.*pip install"):
+        versions.check_versions()
+
+
+def test_relative_links_in_documents_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
