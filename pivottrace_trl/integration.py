@@ -14,6 +14,7 @@ from trl import GRPOTrainer
 from .pool import pool_ids
 from .rewards import ROW_COLUMN, RoutedReward
 from .rollouts import Rollout, generate_rollouts
+from .tracing import find_attention_modules
 from .versions import TRL_VERSIONS, installed
 
 
@@ -66,6 +67,7 @@ def check_trainer(trainer: GRPOTrainer) -> None:
         TypeError: if it is no `GRPOTrainer`.
         RuntimeError: if training began, a callback is attached already, or TRL lacks a method we rely on.
         NotImplementedError: for set-ups that are not supported.
+        ValueError: if the model has no attention that can be traced.
     """
     if not isinstance(trainer, GRPOTrainer):
         raise TypeError(f"`trainer` is a `{type(trainer).__name__}`, but must be a `trl.GRPOTrainer`.")
@@ -94,6 +96,7 @@ def check_trainer(trainer: GRPOTrainer) -> None:
     }
     if found := [name for name, is_used in unsupported.items() if is_used]:
         raise NotImplementedError(f"PivotDensityCallback does not support {' nor '.join(found)} yet.")
+    find_attention_modules(cast(Any, trainer.model))
 
 
 def find_label_columns(

@@ -30,8 +30,8 @@ POOL_SIZE = 256
 NUM_HELD_OUT = 128
 NUM_EVAL_SAMPLES = 4
 ANNOTATION_BUDGET = 0.293
-MAX_STEPS = 48
-EVAL_EVERY = 6
+MAX_STEPS = 60
+EVAL_EVERY = 10
 
 
 @dataclass
@@ -127,7 +127,7 @@ def make_trainer(pool: Dataset, output_dir: Path, seed: int, max_steps: int) -> 
         per_device_train_batch_size=64,
         num_generations=8,
         max_completion_length=80,
-        learning_rate=3e-3,
+        learning_rate=5e-4,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=2,
         beta=0.0,

@@ -26,7 +26,7 @@ from .arithmetic import MAX_TERMS, MIN_TERMS, sample_problem, work_out
 SEED = 0
 # The learning rate would reach zero at `SCHEDULE_STEPS`; training stops earlier, before everything is mastered.
 SCHEDULE_STEPS = 1200
-NUM_STEPS = 900
+NUM_STEPS = 750
 BATCH_SIZE = 96
 LEARNING_RATE = 3e-3
 LEVEL_WEIGHTS = np.array([0.30, 0.25, 0.18, 0.12, 0.08, 0.05, 0.02])  # of chains with 2, 3, ..., 8 terms

@@ -1,0 +1,83 @@
+"""The demo's pool and model, and the demo itself for a few steps."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pivottrace_trl.cli import main
+from pivottrace_trl.demo import run
+from pivottrace_trl.demo.arithmetic import make_pool, num_terms, work_out
+from pivottrace_trl.demo.run import MODEL_PATH, Arm, first_step_at
+from pivottrace_trl.demo.train_model import pass_rates, save, train
+
+
+def test_worked_solutions_are_right():
+    assert work_out("17+5-8=?") == (r"17+5=22;22-8=14;\boxed{14}", "14")
+    for problem in make_pool(200, seed=3)["prompt"]:
+        text = problem[0]["content"]
+        chain, answer = work_out(text)
+        assert int(answer) == eval(text.removesuffix("=?")) >= 0
+        assert chain.endswith(rf"\boxed{{{answer}}}") and chain.count(";") == num_terms(text) - 1
+    with pytest.raises(ValueError, match="'2\\*3=\\?' is not a problem"):
+        work_out("2*3=?")
+
+
+def test_mistakes_are_forgotten_carries():
+    import numpy as np
+
+    assert work_out("17+5=?", np.random.default_rng(0), carelessness=1.0)[1] == "12"
+    assert work_out("32-5=?", np.random.default_rng(0), carelessness=1.0)[1] == "37"
+    assert work_out("12+5-3=?", np.random.default_rng(0), carelessness=1.0)[1] == "14"
+    # Later steps go on from the wrong sum.
+    assert work_out("17+5+1=?", np.random.default_rng(0), carelessness=1.0)[0] == r"17+5=12;12+1=13;\boxed{13}"
+
+
+def test_pools_are_reproducible_distinct_and_disjoint():
+    pool = make_pool(256, seed=0)
+    assert pool.column_names == ["prompt", "solution"]
+    assert make_pool(256, seed=0)["prompt"] == pool["prompt"] != make_pool(256, seed=1)["prompt"]
+    problems = {prompt[0]["content"] for prompt in pool["prompt"]}
+    held_out = {prompt[0]["content"] for prompt in make_pool(128, seed=1, exclude=pool)["prompt"]}
+    assert len(problems) == 256 and len(held_out) == 128 and not problems & held_out
+    assert {num_terms(problem) for problem in problems} == set(range(2, 9))
+
+
+def test_the_embedded_model_masters_some_problems_and_not_others():
+    assert sum(file.stat().st_size for file in MODEL_PATH.iterdir()) < 4_000_000
+    model = AutoModelForCausalLM.from_pretrained(MODEL_PATH, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(MODEL_PATH)
+    torch.manual_seed(0)
+    easy, hard = (pass_rates(model, tokenizer, level, num_problems=24).mean() for level in (2, 8))
+    assert easy > 0.7 and hard < 0.5
+
+
+def test_the_training_script_runs_and_is_reproducible(tmp_path):
+    (first, tokenizer), (second, _) = train(3), train(3)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()))
+    save(first, tokenizer, tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).num_parameters() == first.num_parameters()
+    text = r"<user>17+5=?<assistant>17+5=22;\boxed{22}<eos>"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+
+
+def test_first_step_at():
+    arm = Arm("a", steps=[0, 5, 10], accuracies=[0.2, 0.5, 0.4])
+    assert (first_step_at(arm, 0.4), first_step_at(arm, 0.6)) == (5, None)
+
+
+def test_the_demo_runs_both_arms(tmp_path, monkeypatch, capsys):
+    for name, value in {"POOL_SIZE": 48, "NUM_HELD_OUT": 8, "NUM_EVAL_SAMPLES": 2, "EVAL_EVERY": 2}.items():
+        monkeypatch.setattr(run, name, value)
+    assert main(["demo", "--output", str(tmp_path), "--max-steps", "4", "--seed", "1"]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    full, pivot = results["arms"]
+    assert full["steps"] == pivot["steps"] == [0, 2, 4]
+    # Both arms begin with the same policy, asked the same way.
+    assert full["accuracies"][0] == pivot["accuracies"][0]
+    assert full["labels"] == 48 and 0 < pivot["labels"] <= 14
+    assert pivot["rollout_tokens"][0] > full["rollout_tokens"][0] == 0
+    assert (tmp_path / "learning_curves.png").stat().st_size > 0
+    printed = capsys.readouterr().out
+    assert "PivotTrace" in printed and "one seed proves little" in printed
