@@ -181,19 +181,19 @@ class TrainerAttachment:
             Columns that leave the training data.
 
     Attributes:
-        dataset ([`~datasets.Dataset`]): the pool as the user gave it.
-        prompt_ids (`list[str]`): id of each row.
+        prompt_ids (`list[str]`): id of each row of the pool.
+        resume_path (`str` or `None`): checkpoint from which the running `train()` resumes.
     """
 
     def __init__(self, trainer: GRPOTrainer, hidden_columns: Sequence[str]):
         # TRL annotates attributes more loosely than what a built trainer holds.
         self.trainer = cast(Any, trainer)
-        self.dataset: Dataset = self.trainer.train_dataset
-        self.prompt_ids = pool_ids(self.dataset)
+        self._dataset: Dataset = self.trainer.train_dataset
+        self.prompt_ids = pool_ids(self._dataset)
         self.reward_funcs: list[Any] = self.trainer.reward_funcs
         self.resume_path: str | None = None
         self._filter: python_logging.Filter | None = None
-        blind = self.dataset.remove_columns(list(hidden_columns))
+        blind = self._dataset.remove_columns(list(hidden_columns))
         self._blind_dataset = blind.add_column(ROW_COLUMN, list(range(len(blind))))
 
     def attach(
@@ -231,7 +231,7 @@ class TrainerAttachment:
 
     def detach(self) -> None:
         """Undo [`attach`]."""
-        self.trainer.train_dataset = self.dataset
+        self.trainer.train_dataset = self._dataset
         self.trainer.reward_funcs = self.reward_funcs
         del self.trainer._get_train_sampler, self.trainer.train
         if self._filter is not None:

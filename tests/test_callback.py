@@ -229,6 +229,47 @@ def test_weak_rows_are_rewarded_with_the_vote_or_not_at_all(make_trainer):
         assert sum(first_digit(text) == label for text, label in group) >= 3
 
 
+def test_plain_text_prompts(make_trainer):
+    def reward(completions, solution, **kwargs):
+        assert all(isinstance(completion, str) for completion in completions)
+        return [float(label[-1] in completion) for completion, label in zip(completions, solution)]
+
+    pool = make_pool()
+    plain = Dataset.from_dict({"prompt": [p[0]["content"] for p in pool["prompt"]], "solution": pool["solution"]})
+    trainer = make_trainer(dataset=plain, reward_funcs=reward, max_steps=4)
+    callback = attach(trainer)
+    trainer.train()
+    assert callback.summary()["annotated"] > 0
+
+
+def test_reused_generations_and_accumulation(make_trainer):
+    options = {"num_iterations": 2, "gradient_accumulation_steps": 2, "num_train_epochs": 2}
+    trainer = make_trainer(**options)
+    callback, batches = attach(trainer), yielded_rows(trainer)
+    trainer.train()
+    assert trainer.state.global_step == trainer.state.max_steps
+    for batch in batches:
+        assert all(len(set(batch[start : start + 4])) == 1 for start in range(0, len(batch), 4))
+    assert callback.summary()["epochs"] == 2
+
+
+def test_a_pool_of_four(make_trainer):
+    trainer = make_trainer(dataset=make_pool(4), num_train_epochs=2)
+    callback = attach(trainer, annotation_budget=0.293)
+    trainer.train()
+    assert callback.summary()["annotation_budget"] == callback.summary()["annotated"] == 1
+
+
+def test_training_again_goes_on_from_the_evidence(make_trainer):
+    trainer = make_trainer(max_steps=4)
+    callback = attach(trainer)
+    trainer.train()
+    tokens = callback.num_scoring_tokens
+    trainer.train()
+    assert callback.num_scoring_tokens == tokens  # the pool is not scored a second time
+    assert callback.summary()["epochs"] == 2
+
+
 def test_full_fine_tuning_and_gradient_checkpointing(make_trainer):
     trainer = make_trainer(peft_config=None, gradient_checkpointing=True, max_steps=2)
     callback = attach(trainer)

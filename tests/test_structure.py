@@ -7,9 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import pivottrace_trl
 from pivottrace_trl import versions
+
+from .conftest import make_model, make_pool
 
 
 ROOT = Path(__file__).parent.parent
@@ -89,3 +92,28 @@ def test_relative_links_in_documents_lead_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_labels_are_asked_for_in_one_place():
+    places = [path.name for path in PACKAGE.rglob("*.py") if re.search(r"\.ask\(", path.read_text())]
+    assert places == ["ledger.py"]
+
+
+def test_the_examples_in_the_documents_run(make_trainer, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trainer = make_trainer()
+    namespace = {
+        "model": make_model("llama"),
+        "tokenizer": tokenizer,
+        "trainer": trainer,
+        "dataset": make_pool(1000),
+        "batch": {"input_ids": torch.ones(2, 20, dtype=torch.long), "attention_mask": torch.ones(2, 20)},
+        "prompt_ids": [[5, 6, 7], [8, 9]],
+        "completion_ids": [[10, 11, 12, 1], [13, 14, 1]],
+    }
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "standalone.md").read_text(), re.DOTALL)
+    assert len(blocks) == 6
+    for block in blocks:
+        exec(block, namespace)
+    assert namespace["capture"].signal().shape == (2, 20)
+    assert sum(namespace["result"].counts().values()) == 1000

@@ -230,6 +230,13 @@ def _show(console: Console, arms: list[Arm], output_dir: Path, seed: int) -> Non
             f"{max(arm.accuracies):.1%}", f"{arm.rollout_tokens[-1]:,}", f"{arm.seconds:.0f}",
         )  # fmt: skip
     console.print(table)
+    curves = Table(title="Learning curves")
+    curves.add_column("step", justify="right")
+    for arm in arms:
+        curves.add_column(arm.name, justify="right")
+    for step, *accuracies in zip(full.steps, full.accuracies, pivot.accuracies, strict=True):
+        curves.add_row(str(step), *(f"{accuracy:.1%}" for accuracy in accuracies))
+    console.print(curves)
     target, difference = full.accuracies[-1], pivot.accuracies[-1] - full.accuracies[-1]
     step = first_step_at(pivot, target)
     share = pivot.labels / full.labels

@@ -1,0 +1,94 @@
+"""What a pool's router buys, when, and what follows."""
+
+import numpy as np
+import pytest
+
+from pivottrace_trl import AnnotationLedger, PoolRouter, Route, TriageConfig
+
+
+class Oracle:
+    """Knows every label but those it declines."""
+
+    def __init__(self, declined=()):
+        self.asked, self.declined = [], set(declined)
+
+    def ask(self, prompt_ids):
+        self.asked += prompt_ids
+        return [None if i in self.declined else {"solution": "1"} for i in prompt_ids]
+
+
+@pytest.fixture
+def make_router(tmp_path):
+    def make(budget=20, num_prompts=100, oracle=None, **config):
+        ids = [f"p{row:03d}" for row in range(num_prompts)]
+        ledger = AnnotationLedger(tmp_path / "ledger.sqlite", budget, "pool")
+        router = PoolRouter(ids, ledger, oracle, TriageConfig(**config))
+        router.update_scores(np.arange(num_prompts), np.arange(float(num_prompts)), np.full(num_prompts, 0.1))
+        return router
+
+    return make
+
+
+def below(threshold):
+    return lambda rows: [row < threshold for row in rows]
+
+
+def test_first_routing_buys_probes_first_and_the_most_uncertain_then(make_router):
+    oracle = Oracle()
+    router = make_router(oracle=oracle)
+    result = router.first_routing(below(60))
+    assert oracle.asked[:10] == [f"p{row:03d}" for row in range(5, 100, 10)]
+    assert oracle.asked[10:] == [f"p{row:03d}" for row in [99, 98, 97, 96, 94, 93, 92, 91, 90, 89]]
+    assert router.ledger.num_bought == 20
+    assert (result.routes[:40] == Route.DISCARD).all() and (result.routes[95:] == Route.ANNOTATE).all()
+    # The scored response of every bought row was verified, not only the probes'.
+    assert np.isfinite(router.evidence.pass_rate).sum() == 20
+
+
+def test_a_policy_that_is_always_right_costs_the_probes_only(make_router):
+    router = make_router(oracle=Oracle())
+    result = router.first_routing(below(100))
+    assert router.ledger.num_bought == 10
+    assert (result.routes == Route.DISCARD).all()
+
+
+def test_what_is_left_is_spent_where_votes_fail(make_router):
+    oracle = Oracle()
+    router = make_router(oracle=oracle, budget=14, probe_size=10, discard_above=1.0)
+    router.first_routing(lambda rows: [row % 3 != 0 for row in rows])
+    assert router.ledger.num_bought == 10
+    router.update_votes([30, 31, 32], [0.25, 1.0, 0.4])
+    result = router.route(epoch=1)
+    assert oracle.asked[10:] == ["p032", "p030"]
+    assert result.routes[30] == result.routes[32] == Route.ANNOTATE and result.routes[31] != Route.ANNOTATE
+    assert [event["epoch"] for event in router.ledger.events()][10:] == [1, 1]
+
+
+def test_prompts_that_nobody_can_answer_stay_weak(make_router):
+    oracle = Oracle(declined=["p099", "p098"])
+    router = make_router(oracle=oracle)
+    result = router.first_routing(below(60))
+    assert result.routes[99] == result.routes[98] == Route.WEAK
+    router.route(epoch=1)
+    assert oracle.asked.count("p099") == 1
+
+
+def test_mastered_in_training_is_discarded(make_router):
+    router = make_router(oracle=Oracle())
+    router.first_routing(below(60))
+    assert router.routes[99] == Route.ANNOTATE
+    router.update_pass_rates([99], [1.0], num_rollouts=8)
+    assert router.route(epoch=1).routes[99] == Route.DISCARD
+
+
+def test_without_an_oracle_nothing_is_bought_or_discarded(make_router):
+    router = make_router(oracle=None)
+    result = router.first_routing(below(60))
+    assert result.counts() == {"discard": 0, "weak": 80, "annotate": 20}
+    assert (result.routes[router.probes] == Route.ANNOTATE).all() and result.routes[99] == Route.ANNOTATE
+    assert router.ledger.num_bought == 0
+
+
+@pytest.mark.parametrize(("budget", "size"), [(1, 1), (2, 1), (20, 10), (64, 32), (90, 32)])
+def test_default_probe_size(budget, size, make_router):
+    assert make_router(budget=budget, oracle=Oracle()).probe_size == size
