@@ -100,12 +100,13 @@ def plot_trace(trace: ResponseTrace, tokens: Sequence[str], threshold: float, pa
     upper.plot(signal, color="#2f6fb2", linewidth=1.2, label="attention further than 16 tokens back")
     upper.scatter(pivots, signal[pivots], color="#c8453b", s=22, zorder=3, label=f"{len(pivots)} pivots")
     upper.set_ylabel("attention mass")
+    upper.margins(y=0.15)  # room for the legend
     upper.set_title(_shorten(title), fontsize=9, loc="left")
     upper.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
     lower.bar(np.arange(len(entropy)), entropy, color="#9aa5b1")
     lower.bar(pivots, entropy[pivots], color="#c8453b")
     lower.set_ylabel("entropy (nats)")
-    labels = [repr(token)[1:-1].replace("$", r"\$") for token in tokens]
+    labels = [token.replace("\n", "\u21b5").replace("$", r"\$") for token in tokens]
     lower.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
     lower.set_xlim(-1, len(labels))
     for axes in (upper, lower):
