@@ -1,6 +1,5 @@
 """The two lines: a callback that routes the data of a `GRPOTrainer`."""
 
-import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,9 +13,9 @@ from trl import GRPOTrainer
 
 from .answers import as_label, extract_answer
 from .estimators import Estimator, PivotEntropy
-from .integration import TrainerAttachment, check_trainer, find_label_columns
+from .integration import TrainerAttachment, check_trainer, find_label_columns, find_verifier
 from .ledger import AnnotationLedger, CallableAnnotator, LabelVault, Oracle
-from .pool import pool_fingerprint
+from .pool import pool_fingerprint, pool_ids
 from .report.run import RunReport
 from .rewards import SUCCESS_REWARD, LabelRouter, RoutedReward
 from .rollouts import Rollout
@@ -94,19 +93,14 @@ class PivotDensityCallback(TrainerCallback):
         check_trainer(trainer)
         # TRL annotates attributes more loosely than what a built trainer holds.
         self._trainer = cast(Any, trainer)
-        dataset = self._trainer.train_dataset
-        if not isinstance(dataset, Dataset):
-            raise TypeError(
-                f"The training data is a `{type(dataset).__name__}`, but ranking a pool needs a `datasets.Dataset`, "
-                "which can be indexed. Load it without `streaming=True`, or collect a part of it: "
-                "`Dataset.from_list(list(dataset.take(10_000)))`."
-            )
+        dataset: Dataset = self._trainer.train_dataset
+        ids = pool_ids(dataset)
+        budget = resolve_budget(annotation_budget, len(ids))
         label_column, hidden = find_label_columns(
             self._trainer.reward_funcs, dataset.column_names, label_column, annotator is not None
         )
-        attachment = TrainerAttachment(trainer, hidden)
-        ids = attachment.prompt_ids
-        budget = resolve_budget(annotation_budget, len(ids))
+        self._verifier = find_verifier(self._trainer.reward_funcs, label_column)
+        attachment = TrainerAttachment(trainer, hidden, ids)
         oracle: Oracle
         if annotator is not None:
             oracle = CallableAnnotator(annotator, attachment.rows, label_column)
@@ -135,9 +129,6 @@ class PivotDensityCallback(TrainerCallback):
         )
         self.report = RunReport(self.output_dir)
         self._attachment = attachment
-        # The first reward function that reads the label tells whether a response is right.
-        readers = [i for i, reward in enumerate(self._trainer.reward_funcs) if _reads(reward, label_column)]
-        self._verifier = readers[0] if readers else None
         self._routed_epoch: int | None = None
         self.num_scoring_tokens = 0
         self._is_attached = True
@@ -219,11 +210,6 @@ class PivotDensityCallback(TrainerCallback):
         responses = self._attachment.decode(rollouts)
 
         def verify(labelled: list[int]) -> list[bool]:
-            if self._verifier is None:
-                raise ValueError(
-                    f"No reward function reads the label column `{self.label_router.label_column}`, so that no "
-                    "response can be verified. Name the column that a reward function takes: `label_column=`."
-                )
             labels = [self.ledger.label(self.router.prompt_ids[row]) for row in labelled]
             rewards = self._attachment.reward(
                 self._verifier,
@@ -300,10 +286,6 @@ class PivotDensityCallback(TrainerCallback):
     ) -> None:
         """Write the plots and print the table."""
         self.report.finish(self.summary(), self.router, state.log_history)
-
-
-def _reads(reward: Callable | nn.Module, column: str) -> bool:
-    return not isinstance(reward, nn.Module) and column in inspect.signature(reward).parameters
 
 
 def _caster(dataset: Dataset, label_column: str) -> Callable[[str], Any]:

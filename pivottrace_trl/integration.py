@@ -11,7 +11,6 @@ from torch import nn
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOTrainer
 
-from .pool import pool_ids
 from .rewards import ROW_COLUMN, RoutedReward
 from .rollouts import Rollout, generate_rollouts
 from .tracing import find_attention_modules
@@ -159,6 +158,35 @@ def find_label_columns(
     return label_column, hidden
 
 
+def find_verifier(reward_funcs: Sequence[Callable | nn.Module], label_column: str) -> int:
+    """
+    Tell which reward function says whether a response is right.
+
+    Args:
+        reward_funcs (`Sequence`):
+            Reward functions as given to the trainer.
+        label_column (`str`):
+            Column under which they expect the answer.
+
+    Returns:
+        `int`: position of the first that names the column, or of the only one there is (it may take the column
+        through `**kwargs`).
+
+    Raises:
+        ValueError: if none names it and there are several.
+    """
+    functions = [i for i, reward in enumerate(reward_funcs) if not isinstance(reward, nn.Module)]
+    naming = [i for i in functions if label_column in inspect.signature(cast(Any, reward_funcs[i])).parameters]
+    if naming:
+        return naming[0]
+    if len(functions) == 1:
+        return functions[0]
+    raise ValueError(
+        f"None of the {len(reward_funcs)} reward functions names the label column `{label_column}` in its signature, "
+        "so that it is unclear which one verifies a response. Name the column as a parameter of the one that does."
+    )
+
+
 class _WithheldRewardFilter(python_logging.Filter):
     """Drops TRL's warning about rows without a reward where the reward was withheld on purpose."""
 
@@ -179,17 +207,18 @@ class TrainerAttachment:
             A trainer that passed [`check_trainer`].
         hidden_columns (`Sequence[str]`):
             Columns that leave the training data.
+        prompt_ids (`Sequence[str]`):
+            Id of each row of the training data.
 
     Attributes:
-        prompt_ids (`list[str]`): id of each row of the pool.
         resume_path (`str` or `None`): checkpoint from which the running `train()` resumes.
     """
 
-    def __init__(self, trainer: GRPOTrainer, hidden_columns: Sequence[str]):
+    def __init__(self, trainer: GRPOTrainer, hidden_columns: Sequence[str], prompt_ids: Sequence[str]):
         # TRL annotates attributes more loosely than what a built trainer holds.
         self.trainer = cast(Any, trainer)
         self._dataset: Dataset = self.trainer.train_dataset
-        self.prompt_ids = pool_ids(self._dataset)
+        self._row = {identity: row for row, identity in enumerate(prompt_ids)}
         self.reward_funcs: list[Any] = self.trainer.reward_funcs
         self.resume_path: str | None = None
         self._filter: python_logging.Filter | None = None
@@ -239,9 +268,8 @@ class TrainerAttachment:
 
     def rows(self, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:
         """Rows of the pool with the given ids, without label columns."""
-        number = {identity: row for row, identity in enumerate(self.prompt_ids)}
         blind = self._blind_dataset.remove_columns(ROW_COLUMN)
-        return [blind[number[identity]] for identity in prompt_ids]
+        return [blind[self._row[identity]] for identity in prompt_ids]
 
     def tokenize(self, rows: Sequence[int]) -> list[list[int]]:
         """Token ids of the prompts of the given rows, as the trainer makes them."""

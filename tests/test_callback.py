@@ -373,6 +373,21 @@ class TestBadInput:
         self.refused(trainer, ValueError, r"several columns, \['solution', 'level'\].*label_column='solution'")
         attach(trainer, label_column="solution").detach()
 
+    def test_a_label_taken_through_kwargs(self, make_trainer):
+        def reward(completions, **kwargs):
+            return digit_reward(completions, kwargs["solution"])
+
+        def other(completions, **kwargs):
+            return [0.0] * len(completions)
+
+        trainer = make_trainer(reward_funcs=[reward, other])
+        match = "None of the 2 reward functions names the label column `solution`"
+        self.refused(trainer, ValueError, match, label_column="solution")
+        trainer = make_trainer(reward_funcs=reward, max_steps=1)
+        callback = attach(trainer, label_column="solution")
+        trainer.train()
+        assert callback.summary()["annotated"] > 0
+
     def test_empty_pool(self, make_trainer):
         trainer = make_trainer()
         trainer.train_dataset = trainer.train_dataset.select([])

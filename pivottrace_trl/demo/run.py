@@ -234,8 +234,8 @@ def _show(console: Console, arms: list[Arm], output_dir: Path, seed: int) -> Non
     curves.add_column("step", justify="right")
     for arm in arms:
         curves.add_column(arm.name, justify="right")
-    for step, *accuracies in zip(full.steps, full.accuracies, pivot.accuracies, strict=True):
-        curves.add_row(str(step), *(f"{accuracy:.1%}" for accuracy in accuracies))
+    for row in zip(full.steps, full.accuracies, pivot.accuracies, strict=True):
+        curves.add_row(str(row[0]), *(f"{accuracy:.1%}" for accuracy in row[1:]))
     console.print(curves)
     target, difference = full.accuracies[-1], pivot.accuracies[-1] - full.accuracies[-1]
     step = first_step_at(pivot, target)
