@@ -207,7 +207,13 @@ class RoutedReward:
             if log_extra is not None:
                 # The completions table needs one value for every completion of the batch.
                 columns["log_extra"] = lambda name, values: log_extra(name, _scatter(values, shown, len(completions)))
-            for index, reward in zip(shown, self.reward_func(**columns), strict=True):
+            given = self.reward_func(**columns)
+            if len(given) != len(shown):
+                raise ValueError(
+                    f"The reward function {self.reward_func!r} returned {len(given)} rewards for {len(shown)} "
+                    "completions. It must return exactly one for each completion it is passed."
+                )
+            for index, reward in zip(shown, given, strict=True):
                 rewards[index] = reward
         if self.is_verifier:
             self.label_router.verified(batch, rewards, log_metric)

@@ -29,14 +29,14 @@ class TriageConfig:
             Probability of success from which prompts count as mastered.
         annotate_below (`float`, *optional*, defaults to `0.5`):
             Probability of success below which a majority vote is not trusted.
-        min_agreement (`float`, *optional*, defaults to `0.5`):
+        min_agreement (`float`, *optional*, defaults to `0.75`):
             Share of a group that must give the majority answer before it is used as a pseudo-label.
     """
 
     probe_size: int | None = None
     discard_above: float = 0.85
     annotate_below: float = 0.5
-    min_agreement: float = 0.5
+    min_agreement: float = 0.75
 
     def resolve_probe_size(self, budget: int, pool_size: int) -> int:
         """

@@ -68,6 +68,7 @@ class PoolScorer:
         self.estimator = estimator
         self.density = PivotDensity()
         self.heads: dict[int, list[int]] | None = None
+        self.is_fitted = False
         self._pad_token_id = pad_token_id
         self._token_budget = token_budget
         self._autocast = autocast
@@ -96,7 +97,6 @@ class PoolScorer:
                 f"All {len(rollouts)} responses are empty, so that there is nothing to score. Check the chat "
                 "template, the end-of-sequence token and the maximum completion length."
             )
-        is_first = self.heads is None
         if self.heads is None:
             self.heads = choose_local_heads(
                 model, rollouts, self._pad_token_id, self._token_budget, autocast=self._autocast
@@ -110,9 +110,10 @@ class PoolScorer:
             autocast=self._autocast,
             progress=progress,
         )
-        if is_first:
-            self.estimator = self.estimator.fit(traces)
+        if self.density.threshold is None:
             self.density = self.density.fit(traces)
+        if not self.is_fitted:
+            self.estimator, self.is_fitted = self.estimator.fit(traces), True
         scores = np.asarray(self.estimator(traces), dtype=float)
         if scores.shape != (len(rollouts),):
             raise ValueError(

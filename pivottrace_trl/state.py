@@ -117,7 +117,8 @@ def load_state(
     scorer.heads = {int(layer): heads for layer, heads in state["heads"].items()}
     scorer.density = replace(scorer.density, **state["density"])
     if is_dataclass(scorer.estimator) and state["estimator"]["values"] is not None:
-        scorer.estimator = replace(scorer.estimator, **state["estimator"]["values"])
+        # Any other estimator is fitted again on the first traces of the resumed run.
+        scorer.estimator, scorer.is_fitted = replace(scorer.estimator, **state["estimator"]["values"]), True
     return state["num_prompts"], state["epoch"]
 
 

@@ -208,7 +208,7 @@ def triage(
     budget_left: int,
     discard_above: float = 0.85,
     annotate_below: float = 0.5,
-    min_agreement: float = 0.5,
+    min_agreement: float = 0.75,
     min_verified: int = 4,
 ) -> TriageResult:
     """
@@ -235,7 +235,7 @@ def triage(
             Probability of success from which a prompt counts as mastered.
         annotate_below (`float`, *optional*, defaults to `0.5`):
             Probability of success below which voting is not trusted.
-        min_agreement (`float`, *optional*, defaults to `0.5`):
+        min_agreement (`float`, *optional*, defaults to `0.75`):
             Agreement below which a prompt's own vote is not trusted.
         min_verified (`int`, *optional*, defaults to `4`):
             Number of verified rollouts from which a prompt's own pass rate can show that it is mastered.

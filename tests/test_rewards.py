@@ -120,3 +120,11 @@ def test_broken_groups_are_refused(label_router):
     reward = RoutedReward(Recorder(), label_router, True)
     with pytest.raises(RuntimeError, match="groups of 4 completions"):
         reward(["?"] * 4, ["1"] * 4, [[0]] * 4, **{ROW_COLUMN: [5, 5, 6, 6]})
+
+
+def test_a_wrong_number_of_rewards_is_named(label_router):
+    def reward(completions, **kwargs):
+        return [1.0]
+
+    with pytest.raises(ValueError, match="returned 1 rewards for 4 completions"):
+        call(RoutedReward(reward, label_router, True), [0], [1, 2, 3, 4])
