@@ -177,7 +177,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=NUM_STEPS)
     args = parser.parse_args()
     model, tokenizer = train(args.steps)
-    save(model, tokenizer, args.output)
+    # A fresh tokenizer: the one that was trained with has its padding written into it.
+    save(model, make_tokenizer(), args.output)
     print("terms  pass rate  mastered (>= 0.9)  out of reach (<= 0.1)")
     for level in range(MIN_TERMS, MAX_TERMS + 1):
         rates = pass_rates(model, tokenizer, level)
