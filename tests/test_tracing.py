@@ -73,6 +73,14 @@ def test_equals_the_full_attention_map(name, implementation):
         assert mass.std() > 0.05 and mass.max() > 0.5
 
 
+def test_flex_attention():
+    batch = batch_of()
+    capture, _ = traced(make_model("llama", attn_implementation="flex_attention"), batch)
+    eager = make_model("llama", attn_implementation="eager")
+    for layer, mass in capture.long_range_mass.items():
+        assert (mass - reference(eager, batch, layer)[0]).abs().max() < 1e-5
+
+
 def test_bfloat16():
     batch = batch_of()
     model = make_model("llama").to(torch.bfloat16)
