@@ -160,7 +160,8 @@ class PoolRouter:
         return result
 
     def _buy(self, rows: np.ndarray, purpose: str, epoch: int) -> None:
-        assert self.oracle is not None
+        if self.oracle is None:
+            raise RuntimeError(f"{len(rows)} labels are wanted, but there is no `oracle` to buy from. Pass one.")
         try:
             self.ledger.buy([self.prompt_ids[row] for row in rows], self.oracle, purpose, epoch)
         finally:
