@@ -6,15 +6,17 @@ from .versions import check_versions
 check_versions()
 
 from .answers import Vote, extract_answer, is_correct, majority_vote  # noqa: E402
+from .attention import AttentionStatistics  # noqa: E402
 from .callback import PivotDensityCallback  # noqa: E402
 from .estimators import Estimator, PivotDensity, PivotEntropy, ResponseLength  # noqa: E402
 from .ledger import AnnotationLedger, CallableAnnotator, LabelVault  # noqa: E402
 from .offline import PoolTriage, triage_pool  # noqa: E402
 from .pool import drop_duplicates, pool_fingerprint, pool_ids, prompt_id  # noqa: E402
-from .rollouts import ResponseTrace, Rollout, generate_rollouts, trace_rollouts  # noqa: E402
+from .rollouts import Rollout, generate_rollouts  # noqa: E402
 from .routing import PoolRouter, TriageConfig  # noqa: E402
 from .sampler import PivotRoutedSampler  # noqa: E402
 from .scoring import PoolScorer, PoolScores  # noqa: E402
+from .traces import ResponseTrace, trace_rollouts  # noqa: E402
 from .tracing import AttentionCapture, AttentionTracer  # noqa: E402
 from .triage import Evidence, Route, TriageResult, choose_probes, rank_pool, resolve_budget, triage  # noqa: E402
 
@@ -24,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "AnnotationLedger",
     "AttentionCapture",
+    "AttentionStatistics",
     "AttentionTracer",
     "CallableAnnotator",
     "Estimator",

@@ -18,11 +18,12 @@ from .ledger import AnnotationLedger, CallableAnnotator, LabelVault, Oracle
 from .pool import pool_fingerprint, pool_ids
 from .report.run import RunReport
 from .rewards import SUCCESS_REWARD, LabelRouter, RoutedReward
-from .rollouts import Rollout
 from .routing import PoolRouter, TriageConfig
 from .sampler import PivotRoutedSampler
 from .scoring import PoolScorer
 from .state import load_state, save_state
+from .traces import ResponseTrace
+from .tracing import AttentionTracer
 from .triage import Route, TriageResult, count_routes, resolve_budget
 
 
@@ -36,7 +37,8 @@ class PivotDensityCallback(TrainerCallback):
 
     Constructing the callback takes the label columns out of the trainer's dataset. When training starts, the policy
     answers every prompt once, the answers are traced for pivots, a probe set is annotated, and every prompt gets a
-    [`Route`]; the routes are computed again at the start of each epoch from the rollouts that training made itself.
+    [`Route`]; the routes are computed again at the start of each epoch from the rollouts that training made itself,
+    which are traced in the forward passes of the loss.
 
     Args:
         trainer ([`~trl.GRPOTrainer`]):
@@ -111,6 +113,7 @@ class PivotDensityCallback(TrainerCallback):
         scorer = PoolScorer(
             estimator or PivotEntropy(),
             self._trainer._tokenizer.pad_token_id,
+            temperature=self._trainer.temperature,
             autocast=self._trainer.accelerator.autocast,
         )
 
@@ -141,6 +144,8 @@ class PivotDensityCallback(TrainerCallback):
             ],
             self._make_sampler,
             has_withheld=lambda: self.label_router.num_withheld > 0,
+            make_tracer=lambda model: AttentionTracer(model, heads=self.scorer.heads),
+            take_traces=self._take_traces,
         )
 
     def detach(self) -> None:
@@ -182,9 +187,7 @@ class PivotDensityCallback(TrainerCallback):
             )
         num_prompts = None
         if self._attachment.resume_path is not None:
-            num_prompts, self._routed_epoch = load_state(
-                Path(self._attachment.resume_path), self.router, self.scorer, self.label_router.rollouts
-            )
+            num_prompts, self._routed_epoch = load_state(Path(self._attachment.resume_path), self.router, self.scorer)
         elif self.report.num_routings == 0:
             self._first_routing()
             self._routed_epoch = 0
@@ -206,7 +209,10 @@ class PivotDensityCallback(TrainerCallback):
         rows = list(range(len(self.router.prompt_ids)))
         rollouts = self._attachment.generate(rows)
         self.num_scoring_tokens += sum(len(r.prompt_ids) + len(r.completion_ids) for r in rollouts)
-        self._score(rows, rollouts)
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        pool_scores = self.scorer(model, rollouts, progress=not self._trainer.args.disable_tqdm)
+        self.router.update_scores(np.array(rows), pool_scores.scores, pool_scores.densities)
+        self.report.note_traces(rollouts, pool_scores.traces, self.scorer.density)
         responses = self._attachment.decode(rollouts)
 
         def verify(labelled: list[int]) -> list[bool]:
@@ -222,11 +228,13 @@ class PivotDensityCallback(TrainerCallback):
 
         self._finish_routing(self.router.first_routing(verify), epoch=0)
 
-    def _score(self, rows: list[int], rollouts: list[Rollout]) -> None:
-        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        pool_scores = self.scorer(model, rollouts, progress=not self._trainer.args.disable_tqdm)
-        self.router.update_scores(np.array(rows), pool_scores.scores, pool_scores.densities)
-        self.report.note_traces(rows, rollouts, pool_scores.traces, self.scorer.density)
+    def _take_traces(self, rows: list[int], traces: list[ResponseTrace]) -> None:
+        """Score rollouts of training as they are traced. The plan of the running epoch is frozen and stays."""
+        # With `mask_truncated_completions`, TRL blanks completions that were cut off: there is nothing to score.
+        shown = [i for i, trace in enumerate(traces) if len(trace) > 0]
+        if shown:
+            pool_scores = self.scorer.score([traces[i] for i in shown], others=self.router.scores)
+            self.router.update_scores([rows[i] for i in shown], pool_scores.scores, pool_scores.densities)
 
     def _finish_routing(self, result: TriageResult, epoch: int) -> None:
         tokenizer = self._trainer._tokenizer
@@ -235,17 +243,10 @@ class PivotDensityCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Route again from the rollouts of the last epoch, before the sampler's next iterator is made."""
+        """Route again from what the last epoch showed, before the sampler's next iterator is made."""
         # A run resumed in the middle of an epoch begins with a fraction.
         epoch = int((state.epoch or 0) + 1e-6)
         if self._routed_epoch != epoch and self.sampler is not None:
-            fresh = dict(sorted(self.label_router.rollouts.items()))
-            self.label_router.rollouts.clear()
-            if fresh:
-                prompts = self._attachment.tokenize(list(fresh))
-                rollouts = [Rollout(p, c) for p, c in zip(prompts, fresh.values(), strict=True)]
-                if any(not rollout.is_empty for rollout in rollouts):
-                    self._score(list(fresh), rollouts)
             result = self.router.route(epoch)
             self._routed_epoch = epoch
             self._finish_routing(result, epoch)
@@ -276,7 +277,6 @@ class PivotDensityCallback(TrainerCallback):
                 Path(str(args.output_dir)) / f"checkpoint-{state.global_step}",
                 self.router,
                 self.scorer,
-                self.label_router.rollouts,
                 self.sampler.num_prompts,
                 self._routed_epoch,
             )

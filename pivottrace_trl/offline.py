@@ -200,6 +200,7 @@ def _write(outcome: PoolTriage, scorer: PoolScorer, prompts: Sequence, output_di
     traces = {
         "prompt_id": router.prompt_ids,
         "long_range_mass": [trace.long_range_mass for trace in scores.traces],
+        "waad": [trace.waad for trace in scores.traces],
         "entropy": [trace.entropy for trace in scores.traces],
     }
     replace_atomically(output_dir / "traces.parquet", lambda path: pq.write_table(pa.table(traces), path))

@@ -1,7 +1,7 @@
 """Reward functions that see a bought label, the group's own majority answer, or nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,6 @@ class LabelRouter:
             Turns an answer into the type of the label column. Defaults to leaving it a string.
 
     Attributes:
-        rollouts (`dict[int, list[int]]`): completion ids of one rollout of the latest group of each row.
         num_withheld (`int`): groups of the latest batch that got no reward.
     """
 
@@ -65,7 +64,6 @@ class LabelRouter:
     num_generations: int
     extract: Callable[[str], str | None] = extract_answer
     cast: Callable[[str], Any] = as_label
-    rollouts: dict[int, list[int]] = field(default_factory=dict)
     num_withheld: int = 0
     _latest: tuple[object, BatchLabels] | None = None
 
@@ -118,7 +116,6 @@ class LabelRouter:
             votes.append(vote)
             group_rows.append(row)
             is_annotated.append(bought is not None)
-            self.rollouts[row] = list(completion_ids[start])
         self.router.update_votes(group_rows, [vote.agreement for vote in votes])
         self.num_withheld = sum(label is None for label in labels) // size
         if log_metric is not None:

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .estimators import Estimator, PivotDensity
-from .rollouts import ResponseTrace, Rollout, choose_local_heads, trace_rollouts
+from .rollouts import Rollout
+from .traces import ResponseTrace, choose_local_heads, trace_rollouts
 
 
 logger = logging.get_logger(__name__)
@@ -21,7 +22,7 @@ class PoolScores:
     Scores of a set of prompts. Arrays have shape `(num_prompts,)`.
 
     Attributes:
-        scores (`np.ndarray`, float): uncertainty, higher = less sure; finite.
+        scores (`np.ndarray`, float): uncertainty, higher = less sure.
         densities (`np.ndarray`, float): pivots per response token; NaN for an empty response.
         traces (`list[ResponseTrace]`): what the scores were made from.
     """
@@ -43,8 +44,13 @@ class PoolScorer:
             Padding token of the model.
         token_budget (`int`, *optional*, defaults to `4096`):
             Tokens a forward pass, padding included.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Temperature at which the responses were sampled.
         autocast (`Callable`, *optional*):
             Context manager for the forward passes, for mixed precision.
+
+    Attributes:
+        heads (`dict[int, list[int]]`): query heads traced per layer index, `None` before the first call.
 
     Example:
     ```python
@@ -59,6 +65,7 @@ class PoolScorer:
         estimator: Estimator,
         pad_token_id: int,
         token_budget: int = 4096,
+        temperature: float = 1.0,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ):
         if not isinstance(estimator, Estimator):
@@ -71,6 +78,7 @@ class PoolScorer:
         self.is_fitted = False
         self._pad_token_id = pad_token_id
         self._token_budget = token_budget
+        self._temperature = temperature
         self._autocast = autocast
 
     def __call__(self, model: PreTrainedModel, rollouts: Sequence[Rollout], progress: bool = True) -> PoolScores:
@@ -107,6 +115,7 @@ class PoolScorer:
             self.heads,
             self._pad_token_id,
             token_budget=self._token_budget,
+            temperature=self._temperature,
             autocast=self._autocast,
             progress=progress,
         )
@@ -114,15 +123,38 @@ class PoolScorer:
             self.density = self.density.fit(traces)
         if not self.is_fitted:
             self.estimator, self.is_fitted = self.estimator.fit(traces), True
+        if num_empty:
+            logger.warning(f"{num_empty} of {len(rollouts)} responses are empty; they count as most uncertain.")
+        return self.score(traces)
+
+    def score(self, traces: Sequence[ResponseTrace], others: np.ndarray | None = None) -> PoolScores:
+        """
+        Score traces with what the first call fixed.
+
+        Args:
+            traces (`Sequence[ResponseTrace]`):
+                One trace per prompt; of length 0 or 1 for an empty response, which scores as high as the highest of
+                the others: a model that ends at once has not answered, which is the opposite of mastery.
+            others (`np.ndarray`, *optional*):
+                Scores among which to look for the highest, besides those of `traces`.
+
+        Returns:
+            [`PoolScores`]
+
+        Raises:
+            ValueError: if the estimator returns the wrong number of scores.
+        """
         scores = np.asarray(self.estimator(traces), dtype=float)
-        if scores.shape != (len(rollouts),):
+        if scores.shape != (len(traces),):
             raise ValueError(
-                f"{type(self.estimator).__name__} returned scores of shape {scores.shape} for {len(rollouts)} "
+                f"{type(self.estimator).__name__} returned scores of shape {scores.shape} for {len(traces)} "
                 "responses; it must return one number each."
             )
-        if num_empty:
-            # A model that ends at once has not answered: that is the opposite of mastery, whatever the score.
-            is_empty = np.array([rollout.is_empty for rollout in rollouts])
-            scores = np.where(is_empty, scores[~is_empty].max(), scores)
-            logger.warning(f"{num_empty} of {len(rollouts)} responses are empty; they count as most uncertain.")
-        return PoolScores(scores=scores, densities=self.density(traces), traces=traces)
+        densities = self.density(traces)
+        is_empty = np.array([len(trace) <= 1 for trace in traces])
+        # Only empty responses are filled in: NaN scores of an estimator gone wrong must not be covered up.
+        if is_empty.any():
+            known = scores[~is_empty] if others is None else np.concatenate([scores[~is_empty], others])
+            scores = np.where(is_empty, known.max(), scores)
+            densities = np.where(is_empty, np.nan, densities)
+        return PoolScores(scores=scores, densities=densities, traces=list(traces))

@@ -22,7 +22,6 @@ def save_state(
     checkpoint: Path,
     router: PoolRouter,
     scorer: PoolScorer,
-    rollouts: dict[int, list[int]],
     num_prompts: int,
     epoch: int,
 ) -> None:
@@ -33,7 +32,6 @@ def save_state(
         checkpoint (`Path`): checkpoint folder.
         router ([`PoolRouter`]): scores, evidence, routes.
         scorer ([`PoolScorer`]): heads and thresholds.
-        rollouts (`dict[int, list[int]]`): completion ids of the epoch so far, by row.
         num_prompts (`int`): prompts an epoch.
         epoch (`int`): epoch that the routes are for.
     """
@@ -54,15 +52,12 @@ def save_state(
         "pass_rate": router.evidence.pass_rate,
         "num_verified": router.evidence.num_verified,
         "agreement": router.evidence.agreement,
-        "completion_ids": pa.array([rollouts.get(row) for row in range(len(router.prompt_ids))], pa.list_(pa.int32())),
     }
     replace_atomically(checkpoint / _PARQUET, lambda path: pq.write_table(pa.table(columns), path))
     replace_atomically(checkpoint / _JSON, lambda path: path.write_text(json.dumps(state)))
 
 
-def load_state(
-    checkpoint: Path, router: PoolRouter, scorer: PoolScorer, rollouts: dict[int, list[int]]
-) -> tuple[int, int]:
+def load_state(checkpoint: Path, router: PoolRouter, scorer: PoolScorer) -> tuple[int, int]:
     """
     Put a saved state back into fresh objects.
 
@@ -70,7 +65,6 @@ def load_state(
         checkpoint (`Path`): checkpoint folder.
         router ([`PoolRouter`]): takes scores, evidence, routes; which labels were bought is read from its ledger.
         scorer ([`PoolScorer`]): takes heads and thresholds.
-        rollouts (`dict[int, list[int]]`): takes the completion ids of the epoch so far.
 
     Returns:
         `tuple[int, int]`: prompts an epoch, and the epoch that the routes are for.
@@ -111,9 +105,6 @@ def load_state(
     router.evidence.is_labelled[:] = [router.ledger.label(i) is not None for i in router.prompt_ids]
     position = {row: place for place, row in enumerate(order)}
     router.probes = np.array([position[row] for row in state["probes"]], int)
-    completions = table["completion_ids"].to_pylist()
-    rollouts.clear()
-    rollouts.update({row: completions[old] for row, old in enumerate(order) if completions[old] is not None})
     scorer.heads = {int(layer): heads for layer, heads in state["heads"].items()}
     scorer.density = replace(scorer.density, **state["density"])
     if is_dataclass(scorer.estimator) and state["estimator"]["values"] is not None:

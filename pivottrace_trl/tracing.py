@@ -3,9 +3,9 @@
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -13,13 +13,13 @@ from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .attention import AttentionStatistics, attention_statistics
+
 
 # Name under which the recording attention function is registered with transformers.
 _TRACED_IMPLEMENTATION = "pivottrace_traced"
 # Attention modules that are inside a traced forward pass, with what records them.
 _RECORDERS: dict[nn.Module, "_LayerRecorder"] = {}
-# Queries handled at a time: bounds the extra memory to `heads * _QUERY_CHUNK * keys` numbers per row.
-_QUERY_CHUNK = 128
 
 
 @dataclass
@@ -28,36 +28,34 @@ class AttentionCapture:
     What one traced forward pass recorded.
 
     Attributes:
-        long_range_mass (`dict[int, torch.Tensor]`):
-            Per traced layer, a float32 tensor of shape `(batch, heads, queries)`: the attention probability that each
-            query position puts on keys at least `window` positions back, sinks left out.
-        spans (`dict[int, torch.Tensor]`):
-            Per traced layer, a float32 tensor of shape `(batch, heads, queries)`: the expected backward distance
-            `sum_s A[t, s] * (t - s)` in tokens (arXiv 2510.13554).
-        skipped_layers (`dict[int, str]`):
-            Layers that could not be traced, with the reason.
+        layers (`dict[int, AttentionStatistics]`):
+            Per traced layer, tensors of shape `(rows, heads, queries)`.
     """
 
-    long_range_mass: dict[int, torch.Tensor] = field(default_factory=dict)
-    spans: dict[int, torch.Tensor] = field(default_factory=dict)
-    skipped_layers: dict[int, str] = field(default_factory=dict)
+    layers: dict[int, AttentionStatistics] = field(default_factory=dict)
 
-    def signal(self) -> torch.Tensor:
+    def signal(self, name: str = "long_range_mass") -> torch.Tensor:
         """
-        Long-range mass averaged over the traced heads of all traced layers.
+        One statistic averaged over the traced heads of all traced layers.
+
+        Args:
+            name (`str`, *optional*, defaults to `"long_range_mass"`):
+                Field of [`AttentionStatistics`].
 
         Returns:
-            `torch.Tensor` of shape `(batch, queries)`, float32, in `[0, 1]`.
+            `torch.Tensor` of shape `(rows, queries)`, float32.
+
+        Raises:
+            RuntimeError: if no layer was traced.
         """
-        if not self.long_range_mass:
+        if not self.layers:
             raise RuntimeError(
-                "No layer was traced: "
-                + ("; ".join(f"layer {i}: {why}" for i, why in self.skipped_layers.items()) or "no forward pass ran")
-                + ". Run the model inside `capture()`, on the whole sequence and without a KV cache."
+                "No layer was traced: no forward pass ran. Run the model inside `capture()`, on whole sequences, "
+                "without a KV cache."
             )
+        tensors = [getattr(statistics, name) for statistics in self.layers.values()]
         # A model may be split over devices, layer by layer.
-        masses = [mass.to(next(iter(self.long_range_mass.values())).device) for mass in self.long_range_mass.values()]
-        return torch.cat(masses, dim=1).mean(dim=1)
+        return torch.cat([tensor.to(tensors[0].device) for tensor in tensors], dim=1).mean(dim=1)
 
 
 def find_attention_modules(model: nn.Module) -> dict[int, nn.Module]:
@@ -122,23 +120,28 @@ class AttentionTracer:
     During a capture each chosen attention module carries a pre-hook and a post-hook. The pre-hook routes the module's
     call of the attention interface through a recorder; the recorder calls the model's own attention function with the
     same arguments, returns its output untouched, and reduces queries and keys, which are then final (projected by LoRA
-    or 4-bit layers, normalised, rotated), to one number per head and query. Attention maps are never stored: the
-    recorder works on a few heads and `128` queries at a time, whatever the attention implementation.
+    or 4-bit layers, normalised, rotated), to three numbers per head and query. Attention maps are never stored,
+    whatever the attention implementation. Steps of decoding with a KV cache and the second forward pass of gradient
+    checkpointing are left alone. A model compiled with `torch.compile` runs uncompiled inside a capture.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             Causal language model.
         heads (`Mapping[int, Sequence[int] | None]`, *optional*):
-            Query heads to trace per layer index, `None` for all of a layer. Defaults to all heads of
-            [`select_layers`].
+            Query heads to trace per layer index, `None` for all of a layer. Defaults to all heads of the
+            [`select_layers`] of those layers that see the whole sequence; where every layer has a sliding window, of
+            all layers.
         window (`int`, *optional*, defaults to `16`):
             Distance in tokens from which attention counts as long-range.
+        waad_window (`int`, *optional*, defaults to `10`):
+            Distance in tokens at which the windowed average attention distance stops counting.
         num_sinks (`int`, *optional*, defaults to `4`):
             Number of first tokens of each sequence whose attention is left out of the long-range mass: they attract
             attention from everywhere, whatever they say (attention sinks).
 
     Raises:
-        ValueError: if no attention module can be read, or `heads` names a layer that does not exist.
+        ValueError: if no attention module can be read, `heads` names a layer or head that does not exist, or a window
+            is not positive.
 
     Example:
     ```python
@@ -155,31 +158,46 @@ class AttentionTracer:
         model: PreTrainedModel | nn.Module,
         heads: Mapping[int, Sequence[int] | None] | None = None,
         window: int = 16,
+        waad_window: int = 10,
         num_sinks: int = 4,
     ):
-        if window < 1:
-            raise ValueError(f"`window` is {window}, but must be at least 1 token.")
+        for name, size in {"window": window, "waad_window": waad_window}.items():
+            if size < 1:
+                raise ValueError(f"`{name}` is {size}, but must be at least 1 token.")
         modules = find_attention_modules(model)
+        self.skipped_layers: dict[int, str] = {}
         if heads is None:
-            indices = list(modules)
-            layers: dict[int, Sequence[int] | None] = {indices[i]: None for i in select_layers(len(indices))}
-        else:
-            layers = dict(heads)
-            if unknown := sorted(set(layers) - set(modules)):
-                raise ValueError(f"`heads` names layers {unknown}, but the model has layers {list(modules)}.")
+            # A layer with a sliding window cannot look far back. Skipping it whatever the length of the sequences
+            # keeps the signals of short and long ones comparable.
+            sizes = {index: _sliding_window(module) for index, module in modules.items()}
+            sliding = {index: size for index, size in sizes.items() if size is not None}
+            if len(sliding) < len(modules):
+                self.skipped_layers = {index: f"sliding window of {size} tokens" for index, size in sliding.items()}
+            candidates = [index for index in modules if index not in self.skipped_layers]
+            heads = {candidates[i]: None for i in select_layers(len(candidates))}
+        elif unknown := sorted(set(heads) - set(modules)):
+            raise ValueError(f"`heads` names layers {unknown}, but the model has layers {list(modules)}.")
         self.window = window
+        self.waad_window = waad_window
         self.num_sinks = num_sinks
-        self._modules = {index: modules[index] for index in layers}
-        self._heads = layers
+        self.heads = dict(heads)
+        self._modules = {index: modules[index] for index in heads}
+        self._model = model
 
     @contextmanager
-    def capture(self, attention_mask: torch.Tensor) -> Iterator[AttentionCapture]:
+    def capture(
+        self, attention_mask: torch.Tensor, rows: torch.Tensor | None = None, num_queries: int | None = None
+    ) -> Iterator[AttentionCapture]:
         """
         Trace the forward passes made inside the block; the last one counts. Hooks exist only inside it.
 
         Args:
             attention_mask (`torch.Tensor` of shape `(batch, keys)`):
                 1 for real tokens and 0 for padding, which may stand on the left, on the right or on both sides.
+            rows (`torch.Tensor` of shape `(rows,)`, int64, *optional*):
+                Rows of the batch to trace. Defaults to all.
+            num_queries (`int`, *optional*):
+                How many of the last positions to trace. Defaults to all.
 
         Yields:
             [`AttentionCapture`], filled when the model has run.
@@ -191,16 +209,18 @@ class AttentionTracer:
             for index, module in self._modules.items():
                 recorder = _LayerRecorder(
                     layer=index,
-                    heads=self._heads[index],
-                    window=self.window,
+                    tracer=self,
+                    heads=self.heads[index],
                     key_mask=attention_mask.bool(),
-                    sink_mask=_sink_mask(attention_mask, self.num_sinks),
+                    rows=rows,
+                    num_queries=num_queries,
                     capture=capture,
                     own_config=module.config,
                 )
                 handles.append(module.register_forward_pre_hook(recorder.enter))
                 handles.append(module.register_forward_hook(recorder.leave, always_call=True))
-            yield capture
+            with _without_compilation(self._model):
+                yield capture
         finally:
             for handle in handles:
                 handle.remove()
@@ -211,14 +231,17 @@ class _LayerRecorder:
     """Hooks of one layer and the reduction of its attention."""
 
     layer: int
+    tracer: AttentionTracer
     heads: Sequence[int] | None
-    window: int
     key_mask: torch.Tensor
-    sink_mask: torch.Tensor
+    rows: torch.Tensor | None
+    num_queries: int | None
     capture: AttentionCapture
     own_config: Any
 
     def enter(self, module: Any, args: tuple) -> None:
+        if torch._C._current_graph_task_id() != -1:
+            return  # inside backward: gradient checkpointing repeats a forward pass that was traced already
         traced_config = copy.copy(self.own_config)
         traced_config._attn_implementation = _TRACED_IMPLEMENTATION
         module.config = traced_config
@@ -235,36 +258,47 @@ class _LayerRecorder:
 
     @torch.no_grad()
     def record(self, query: torch.Tensor, key: torch.Tensor, scaling: float | None, options: dict) -> None:
-        num_queries, num_keys = query.shape[2], key.shape[2]
-        if num_queries == 1:
-            return  # a decoding step: the whole response is traced afterwards, in one pass
-        if num_queries != num_keys or self.key_mask.shape != (query.shape[0], num_keys):
+        num_tokens = key.shape[2]
+        if query.shape[2] != num_tokens:
+            return  # decoding with a KV cache: the whole response is traced afterwards, in one pass
+        if self.key_mask.shape != (query.shape[0], num_tokens):
             raise RuntimeError(
-                f"Layer {self.layer} attends from {num_queries} to {num_keys} positions in a batch of "
-                f"{query.shape[0]}, but the attention mask given to `capture()` has shape "
-                f"{tuple(self.key_mask.shape)}. Pass the mask of this very batch, and run without a KV cache."
+                f"Layer {self.layer} attends to {num_tokens} positions in a batch of {query.shape[0]}, but the "
+                f"attention mask given to `capture()` has shape {tuple(self.key_mask.shape)}. Pass the mask of this "
+                "very batch."
+            )
+        if options.get("position_bias") is not None:
+            raise NotImplementedError(
+                f"Layer {self.layer} adds a learned position bias to its attention, which the tracer does not read."
             )
         sliding_window = options.get("sliding_window")
-        if sliding_window is not None and sliding_window < num_keys:
-            # A local layer cannot look far back, so that it has no long-range attention to speak of.
-            self.capture.skipped_layers[self.layer] = f"sliding window of {sliding_window} in {num_keys} tokens"
-            return
-        groups = query.shape[1] // key.shape[1]
-        heads = torch.arange(query.shape[1]) if self.heads is None else torch.as_tensor(self.heads)
+        if sliding_window is not None and sliding_window >= num_tokens:
+            sliding_window = None
+        num_heads, device = query.shape[1], query.device
+        if self.heads is not None and not all(0 <= head < num_heads for head in self.heads):
+            raise ValueError(f"`heads` names heads {list(self.heads)} of layer {self.layer}, which has {num_heads}.")
+        heads = torch.arange(num_heads) if self.heads is None else torch.as_tensor(self.heads, dtype=torch.long)
+        key_heads = (heads // (num_heads // key.shape[1])).to(device)
+        heads, key_mask = heads.to(device), self.key_mask.to(device)
+        if self.rows is not None:
+            rows = self.rows.to(device)
+            query, key, key_mask = query[rows], key[rows], key_mask[rows]
+        first_query = 0 if self.num_queries is None else num_tokens - self.num_queries
+        sink_logits = options.get("s_aux")
         # Autocast would take the products of queries and keys in half precision, the float32 casts notwithstanding.
-        with torch.autocast(query.device.type, enabled=False):
-            mass, spans = attention_statistics(
-                query[:, heads.to(query.device)],
-                key[:, (heads // groups).to(key.device)],
+        with torch.autocast(device.type, enabled=False):
+            self.capture.layers[self.layer] = attention_statistics(
+                query[:, :, first_query:][:, heads],
+                key[:, key_heads],
                 scaling if scaling is not None else query.shape[-1] ** -0.5,
-                self.key_mask.to(query.device),
-                self.sink_mask.to(query.device),
-                self.window,
+                key_mask,
+                window=self.tracer.window,
+                waad_window=self.tracer.waad_window,
+                num_sinks=self.tracer.num_sinks,
+                sliding_window=sliding_window,
                 softcap=options.get("softcap"),
-                sink_logits=None if options.get("s_aux") is None else options["s_aux"][heads.to(query.device)],
+                sink_logits=None if sink_logits is None else sink_logits[heads],
             )
-        self.capture.long_range_mass[self.layer] = mass
-        self.capture.spans[self.layer] = spans
 
 
 def _traced_attention_forward(module, query, key, value, attention_mask, *args, **kwargs):
@@ -276,67 +310,17 @@ def _traced_attention_forward(module, query, key, value, attention_mask, *args, 
     return output
 
 
-def _sink_mask(attention_mask: torch.Tensor, num_sinks: int) -> torch.Tensor:
-    """Mark the first `num_sinks` real tokens of each row; shape and device of `attention_mask`, `bool`."""
-    is_real = attention_mask.bool()
-    return is_real & (is_real.long().cumsum(dim=1) <= num_sinks)
+def _sliding_window(module: nn.Module) -> int | None:
+    """Keys that a query of the module sees, `None` for all."""
+    if hasattr(module, "sliding_window"):
+        return cast(int | None, module.sliding_window)  # models that mix both kinds of layers
+    return getattr(module.config, "sliding_window", None)
 
 
-def attention_statistics(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    scaling: float,
-    key_mask: torch.Tensor,
-    sink_mask: torch.Tensor,
-    window: int,
-    softcap: float | None = None,
-    sink_logits: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """
-    Long-range mass and expected distance of causal attention, `128` queries at a time.
-
-    Args:
-        query (`torch.Tensor` of shape `(batch, heads, tokens, head_dim)`):
-            Queries as they enter the attention function.
-        key (`torch.Tensor` of shape `(batch, heads, tokens, head_dim)`):
-            Keys of the same heads (already repeated for grouped-query attention).
-        scaling (`float`):
-            Factor of the dot products.
-        key_mask (`torch.Tensor` of shape `(batch, tokens)`, `bool`):
-            Real tokens.
-        sink_mask (`torch.Tensor` of shape `(batch, tokens)`, `bool`):
-            Tokens whose attention does not count as long-range.
-        window (`int`):
-            Distance from which attention counts as long-range.
-        softcap (`float`, *optional*):
-            Logit soft-capping, `softcap * tanh(logits / softcap)` (Gemma 2).
-        sink_logits (`torch.Tensor` of shape `(heads,)`, *optional*):
-            Learned sink logit of each head, which takes part in the denominator (GPT-OSS).
-
-    Returns:
-        Tuple of two float32 tensors of shape `(batch, heads, tokens)`: the probability on keys at least `window` back
-        that are no sinks, and the expected distance in tokens. Both are 0 at padding positions.
-    """
-    num_tokens = query.shape[2]
-    position = torch.arange(num_tokens, device=query.device)
-    masses, spans = [], []
-    for start in range(0, num_tokens, _QUERY_CHUNK):
-        rows = position[start : start + _QUERY_CHUNK]
-        # Keys after the last query of the chunk are in its future.
-        columns = position[: int(rows[-1]) + 1]
-        logits = (query[:, :, rows].float() @ key[:, :, columns].float().transpose(2, 3)) * scaling
-        if softcap is not None:
-            logits = softcap * torch.tanh(logits / softcap)
-        distance = rows[:, None] - columns[None, :]
-        visible = (distance >= 0) & key_mask[:, None, None, : len(columns)]
-        logits = logits.masked_fill(~visible, float("-inf"))
-        normaliser = logits.logsumexp(dim=-1, keepdim=True)
-        if sink_logits is not None:
-            normaliser = torch.logaddexp(normaliser, sink_logits.float()[None, :, None, None])
-        # A padding row before the first real token sees nothing: its normaliser is -inf.
-        probabilities = torch.exp(logits - normaliser).nan_to_num(0.0)
-        is_far = (distance >= window) & ~sink_mask[:, None, None, : len(columns)]
-        masses.append((probabilities * is_far).sum(dim=-1))
-        spans.append((probabilities * distance.clamp(min=0)).sum(dim=-1))
-    is_real = key_mask[:, None, :]
-    return torch.cat(masses, dim=2) * is_real, torch.cat(spans, dim=2) * is_real
+def _without_compilation(model: nn.Module) -> AbstractContextManager:
+    """Compiled code does not see hooks that were added after it was made: run such a model's own code instead."""
+    is_compiled = any(
+        isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None
+        for module in model.modules()
+    )
+    return torch.compiler.set_stance("force_eager") if is_compiled else nullcontext()

@@ -27,19 +27,29 @@ CHAT_TEMPLATE = (
     "{% if m['role'] == 'assistant' %}<eos>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-COMMON = {"vocab_size": 128, "hidden_size": 32, "num_hidden_layers": 6, "max_position_embeddings": 256}
-LLAMA_LIKE = {**COMMON, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+# bitsandbytes quantizes blocks of 64 numbers, so that no width is smaller.
+COMMON = {"vocab_size": 128, "hidden_size": 64, "num_hidden_layers": 6, "max_position_embeddings": 256}
+LLAMA_LIKE = {**COMMON, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+NO_DROPOUT = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}
+SLIDING = {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"] * 3}
+GEMMA = {**LLAMA_LIKE, **SLIDING, "head_dim": 16, "query_pre_attn_scalar": 16}
 ARCHITECTURES = {
     "llama": ("llama", LLAMA_LIKE),
-    "llama-mqa": ("llama", {**LLAMA_LIKE, "num_key_value_heads": 1}),
-    # bitsandbytes quantizes blocks of 64 numbers.
-    "llama-64": ("llama", {**LLAMA_LIKE, "hidden_size": 64, "intermediate_size": 64}),
-    "qwen2": ("qwen2", LLAMA_LIKE),
-    "qwen3": ("qwen3", {**LLAMA_LIKE, "head_dim": 8}),
+    "llama-mha": ("llama", {**LLAMA_LIKE, "num_key_value_heads": 4}),
+    "llama-mqa": ("llama", {**LLAMA_LIKE, "head_dim": 32, "num_key_value_heads": 1}),
     "mistral": ("mistral", {**LLAMA_LIKE, "sliding_window": None}),
+    "mistral-sliding": ("mistral", {**LLAMA_LIKE, "sliding_window": 20}),
+    "qwen2": ("qwen2", LLAMA_LIKE),
+    "qwen3": ("qwen3", {**LLAMA_LIKE, "head_dim": 16}),
+    "gemma2": ("gemma2", {**GEMMA, "attn_logit_softcapping": 2.0}),
+    "gemma3": ("gemma3_text", GEMMA),
     "phi3": ("phi3", {**LLAMA_LIKE, "pad_token_id": 0}),
-    "gpt_neox": ("gpt_neox", {**COMMON, "intermediate_size": 48, "num_attention_heads": 4}),
-    "gpt2": ("gpt2", {"vocab_size": 128, "n_embd": 32, "n_layer": 6, "n_head": 4, "n_positions": 256}),
+    "gpt_neox": ("gpt_neox", {**COMMON, "intermediate_size": 64, "num_attention_heads": 4}),
+    "gpt2": ("gpt2", {"vocab_size": 128, "n_embd": 64, "n_layer": 6, "n_head": 4, "n_positions": 256, **NO_DROPOUT}),
+    "olmo2": ("olmo2", LLAMA_LIKE),
+    "gpt_oss": ("gpt_oss", {**LLAMA_LIKE, **EXPERTS, **SLIDING, "head_dim": 16}),
+    "mixtral": ("mixtral", {**LLAMA_LIKE, **EXPERTS}),
 }
 
 

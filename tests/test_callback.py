@@ -7,7 +7,15 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-from pivottrace_trl import LabelVault, PivotDensityCallback, PivotRoutedSampler, Route, TriageConfig
+from pivottrace_trl import (
+    LabelVault,
+    PivotDensityCallback,
+    PivotRoutedSampler,
+    Rollout,
+    Route,
+    TriageConfig,
+    trace_rollouts,
+)
 from pivottrace_trl.rewards import ROW_COLUMN, RoutedReward
 
 from .conftest import digit_reward, first_digit, make_model, make_pool
@@ -192,20 +200,76 @@ def test_evaluation_is_untouched_and_leaves_no_evidence(make_trainer):
     trainer.evaluate()
     assert {label for labels, _ in seen for label in labels} == set(make_pool(4)["solution"])
     assert not any(has_row for _, has_row in seen)
-    assert not callback.label_router.rollouts and callback.summary()["annotated"] == 0
+    assert callback.summary()["annotated"] == 0
     assert np.isnan(callback.router.evidence.agreement).all()
 
 
-def test_rerouting_uses_the_rollouts_of_training(make_trainer):
+def test_rerouting_uses_the_rollouts_and_forward_passes_of_training(make_trainer):
     trainer = make_trainer(num_train_epochs=2)
-    callback = attach(trainer)
-    generated = []
+    generated, passes = [], []
     original = trainer._generate_single_turn
     trainer._generate_single_turn = lambda ids, *rest: generated.append(len(ids)) or original(ids, *rest)
+    callback = attach(trainer)
+
+    def count(module, args, kwargs):
+        if not kwargs.get("use_cache"):  # generation has a cache
+            passes.append(callback.summary()["epochs"])
+
+    trainer.model.get_base_model().model.register_forward_pre_hook(count, with_kwargs=True)
     trainer.train()
+    assert callback.summary()["epochs"] == 2
     in_training = trainer.state.global_step * 8
     assert sum(generated) == 32 + in_training  # one response a prompt before the first step, none at re-routing
-    assert callback.summary()["epochs"] == 2
+    # Once the first routing is done, the losses are the only passes over whole sequences.
+    assert len([routings for routings in passes if routings > 0]) == trainer.state.global_step
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_traces_of_training_are_those_of_a_separate_pass(temperature, make_trainer):
+    options = {"temperature": temperature, "steps_per_generation": 4, "gradient_accumulation_steps": 2}
+    trainer = make_trainer(learning_rate=0.0, num_iterations=2, max_steps=8, **options)
+    callback = attach(trainer)
+    traced, rollouts, take = {}, {}, callback._take_traces
+
+    def note_traces(rows, traces):
+        assert not traced.keys() & set(rows)  # once, though every batch is trained on twice
+        traced.update(zip(rows, traces, strict=True))
+        take(rows, traces)
+
+    callback._attachment._tracer._take_traces = note_traces
+    resolve = callback.label_router.resolve
+
+    def note_rollouts(rows, completions, completion_ids, log_metric):
+        prompts = callback._attachment.tokenize(rows[::4])
+        rollouts.update(zip(rows[::4], map(Rollout, prompts, completion_ids[::4]), strict=True))
+        return resolve(rows, completions, completion_ids, log_metric)
+
+    callback.label_router.resolve = note_rollouts
+    trainer.train()
+    assert len(traced) >= 16 and traced.keys() == rollouts.keys()
+    rows = list(traced)
+    expected = trace_rollouts(
+        trainer.model, [rollouts[row] for row in rows], callback.scorer.heads, 0, temperature=temperature
+    )
+    for row, trace in zip(rows, expected, strict=True):
+        if len(trace):  # empty responses are not passed through the model
+            for name in ("long_range_mass", "waad", "entropy"):
+                assert np.allclose(getattr(traced[row], name), getattr(trace, name), atol=1e-4), name
+    scores = callback.scorer.score([traced[row] for row in rows], others=callback.router.scores).scores
+    assert np.allclose(callback.router.scores[rows], scores)
+
+
+def test_training_is_the_same_with_and_without_tracing(make_trainer):
+    weights = []
+    for is_traced in (True, False):
+        trainer = make_trainer(num_train_epochs=1, gradient_checkpointing=True)
+        callback = attach(trainer)
+        if not is_traced:
+            callback._attachment._tracer.detach()
+            callback._attachment._tracer = None
+        trainer.train()
+        weights.append([parameter.clone() for parameter in trainer.model.parameters()])
+    assert all(torch.equal(first, second) for first, second in zip(*weights, strict=True))
 
 
 def test_weak_rows_are_rewarded_with_the_vote_or_not_at_all(make_trainer):
@@ -279,7 +343,7 @@ def test_full_fine_tuning_and_gradient_checkpointing(make_trainer):
 
 @pytest.mark.bnb
 def test_4bit_with_lora(make_trainer, tmp_path):
-    make_model("llama-64").save_pretrained(tmp_path / "model")
+    make_model("llama").save_pretrained(tmp_path / "model")
     model = AutoModelForCausalLM.from_pretrained(
         tmp_path / "model",
         quantization_config=BitsAndBytesConfig(

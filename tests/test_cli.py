@@ -12,7 +12,7 @@ from .conftest import make_model
 
 @pytest.fixture
 def model_path(tokenizer, tmp_path):
-    model = make_model("llama-64")
+    model = make_model("llama")
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     return str(tmp_path / "model")

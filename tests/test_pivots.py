@@ -13,7 +13,8 @@ SIGNAL = np.array([0.1, 0.1, 0.6, 0.5, 0.5, 0.0], np.float32)
 
 def trace(signal, entropy=None) -> ResponseTrace:
     signal = np.asarray(signal, np.float32)
-    return ResponseTrace(signal, np.ones_like(signal) if entropy is None else np.asarray(entropy, np.float32))
+    entropy = np.ones_like(signal) if entropy is None else np.asarray(entropy, np.float32)
+    return ResponseTrace(signal, np.zeros_like(signal), entropy)
 
 
 def test_jumps_are_changes_after_each_token():

@@ -19,8 +19,9 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pivottrace_trl"
 # From the ground up: a module may import from lower layers only.
 LAYERS = [
-    {"pivots", "triage", "tracing", "ledger", "pool", "answers", "files", "versions", "loading"},
-    {"rollouts", "sampler"},
+    {"pivots", "triage", "attention", "ledger", "pool", "answers", "files", "versions", "loading", "progress"},
+    {"tracing", "rollouts", "sampler"},
+    {"traces"},
     {"estimators"},
     {"scoring"},
     {"routing"},

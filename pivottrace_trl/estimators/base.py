@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ..rollouts import ResponseTrace
+from ..traces import ResponseTrace
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..pivots import pivot_density, pivot_threshold
-from ..rollouts import ResponseTrace
+from ..traces import ResponseTrace
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..rollouts import ResponseTrace
+from ..traces import ResponseTrace
 
 
 @dataclass(frozen=True)

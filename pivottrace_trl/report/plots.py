@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from ..files import replace_atomically
 from ..pivots import find_pivots
-from ..rollouts import ResponseTrace
+from ..traces import ResponseTrace
 from ..triage import Route
 
 

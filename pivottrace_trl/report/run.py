@@ -13,8 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..estimators import PivotDensity
 from ..files import replace_atomically
-from ..rollouts import ResponseTrace, Rollout
+from ..rollouts import Rollout
 from ..routing import PoolRouter
+from ..traces import ResponseTrace
 from ..triage import Route, TriageResult, count_routes
 from .plots import plot_route_flow, plot_trace
 
@@ -40,17 +41,14 @@ class RunReport:
         """Number of routings so far."""
         return len(self._routes)
 
-    def note_traces(
-        self, rows: list[int], rollouts: list[Rollout], traces: list[ResponseTrace], density: PivotDensity
-    ) -> None:
-        """Keep the response with the most pivots for the trace plot, from the first scoring."""
-        if self._example is None and traces:
-            densities = np.nan_to_num(density(traces))
-            lengths = np.array([len(trace) for trace in traces])
-            # The density of a very short response is an accident: count pivots instead.
-            best = int(np.argmax(densities * lengths))
-            self._example = (rollouts[best], traces[best])
-            self._threshold = density.threshold or 0.0
+    def note_traces(self, rollouts: list[Rollout], traces: list[ResponseTrace], density: PivotDensity) -> None:
+        """Keep the response with the most pivots for the trace plot."""
+        densities = np.nan_to_num(density(traces))
+        lengths = np.array([len(trace) for trace in traces])
+        # The density of a very short response is an accident: count pivots instead.
+        best = int(np.argmax(densities * lengths))
+        self._example = (rollouts[best], traces[best])
+        self._threshold = density.threshold or 0.0
 
     def note_routing(
         self, epoch: int, router: PoolRouter, result: TriageResult, tokenizer: PreTrainedTokenizerBase

@@ -1,0 +1,132 @@
+"""Queries and keys of a causal attention layer to long-range statistics; pure tensors, no model."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+# Numbers in one block of attention probabilities. On a CPU a block of 4 MiB stays in the cache.
+_BLOCK_NUMEL = {"cpu": 2**20}
+_DEFAULT_BLOCK_NUMEL = 2**23
+
+
+@dataclass(frozen=True)
+class AttentionStatistics:
+    """
+    What the attention of one layer says about each query position. All are float32 tensors of shape
+    `(batch, heads, queries)`, and 0 at padding positions.
+
+    Attributes:
+        long_range_mass (`torch.Tensor`):
+            Attention probability on keys at least `window` positions back, sinks left out.
+        waad (`torch.Tensor`):
+            Windowed average attention distance in tokens, `sum_s A[t, s] * min(t - s, waad_window)` (WAAD, arXiv
+            2510.13554).
+        spans (`torch.Tensor`):
+            Average attention distance in tokens, `sum_s A[t, s] * (t - s)` (arXiv 2510.13554).
+    """
+
+    long_range_mass: torch.Tensor
+    waad: torch.Tensor
+    spans: torch.Tensor
+
+
+def attention_statistics(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    scaling: float,
+    key_mask: torch.Tensor,
+    window: int = 16,
+    waad_window: int = 10,
+    num_sinks: int = 4,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    sink_logits: torch.Tensor | None = None,
+) -> AttentionStatistics:
+    """
+    Statistics of causal attention, exact and without the attention map: a few queries at a time get their
+    probabilities, which are reduced to three numbers each while they are in the cache. Extra memory is
+    `O(batch * heads * tokens)`, time is that of `query @ key.T` for the queries asked for.
+
+    Args:
+        query (`torch.Tensor` of shape `(batch, heads, queries, head_dim)`):
+            Queries of the last positions, as they enter the attention function.
+        key (`torch.Tensor` of shape `(batch, heads, tokens, head_dim)`):
+            Keys of the same heads (already repeated for grouped-query attention), of all positions.
+        scaling (`float`):
+            Factor of the dot products.
+        key_mask (`torch.Tensor` of shape `(batch, tokens)`, `bool`):
+            Real tokens.
+        window (`int`, *optional*, defaults to `16`):
+            Distance in tokens from which attention counts as long-range.
+        waad_window (`int`, *optional*, defaults to `10`):
+            Distance in tokens at which WAAD stops counting.
+        num_sinks (`int`, *optional*, defaults to `4`):
+            Number of first real tokens of each row whose attention does not count as long-range.
+        sliding_window (`int`, *optional*):
+            Number of keys that a query sees, itself included, in a layer with a sliding window.
+        softcap (`float`, *optional*):
+            Logit soft-capping, `softcap * tanh(logits / softcap)` (Gemma 2).
+        sink_logits (`torch.Tensor` of shape `(heads,)`, *optional*):
+            Learned sink logit of each head, which takes part in the denominator (GPT-OSS).
+
+    Returns:
+        [`AttentionStatistics`]
+    """
+    batch_size, num_heads, num_queries, _ = query.shape
+    num_tokens = key.shape[2]
+    query, key = query.float() * scaling, key.float()
+    position = torch.arange(num_tokens, device=query.device)
+    # Padding on the right lies in the future of every real query; only what precedes a real token must be hidden.
+    precedes_real = key_mask.flip(1).cumsum(1).flip(1) > 0
+    hidden_columns = (~key_mask & precedes_real).any(dim=0).nonzero()
+    num_hidden = int(hidden_columns.max()) + 1 if len(hidden_columns) else 0
+    # Column of the n-th real token of each row, `num_tokens` where a row has fewer.
+    nth = torch.arange(1, num_sinks + 1, device=query.device).expand(batch_size, -1).contiguous()
+    sinks = torch.searchsorted(key_mask.cumsum(1), nth)[:, None, None, :]
+
+    block = _BLOCK_NUMEL.get(query.device.type, _DEFAULT_BLOCK_NUMEL)
+    chunk = max(1, min(512, block // (batch_size * num_heads * num_tokens)))
+    masses, waads, spans = [], [], []
+    for start in range(num_tokens - num_queries, num_tokens, chunk):
+        rows = position[start : start + chunk]
+        stop = start + len(rows)
+        first = 0 if sliding_window is None else max(0, start - sliding_window + 1)
+        offset = start - (num_tokens - num_queries)
+        logits = query[:, :, offset : offset + len(rows)] @ key[:, :, first:stop].transpose(2, 3)
+        if softcap is not None:
+            logits = logits.div_(softcap).tanh_().mul_(softcap)
+        # Masks touch only the columns that need them: passes over the whole block are what this function costs.
+        logits[..., start - first :].masked_fill_(position[start:stop] > rows[:, None], float("-inf"))
+        if sliding_window is not None:
+            edge = position[first : first + len(rows)]
+            logits[..., : len(edge)].masked_fill_(rows[:, None] - edge >= sliding_window, float("-inf"))
+        if num_hidden > first:
+            is_hidden = ~key_mask[:, None, None, first:num_hidden]
+            logits[..., : num_hidden - first].masked_fill_(is_hidden[..., : stop - first], float("-inf"))
+        # Padding rows before the first real token see nothing and turn into NaN, which is filled below.
+        probabilities = logits.softmax(dim=-1)
+
+        # Distances are taken from the chunk's first row, so that rounding is relative to them, not to the position.
+        behind = (start - position[first:stop]).float()
+        span = probabilities @ behind + (rows - start)
+        nearest = max(first, start - max(window, waad_window) + 1)
+        near = probabilities[..., nearest - first :]
+        distance = rows[:, None] - position[nearest:stop]
+        local = (near * (distance < window)).sum(dim=-1)
+        waad = waad_window - (near * (waad_window - distance).clamp(min=0)).sum(dim=-1)
+        is_far_sink = (rows[:, None] - sinks >= window) & (sinks >= first)
+        columns = (sinks.clamp(first, stop - 1) - first).expand(batch_size, num_heads, len(rows), num_sinks)
+        on_sinks = (probabilities.gather(-1, columns) * is_far_sink).sum(dim=-1)
+        mass = (1 - local - on_sinks).clamp(min=0)
+        if sink_logits is not None:
+            key_share = torch.sigmoid(logits.logsumexp(dim=-1) - sink_logits.float()[None, :, None])
+            mass, waad, span = mass * key_share, waad * key_share, span * key_share
+        masses.append(mass)
+        waads.append(waad)
+        spans.append(span)
+
+    is_padding = ~key_mask[:, None, num_tokens - num_queries :]
+    return AttentionStatistics(
+        *(torch.cat(parts, dim=2).masked_fill_(is_padding, 0.0) for parts in (masses, waads, spans))
+    )
