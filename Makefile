@@ -4,7 +4,7 @@ VENV ?= .venv
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all bench lint clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/pivottrace demo
@@ -14,6 +14,14 @@ test: lint
 
 test-all: lint
 	$(VENV)/bin/python -m pytest
+
+# Half an hour on two cores. MODEL and DATASET take the triage benchmark from random weights to a real model.
+bench: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/tracing.py --dtype float32 --eager-up-to 1024 --output bench/tracing-float32.json
+	$(VENV)/bin/python benchmarks/tracing.py --dtype bfloat16 --output bench/tracing-bfloat16.json
+	$(VENV)/bin/python benchmarks/grpo_step.py --output bench/grpo_step.json
+	$(VENV)/bin/python benchmarks/triage_pool.py $(if $(MODEL),--model $(MODEL) --dataset $(DATASET)) \
+		--output bench/triage_pool.json
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 
 
-# Numbers in one block of attention probabilities. On a CPU a block of 4 MiB stays in the cache.
-_BLOCK_NUMEL = {"cpu": 2**20}
-_DEFAULT_BLOCK_NUMEL = 2**23
+def block_numel(device: torch.device) -> int:
+    """Numbers to reduce at a time. A float32 block of 4 MiB stays in a CPU's cache; a GPU wants larger ones."""
+    return 2**20 if device.type == "cpu" else 2**23
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def attention_statistics(
     nth = torch.arange(1, num_sinks + 1, device=query.device).expand(batch_size, -1).contiguous()
     sinks = torch.searchsorted(key_mask.cumsum(1), nth)[:, None, None, :]
 
-    block = _BLOCK_NUMEL.get(query.device.type, _DEFAULT_BLOCK_NUMEL)
-    chunk = max(1, min(512, block // (batch_size * num_heads * num_tokens)))
+    chunk = max(1, min(512, block_numel(query.device) // (batch_size * num_heads * num_tokens)))
     masses, waads, spans = [], [], []
     for start in range(num_tokens - num_queries, num_tokens, chunk):
         rows = position[start : start + chunk]

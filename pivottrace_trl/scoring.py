@@ -10,7 +10,7 @@ from transformers.utils import logging
 
 from .estimators import Estimator, PivotDensity
 from .rollouts import Rollout
-from .traces import ResponseTrace, choose_local_heads, trace_rollouts
+from .traces import ResponseTrace, trace_rollouts
 
 
 logger = logging.get_logger(__name__)
@@ -42,7 +42,7 @@ class PoolScorer:
             The score.
         pad_token_id (`int`):
             Padding token of the model.
-        token_budget (`int`, *optional*, defaults to `4096`):
+        token_budget (`int`, *optional*, defaults to `2048`):
             Tokens a forward pass, padding included.
         temperature (`float`, *optional*, defaults to `1.0`):
             Temperature at which the responses were sampled.
@@ -64,7 +64,7 @@ class PoolScorer:
         self,
         estimator: Estimator,
         pad_token_id: int,
-        token_budget: int = 4096,
+        token_budget: int = 2048,
         temperature: float = 1.0,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ):
@@ -105,15 +105,11 @@ class PoolScorer:
                 f"All {len(rollouts)} responses are empty, so that there is nothing to score. Check the chat "
                 "template, the end-of-sequence token and the maximum completion length."
             )
-        if self.heads is None:
-            self.heads = choose_local_heads(
-                model, rollouts, self._pad_token_id, self._token_budget, autocast=self._autocast
-            )
-        traces = trace_rollouts(
+        traces, self.heads = trace_rollouts(
             model,
             rollouts,
-            self.heads,
             self._pad_token_id,
+            self.heads,
             token_budget=self._token_budget,
             temperature=self._temperature,
             autocast=self._autocast,

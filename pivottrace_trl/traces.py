@@ -1,16 +1,19 @@
 """Responses to what the model showed while it wrote them: one batched pass over finished rollouts."""
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
+from .attention import block_numel
+from .batches import batches_of
 from .progress import progress_bar
 from .rollouts import Rollout
-from .tracing import AttentionTracer
+from .tracing import AttentionCapture, AttentionTracer
 
 
 # Responses used to rank the heads by span: enough for a stable mean, negligible against the pool.
@@ -40,44 +43,21 @@ class ResponseTrace:
         return len(self.long_range_mass)
 
 
-def choose_local_heads(
-    model: PreTrainedModel,
-    rollouts: Sequence[Rollout],
-    pad_token_id: int,
-    token_budget: int = 4096,
-    ratio: float = 0.3,
-    autocast: Callable[[], AbstractContextManager] = nullcontext,
-) -> dict[int, list[int]]:
+def choose_local_heads(spans: Mapping[int, torch.Tensor], ratio: float = 0.3) -> dict[int, list[int]]:
     """
     Pick the heads that usually look close by: in them, a look far back stands out (arXiv 2510.13554 takes the 30% with
     the shortest span).
 
     Args:
-        model ([`~transformers.PreTrainedModel`]):
-            Causal language model.
-        rollouts (`Sequence[Rollout]`):
-            Rollouts of the pool; 32 of them, evenly spaced, are used.
-        pad_token_id (`int`):
-            Padding token.
-        token_budget (`int`, *optional*, defaults to `4096`):
-            Tokens a forward pass, padding included.
+        spans (`Mapping[int, torch.Tensor]`):
+            Per layer index, the mean backward distance of each head, shape `(heads,)`.
         ratio (`float`, *optional*, defaults to `0.3`):
-            Share of the heads to take, over all traced layers together.
-        autocast (`Callable`, *optional*):
-            Context manager for the forward passes, for mixed precision.
+            Share of the heads to take, over all layers together; at least one.
 
     Returns:
         `dict[int, list[int]]`: query heads per layer index; layers without a local head are absent.
     """
-    step = max(1, len(rollouts) // _NUM_SPAN_RESPONSES)
-    sample = [r for r in rollouts[::step] if not r.is_empty][:_NUM_SPAN_RESPONSES]
-    total: dict[int, torch.Tensor] = {}
-    tracer = AttentionTracer(model)
-    for capture, _, response_mask, _ in _traced_batches(model, sample, tracer, pad_token_id, token_budget, autocast):
-        for layer, statistics in capture.layers.items():
-            summed = (statistics.spans * response_mask[:, None, :]).sum(dim=(0, 2)).cpu()
-            total[layer] = total.get(layer, 0) + summed
-    ranked = sorted((float(span), layer, head) for layer in total for head, span in enumerate(total[layer]))
+    ranked = sorted((float(span), layer, head) for layer in spans for head, span in enumerate(spans[layer]))
     chosen: dict[int, list[int]] = {}
     for _, layer, head in ranked[: max(1, round(ratio * len(ranked)))]:
         chosen.setdefault(layer, []).append(head)
@@ -87,14 +67,14 @@ def choose_local_heads(
 def trace_rollouts(
     model: PreTrainedModel,
     rollouts: Sequence[Rollout],
-    heads: Mapping[int, Sequence[int]],
     pad_token_id: int,
+    heads: Mapping[int, Sequence[int]] | None = None,
     window: int = 16,
-    token_budget: int = 4096,
+    token_budget: int = 2048,
     temperature: float = 1.0,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     progress: bool = True,
-) -> list[ResponseTrace]:
+) -> tuple[list[ResponseTrace], dict[int, list[int]]]:
     """
     Pass finished rollouts once through the model and read attention and entropy at every response token.
 
@@ -103,13 +83,14 @@ def trace_rollouts(
             Causal language model; it is put into evaluation mode for the pass and back afterwards.
         rollouts (`Sequence[Rollout]`):
             Rollouts to trace. An empty response gives an empty trace.
-        heads (`Mapping[int, Sequence[int]]`):
-            Query heads per layer index, from [`choose_local_heads`].
         pad_token_id (`int`):
             Padding token.
+        heads (`Mapping[int, Sequence[int]]`, *optional*):
+            Query heads per layer index. Defaults to [`choose_local_heads`] by their spans in 32 of the rollouts, which
+            go first, evenly spaced.
         window (`int`, *optional*, defaults to `16`):
             Distance in tokens from which attention counts as long-range.
-        token_budget (`int`, *optional*, defaults to `4096`):
+        token_budget (`int`, *optional*, defaults to `2048`):
             Tokens a forward pass, padding included: bounds the memory of the logits.
         temperature (`float`, *optional*, defaults to `1.0`):
             Temperature at which the responses were sampled, for the entropy.
@@ -119,21 +100,53 @@ def trace_rollouts(
             Whether to show a progress bar.
 
     Returns:
-        `list[ResponseTrace]`: one per rollout, in their order.
+        `tuple[list[ResponseTrace], dict[int, list[int]]]`: one trace per rollout, in their order, and the heads.
+
+    Raises:
+        ValueError: if all responses are empty.
     """
-    tracer = AttentionTracer(model, heads=heads, window=window)
+    answered = [index for index, rollout in enumerate(rollouts) if not rollout.is_empty]
+    if not answered:
+        raise ValueError(f"All {len(rollouts)} responses are empty: there is nothing to trace.")
     empty = np.zeros(0, np.float32)
     traces = [ResponseTrace(empty, empty, empty)] * len(rollouts)
-    with progress_bar("Tracing attention", len(rollouts), progress) as advance:
-        advance(sum(rollout.is_empty for rollout in rollouts))
-        for capture, batch, response_mask, logits in _traced_batches(
-            model, rollouts, tracer, pad_token_id, token_budget, autocast
-        ):
-            signals = (capture.signal("long_range_mass"), capture.signal("waad"), _entropy(logits, temperature))
-            for index, trace in zip(batch, split_traces(*signals, response_mask), strict=True):
+    with progress_bar("Tracing attention", len(rollouts), progress) as advance, _evaluating(model):
+
+        def run(tracer: AttentionTracer, indices: list[int]) -> Iterator[_TracedBatch]:
+            for batch in batches_of(rollouts, indices, pad_token_id, token_budget):
+                batch = batch.to(model.device)
+                with (
+                    torch.no_grad(),
+                    autocast(),
+                    tracer.capture(batch.attention_mask, num_queries=batch.num_shown) as capture,
+                ):
+                    logits = model(
+                        input_ids=batch.input_ids,
+                        attention_mask=batch.attention_mask,
+                        use_cache=False,
+                        logits_to_keep=batch.num_shown,
+                    ).logits
+                yield _TracedBatch(batch.indices, capture, _entropy(logits, temperature), batch.response_mask)
+                advance(len(batch.indices))
+
+        def finish(batch: _TracedBatch) -> None:
+            signals = (batch.capture.signal("long_range_mass"), batch.capture.signal("waad"), batch.entropy)
+            for index, trace in zip(batch.indices, split_traces(*signals, batch.response_mask), strict=True):
                 traces[index] = trace
-            advance(len(batch))
-    return traces
+
+        advance(len(rollouts) - len(answered))
+        if heads is None:
+            sample = answered[:: max(1, len(answered) // _NUM_SPAN_RESPONSES)][:_NUM_SPAN_RESPONSES]
+            answered = sorted(set(answered) - set(sample))
+            # All heads are traced in the sample and kept until it is known which of them to average.
+            batches = list(run(AttentionTracer(model, window=window), sample))
+            heads = choose_local_heads(_mean_spans(batches))
+            for batch in batches:
+                batch.capture = batch.capture.select(heads)
+                finish(batch)
+        for batch in run(AttentionTracer(model, heads=heads, window=window), answered):
+            finish(batch)
+    return traces, {layer: list(chosen) for layer, chosen in heads.items()}
 
 
 def split_traces(
@@ -156,64 +169,52 @@ def split_traces(
     return [ResponseTrace(*(signal[row][mask] for signal in signals)) for row, mask in enumerate(is_response)]
 
 
-def _entropy(logits: torch.Tensor, temperature: float) -> torch.Tensor:
-    """Entropy in nats, `(batch, tokens, vocabulary)` to float32 `(batch, tokens)`, a few tokens at a time."""
-    # Blocks of 16 MiB: a float32 copy of all logits would be the largest tensor of the whole pass.
-    tokens = logits.flatten(0, 1).split(max(1, 2**22 // logits.shape[-1]))
-    entropy = [torch.special.entr((block.float() / temperature).softmax(dim=-1)).sum(dim=-1) for block in tokens]
-    return torch.cat(entropy).view(logits.shape[:2])
-
-
-def _traced_batches(model, rollouts, tracer, pad_token_id, token_budget, autocast):
-    """
-    Run rollouts through the model in batches of similar length under the tracer.
-
-    Prompts are padded on the left and responses on the right, so that all responses begin at the same column.
-
-    Yields:
-        Tuples of the capture, the indices of the rollouts in the batch, the mask of the positions that produced
-        response tokens and the logits, all from the last prompt position on.
-    """
-    order = sorted(
-        (i for i, r in enumerate(rollouts) if not r.is_empty),
-        key=lambda i: len(rollouts[i].prompt_ids) + len(rollouts[i].completion_ids),
-        reverse=True,
-    )
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        while order:
-            batch: list[int] = []
-            prompt_length = response_length = 0
-            while order and len(batch) < 64:
-                candidate = rollouts[order[0]]
-                longest_prompt = max(prompt_length, len(candidate.prompt_ids))
-                longest_response = max(response_length, len(candidate.completion_ids))
-                if batch and (len(batch) + 1) * (longest_prompt + longest_response) > token_budget:
-                    break
-                prompt_length, response_length = longest_prompt, longest_response
-                batch.append(order.pop(0))
-            shape = (len(batch), prompt_length + response_length)
-            input_ids = torch.full(shape, pad_token_id)
-            attention_mask = torch.zeros(shape, dtype=torch.long)
-            response_mask = torch.zeros(shape, dtype=torch.long)
-            for row, index in enumerate(batch):
-                prompt, completion = rollouts[index].prompt_ids, rollouts[index].completion_ids
-                start, end = prompt_length - len(prompt), prompt_length + len(completion)
-                input_ids[row, start:end] = torch.tensor(prompt + completion)
-                attention_mask[row, start:end] = 1
-                # Position t - 1 produces token t.
-                response_mask[row, prompt_length - 1 : end - 1] = 1
-            input_ids, attention_mask = input_ids.to(model.device), attention_mask.to(model.device)
-            response_mask = response_mask.to(model.device)
-            shown = response_length + 1
-            with torch.no_grad(), autocast(), tracer.capture(attention_mask, num_queries=shown) as capture:
-                logits = model(
-                    input_ids=input_ids,
-                    attention_mask=attention_mask,
-                    use_cache=False,
-                    logits_to_keep=shown,
-                ).logits
-            yield capture, batch, response_mask[:, -shown:], logits
+        yield
     finally:
         model.train(was_training)
+
+
+def _mean_spans(batches: Sequence["_TracedBatch"]) -> dict[int, torch.Tensor]:
+    """Mean backward distance of each head over the response tokens of all batches, up to a common factor."""
+    total: dict[int, torch.Tensor] = {}
+    for batch in batches:
+        for layer, statistics in batch.capture.layers.items():
+            summed = (statistics.spans * batch.response_mask[:, None, :].to(statistics.spans.device)).sum(dim=(0, 2))
+            total[layer] = total.get(layer, 0) + summed.cpu()
+    return total
+
+
+@torch.no_grad()
+def _entropy(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Entropy in nats, `(batch, tokens, vocabulary)` to float32 `(batch, tokens)`, a few tokens at a time."""
+    # A float32 copy of all logits would be the largest tensor of the whole pass.
+    blocks = logits.flatten(0, 1).split(max(1, block_numel(logits.device) // logits.shape[-1]))
+    entropy = []
+    for block in blocks:
+        # The bound keeps 0 * -inf away where a token is ruled out.
+        log_probabilities = (block.float() / temperature).log_softmax(dim=-1).clamp_(min=-1e4)
+        entropy.append(-(log_probabilities.exp() * log_probabilities).sum(dim=-1))
+    return torch.cat(entropy).view(logits.shape[:2])
+
+
+@dataclass
+class _TracedBatch:
+    """
+    What one forward pass showed. Tensors begin at the last prompt position, which produced the first response token.
+
+    Attributes:
+        indices (`list[int]`): rollouts in the batch.
+        capture ([`AttentionCapture`]): statistics of shape `(batch, heads, tokens)`.
+        entropy (`torch.Tensor` of shape `(batch, tokens)`): in nats.
+        response_mask (`torch.Tensor` of shape `(batch, tokens)`): positions that produced response tokens.
+    """
+
+    indices: list[int]
+    capture: AttentionCapture
+    entropy: torch.Tensor
+    response_mask: torch.Tensor

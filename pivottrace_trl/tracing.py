@@ -34,6 +34,23 @@ class AttentionCapture:
 
     layers: dict[int, AttentionStatistics] = field(default_factory=dict)
 
+    def select(self, heads: Mapping[int, Sequence[int]]) -> "AttentionCapture":
+        """
+        Keep some of the heads.
+
+        Args:
+            heads (`Mapping[int, Sequence[int]]`):
+                Positions along the heads of each layer; other layers are dropped.
+
+        Returns:
+            [`AttentionCapture`]
+        """
+        chosen = {}
+        for layer, kept in heads.items():
+            tensors = vars(self.layers[layer]).items()
+            chosen[layer] = AttentionStatistics(**{name: tensor[:, list(kept)] for name, tensor in tensors})
+        return AttentionCapture(chosen)
+
     def signal(self, name: str = "long_range_mass") -> torch.Tensor:
         """
         One statistic averaged over the traced heads of all traced layers.

@@ -248,8 +248,8 @@ def test_traces_of_training_are_those_of_a_separate_pass(temperature, make_train
     trainer.train()
     assert len(traced) >= 16 and traced.keys() == rollouts.keys()
     rows = list(traced)
-    expected = trace_rollouts(
-        trainer.model, [rollouts[row] for row in rows], callback.scorer.heads, 0, temperature=temperature
+    expected, _ = trace_rollouts(
+        trainer.model, [rollouts[row] for row in rows], 0, callback.scorer.heads, temperature=temperature
     )
     for row, trace in zip(rows, expected, strict=True):
         if len(trace):  # empty responses are not passed through the model

@@ -21,6 +21,7 @@ PACKAGE = ROOT / "pivottrace_trl"
 LAYERS = [
     {"pivots", "triage", "attention", "ledger", "pool", "answers", "files", "versions", "loading", "progress"},
     {"tracing", "rollouts", "sampler"},
+    {"batches"},
     {"traces"},
     {"estimators"},
     {"scoring"},

@@ -20,7 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from pivottrace_trl import AttentionTracer, Rollout, attention, trace_rollouts, tracing
 from pivottrace_trl.attention import attention_statistics
-from pivottrace_trl.traces import choose_local_heads
+from pivottrace_trl.traces import _entropy, choose_local_heads
 from pivottrace_trl.tracing import find_attention_modules, select_layers
 
 from .conftest import ARCHITECTURES, make_model
@@ -225,7 +225,7 @@ def test_sliding_layers_are_skipped_and_reported():
 @pytest.mark.parametrize("name", ["llama", "mistral-sliding", "gpt_oss"])
 def test_long_sequences_are_chunked_exactly(name, monkeypatch):
     # Blocks of 7 queries: chunk borders fall everywhere.
-    monkeypatch.setitem(attention._BLOCK_NUMEL, "cpu", 7 * 2 * 4 * 180)
+    monkeypatch.setattr(attention, "block_numel", lambda device: 7 * 2 * 4 * 180)
     eager = make_model(name, attn_implementation="eager")
     batch = batch_of(lengths=(170, 121), width=180)
     capture, _ = traced(eager, batch)
@@ -350,6 +350,25 @@ def test_middle_layers(num_layers, layers):
     assert select_layers(num_layers) == layers
 
 
+def test_local_heads_are_those_with_the_shortest_spans():
+    spans = {3: torch.tensor([5.0, 1.0, 9.0]), 7: torch.tensor([8.0, 7.0, 2.0])}
+    assert choose_local_heads(spans, ratio=0.5) == {3: [0, 1], 7: [2]}
+    assert choose_local_heads(spans, ratio=0.01) == {3: [1]}
+    # In trace_rollouts: the mean over all response tokens, here of one response, by the full attention maps.
+    rollout = Rollout(list(range(4, 20)), list(range(30, 60)))
+    _, heads = trace_rollouts(make_model("llama"), [rollout], 0, progress=False)
+    eager = make_model("llama", attn_implementation="eager")
+    ids = torch.tensor([rollout.prompt_ids + rollout.completion_ids])
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    spans = {layer: reference(eager, batch, layer)["spans"][0, :, 15:-1].mean(-1) for layer in (2, 3)}
+    assert heads == choose_local_heads(spans) and sum(map(len, heads.values())) == round(0.3 * 8)
+
+
+def test_a_ruled_out_token_has_no_entropy():
+    logits = torch.tensor([[[0.0, 0.0, float("-inf")], [2.0, 2.0, 2.0]]])
+    assert torch.allclose(_entropy(logits, 1.0), torch.tensor([[2.0, 3.0]]).log())
+
+
 def test_traces_of_rollouts_do_not_depend_on_batching():
     model = make_model("qwen2")
     generator = torch.Generator().manual_seed(1)
@@ -359,14 +378,15 @@ def test_traces_of_rollouts_do_not_depend_on_batching():
 
     rollouts = [Rollout(ids(p), ids(c)) for p, c in [(12, 30), (5, 44), (20, 3), (9, 60), (30, 18)]]
     rollouts.insert(2, Rollout(ids(6), [1]))  # nothing but the end
-    heads = choose_local_heads(model, rollouts, pad_token_id=0)
-    assert sum(map(len, heads.values())) == round(0.3 * 2 * 4)
-    together = trace_rollouts(model, rollouts, heads, 0, window=WINDOW, progress=False)
-    alone = [trace_rollouts(model, [r], heads, 0, window=WINDOW, progress=False)[0] for r in rollouts]
+    together, heads = trace_rollouts(model, rollouts, 0, window=WINDOW, progress=False)
     assert [len(trace) for trace in together] == [30, 44, 0, 3, 60, 18]
-    for first, second in zip(together, alone):
-        assert np.allclose(first.long_range_mass, second.long_range_mass, atol=1e-5)
-        assert np.allclose(first.entropy, second.entropy, atol=1e-4)
+    for rollout, trace in zip(rollouts, together):
+        if rollout.is_empty:
+            continue
+        (alone,), same_heads = trace_rollouts(model, [rollout], 0, heads, window=WINDOW, progress=False)
+        assert same_heads == heads
+        for name in ("long_range_mass", "waad", "entropy"):
+            assert np.allclose(getattr(alone, name), getattr(trace, name), atol=1e-4), name
     # Against a plain forward pass: entropy and signal of the position before each response token.
     rollout = rollouts[0]
     full = torch.tensor([rollout.prompt_ids + rollout.completion_ids])
@@ -374,5 +394,5 @@ def test_traces_of_rollouts_do_not_depend_on_batching():
         log_probabilities = model(full).logits[0].log_softmax(-1)
     entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)[11:-1]
     assert np.allclose(together[0].entropy, entropy.numpy(), atol=1e-4)
-    (hot,) = trace_rollouts(model, [rollout], heads, 0, temperature=2.0, progress=False)
+    (hot,), _ = trace_rollouts(model, [rollout], 0, heads, temperature=2.0, progress=False)
     assert (hot.entropy > together[0].entropy).mean() > 0.9
