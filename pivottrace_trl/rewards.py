@@ -71,7 +71,6 @@ class LabelRouter:
         self,
         rows: Sequence[int],
         completions: Sequence[Any],
-        completion_ids: Sequence[list[int]],
         log_metric: Callable[[str, float], None] | None = None,
     ) -> BatchLabels:
         """
@@ -82,8 +81,6 @@ class LabelRouter:
                 Row of the pool of each completion; the completions of a group follow each other.
             completions (`Sequence`):
                 Completions, plain or conversational.
-            completion_ids (`Sequence[list[int]]`):
-                Their token ids.
             log_metric (`Callable[[str, float], None]`, *optional*):
                 Logs a scalar with the trainer's metrics.
 
@@ -190,7 +187,7 @@ class RoutedReward:
         if rows is None:
             return self.reward_func(prompts=prompts, completions=completions, completion_ids=completion_ids, **kwargs)
         log_metric = kwargs.get("log_metric")
-        batch = self.label_router.resolve(rows, completions, completion_ids, log_metric)
+        batch = self.label_router.resolve(rows, completions, log_metric)
         shown = [index for index, label in enumerate(batch.labels) if label is not None]
         rewards: list[float | None] = [None] * len(completions)
         if shown:

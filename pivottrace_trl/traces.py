@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
+from transformers.utils import logging
 
 from .attention import block_numel
 from .batches import batches_of
@@ -15,6 +16,8 @@ from .progress import progress_bar
 from .rollouts import Rollout
 from .tracing import AttentionCapture, AttentionTracer
 
+
+logger = logging.get_logger(__name__)
 
 # Responses used to rank the heads by span: enough for a stable mean, negligible against the pool.
 _NUM_SPAN_RESPONSES = 32
@@ -139,7 +142,10 @@ def trace_rollouts(
             sample = answered[:: max(1, len(answered) // _NUM_SPAN_RESPONSES)][:_NUM_SPAN_RESPONSES]
             answered = sorted(set(answered) - set(sample))
             # All heads are traced in the sample and kept until it is known which of them to average.
-            batches = list(run(AttentionTracer(model, window=window), sample))
+            tracer = AttentionTracer(model, window=window)
+            if tracer.skipped_layers:
+                logger.info(f"Layers left out of the trace: {tracer.skipped_layers}.")
+            batches = list(run(tracer, sample))
             heads = choose_local_heads(_mean_spans(batches))
             for batch in batches:
                 batch.capture = batch.capture.select(heads)

@@ -237,14 +237,15 @@ def test_traces_of_training_are_those_of_a_separate_pass(temperature, make_train
         take(rows, traces)
 
     callback._attachment._tracer._take_traces = note_traces
-    resolve = callback.label_router.resolve
+    calculate_rewards = trainer._calculate_rewards
 
-    def note_rollouts(rows, completions, completion_ids, log_metric):
-        prompts = callback._attachment.tokenize(rows[::4])
-        rollouts.update(zip(rows[::4], map(Rollout, prompts, completion_ids[::4]), strict=True))
-        return resolve(rows, completions, completion_ids, log_metric)
+    def note_rollouts(inputs, prompts, completions, completion_ids):
+        rows = [example[ROW_COLUMN] for example in inputs[::4]]
+        prompt_ids = callback._attachment.tokenize(rows)
+        rollouts.update(zip(rows, map(Rollout, prompt_ids, completion_ids[::4]), strict=True))
+        return calculate_rewards(inputs, prompts, completions, completion_ids)
 
-    callback.label_router.resolve = note_rollouts
+    trainer._calculate_rewards = note_rollouts
     trainer.train()
     assert len(traced) >= 16 and traced.keys() == rollouts.keys()
     rows = list(traced)
@@ -485,6 +486,9 @@ class TestBadInput:
         self.refused(make_trainer(reward_funcs=reward), NotImplementedError, "async reward functions")
         trainer = make_trainer(remove_unused_columns=True)
         self.refused(trainer, NotImplementedError, "remove_unused_columns")
+        trainer = make_trainer()
+        trainer.args._n_gpu = 2
+        self.refused(trainer, NotImplementedError, "several GPUs in one process")
 
     def test_nan_scores_come_before_anything_is_bought(self, make_trainer):
         class Broken:
