@@ -1,13 +1,15 @@
 """Routing state beside a checkpoint: scalars as JSON, one row a prompt as Parquet. No pickle."""
 
+import copy
 import json
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from transformers.utils import logging
 
 from .files import replace_atomically
 from .pool import pool_fingerprint
@@ -15,6 +17,12 @@ from .routing import PoolRouter
 from .scoring import PoolScorer
 
 
+logger = logging.get_logger(__name__)
+
+_NOT_SAVED = (
+    "What {name} learnt of the pool cannot be saved, as its attributes are no plain values: keep what `fit` finds in "
+    "Python's own numbers, strings, lists and dictionaries."
+)
 _JSON, _PARQUET = "pivottrace.json", "pivottrace.parquet"
 
 
@@ -44,6 +52,8 @@ def save_state(
         "density": asdict(scorer.density),
         "estimator": _values(scorer.estimator),
     }
+    if state["estimator"]["values"] is None:
+        logger.warning_once(_NOT_SAVED.format(name=state["estimator"]["name"]) + " This run cannot be resumed.")
     columns = {
         "prompt_id": router.prompt_ids,
         "route": router.routes,
@@ -71,7 +81,7 @@ def load_state(checkpoint: Path, router: PoolRouter, scorer: PoolScorer) -> tupl
 
     Raises:
         FileNotFoundError: if the checkpoint holds no routing state.
-        ValueError: if it belongs to another pool or estimator.
+        ValueError: if it belongs to another pool or estimator, or an estimator whose attributes are no plain values.
     """
     if not (checkpoint / _JSON).is_file():
         raise FileNotFoundError(
@@ -107,12 +117,18 @@ def load_state(checkpoint: Path, router: PoolRouter, scorer: PoolScorer) -> tupl
     router.probes = np.array([position[row] for row in state["probes"]], int)
     scorer.heads = {int(layer): heads for layer, heads in state["heads"].items()}
     scorer.density = replace(scorer.density, **state["density"])
-    if is_dataclass(scorer.estimator) and state["estimator"]["values"] is not None:
-        # Any other estimator is fitted again on the first traces of the resumed run.
-        scorer.estimator, scorer.is_fitted = replace(scorer.estimator, **state["estimator"]["values"]), True
+    if state["estimator"]["values"] is None:
+        raise ValueError(_NOT_SAVED.format(name=name) + f" {checkpoint} therefore lacks it; start a new run.")
+    scorer.estimator, scorer.is_fitted = copy.copy(scorer.estimator), True
+    vars(scorer.estimator).update(state["estimator"]["values"])
     return state["num_prompts"], state["epoch"]
 
 
 def _values(estimator: object) -> dict[str, Any]:
-    values = asdict(estimator) if is_dataclass(estimator) and not isinstance(estimator, type) else None
+    values: dict[str, Any] | None
+    values = dict(vars(estimator)) if hasattr(estimator, "__dict__") else {}
+    try:
+        json.dumps(values)
+    except TypeError:
+        values = None
     return {"name": type(estimator).__name__, "values": values}

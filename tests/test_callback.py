@@ -1,5 +1,7 @@
 """The two lines, end to end on a tiny random model."""
 
+import logging
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -396,6 +398,48 @@ def test_a_resumed_run_goes_on_with_the_same_routes(make_trainer, tmp_path):
     assert callback.summary()["annotated"] == whole.summary()["annotated"]
     for name, value in resumed.model.named_parameters():
         assert torch.equal(value, weights[name]), name
+
+
+class LongerThanTheMedian:
+    """A score of the user's own, with something to remember."""
+
+    def __init__(self, median=None):
+        self.median = median
+
+    def fit(self, traces):
+        return LongerThanTheMedian(float(np.median([len(trace) for trace in traces])))
+
+    def __call__(self, traces):
+        return np.array([len(trace) - self.median for trace in traces])
+
+
+class WithANumpyNumber(LongerThanTheMedian):
+    def fit(self, traces):
+        return WithANumpyNumber(np.float32(np.median([len(trace) for trace in traces])))
+
+
+def test_a_resumed_run_keeps_what_an_estimator_learnt(make_trainer):
+    trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=2)
+    fitted = attach(trainer, estimator=LongerThanTheMedian())
+    trainer.train()
+    resumed = make_trainer(max_steps=4)
+    callback = attach(resumed, estimator=LongerThanTheMedian())
+    resumed.train(resume_from_checkpoint=True)
+    assert callback.scorer.estimator.median == fitted.scorer.estimator.median > 0
+
+
+def test_an_estimator_that_cannot_be_saved_is_named(make_trainer, caplog):
+    trainer = make_trainer(max_steps=2, save_strategy="steps", save_steps=2)
+    attach(trainer, estimator=WithANumpyNumber())
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    trainer.train()
+    logger.removeHandler(caplog.handler)
+    assert "cannot be resumed" in caplog.text
+    resumed = make_trainer(max_steps=4)
+    attach(resumed, estimator=WithANumpyNumber())
+    with pytest.raises(ValueError, match="What WithANumpyNumber learnt.*start a new run"):
+        resumed.train(resume_from_checkpoint=True)
 
 
 def test_resuming_without_state_or_with_another_pool_is_refused(make_trainer, tmp_path):
