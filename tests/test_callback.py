@@ -371,6 +371,15 @@ def test_attention_implementations(implementation, make_trainer):
     assert np.isfinite(callback.router.densities).any()
 
 
+def test_a_compiled_model(make_trainer):
+    trainer = make_trainer(max_steps=2, torch_compile=True, torch_compile_backend="eager")
+    callback = attach(trainer)
+    traced, take = [], callback._attachment._tracer._take_traces
+    callback._attachment._tracer._take_traces = lambda rows, traces: traced.extend(rows) or take(rows, traces)
+    trainer.train()
+    assert len(traced) == 4 and np.isfinite(callback.router.densities).any()
+
+
 def test_a_resumed_run_goes_on_with_the_same_routes(make_trainer, tmp_path):
     options = {"num_train_epochs": 3, "save_strategy": "steps", "save_steps": 12}
     trainer = make_trainer(**options, output_dir=str(tmp_path / "whole"))

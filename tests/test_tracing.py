@@ -9,6 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
     MambaConfig,
@@ -16,6 +18,7 @@ from transformers import (
     RwkvConfig,
     RwkvForCausalLM,
 )
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from pivottrace_trl import AttentionTracer, Rollout, attention, trace_rollouts, tracing
@@ -189,6 +192,25 @@ def test_equals_the_full_attention_map(name, setup, model_path):
             assert all(getattr(statistics, field).dtype == torch.float32 for field in FIELDS)
             # Heads differ and attention does reach back: the comparison is not one of zeros.
             assert expected["long_range_mass"].std() > 0.05 and expected["long_range_mass"].max() > 0.2
+
+
+def attend_in_float64(module, query, key, value, attention_mask, scaling, **kwargs):
+    groups = query.shape[1] // key.shape[1]
+    key, value = (tensor.double().repeat_interleave(groups, dim=1) for tensor in (key, value))
+    weights = (query.double() @ key.transpose(2, 3) * scaling + attention_mask.double()).softmax(dim=-1)
+    return (weights @ value).to(query.dtype).transpose(1, 2).contiguous(), weights
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma3", "phi3", "gpt_neox", "gpt2", "olmo2", "mixtral"])
+def test_half_precision_is_exact_where_eager_rounds(name, dtype):
+    """Eager attention rounds its logits; from the same queries and keys in float64, the tracer is as exact as ever."""
+    AttentionInterface.register("float64", attend_in_float64)
+    AttentionMaskInterface.register("float64", ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+    model, batch = make_model(name, attn_implementation="float64").to(dtype), batch_of()
+    capture, _ = traced(model, batch)
+    for layer, statistics in capture.layers.items():
+        assert_equal_statistics(statistics, reference(model, batch, layer), 1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
