@@ -39,7 +39,7 @@ setup(
     ],
     extras_require={
         "bench": ["scikit-learn>=1.4"],
-        "test": ["pytest>=8", "ruff==0.17.6", "mypy==2.4.1"],
+        "test": ["hypothesis>=6.100", "pytest>=8", "ruff==0.17.6", "mypy==2.4.1"],
     },
     entry_points={"console_scripts": ["pivottrace=pivottrace_trl.cli:main"]},
     classifiers=[

@@ -8,7 +8,18 @@ check_versions()
 from .answers import Vote, extract_answer, is_correct, majority_vote  # noqa: E402
 from .attention import AttentionStatistics  # noqa: E402
 from .callback import PivotDensityCallback  # noqa: E402
-from .estimators import Estimator, PivotDensity, PivotEntropy, ResponseLength  # noqa: E402
+from .estimators import (  # noqa: E402
+    ESTIMATORS,
+    Estimator,
+    ForkingTokens,
+    MeanEntropy,
+    PivotCount,
+    PivotDensity,
+    PivotEntropy,
+    RandomScore,
+    ResponseLength,
+    get_estimator,
+)
 from .ledger import AnnotationLedger, CallableAnnotator, LabelVault  # noqa: E402
 from .offline import PoolTriage, triage_pool  # noqa: E402
 from .pool import drop_duplicates, pool_fingerprint, pool_ids, prompt_id  # noqa: E402
@@ -29,9 +40,13 @@ __all__ = [
     "AttentionStatistics",
     "AttentionTracer",
     "CallableAnnotator",
+    "ESTIMATORS",
     "Estimator",
     "Evidence",
+    "ForkingTokens",
     "LabelVault",
+    "MeanEntropy",
+    "PivotCount",
     "PivotDensity",
     "PivotDensityCallback",
     "PivotEntropy",
@@ -40,6 +55,7 @@ __all__ = [
     "PoolScorer",
     "PoolScores",
     "PoolTriage",
+    "RandomScore",
     "ResponseLength",
     "ResponseTrace",
     "Rollout",
@@ -51,6 +67,7 @@ __all__ = [
     "drop_duplicates",
     "extract_answer",
     "generate_rollouts",
+    "get_estimator",
     "is_correct",
     "majority_vote",
     "pool_fingerprint",

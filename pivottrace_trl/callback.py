@@ -12,7 +12,7 @@ from transformers.utils import logging
 from trl import GRPOTrainer
 
 from .answers import as_label, extract_answer
-from .estimators import Estimator, PivotEntropy
+from .estimators import Estimator
 from .integration import TrainerAttachment, check_trainer, find_label_columns, find_verifier
 from .ledger import AnnotationLedger, CallableAnnotator, LabelVault, Oracle
 from .pool import pool_fingerprint, pool_ids
@@ -51,8 +51,8 @@ class PivotDensityCallback(TrainerCallback):
         annotator (`Callable[[list[dict]], list]`, *optional*):
             Who is asked for labels: takes a list of rows (without label columns) and returns as many answers, `None`
             where it has none. Defaults to the label column of the dataset.
-        estimator ([`Estimator`], *optional*):
-            The uncertainty score. Defaults to [`PivotEntropy`].
+        estimator ([`Estimator`] or `str`, *optional*):
+            The uncertainty score, or its name in [`ESTIMATORS`]. Defaults to [`PivotEntropy`].
         config ([`TriageConfig`], *optional*):
             Probe set and thresholds.
         extract_answer (`Callable[[str], str | None]`, *optional*):
@@ -88,7 +88,7 @@ class PivotDensityCallback(TrainerCallback):
         *,
         label_column: str | None = None,
         annotator: Callable[[list[dict[str, Any]]], Sequence[Any]] | None = None,
-        estimator: Estimator | None = None,
+        estimator: Estimator | str | None = None,
         config: TriageConfig | None = None,
         extract_answer: Callable[[str], str | None] = extract_answer,
     ):
@@ -111,7 +111,7 @@ class PivotDensityCallback(TrainerCallback):
         config = config or TriageConfig()
         config.resolve_probe_size(budget, len(ids))
         scorer = PoolScorer(
-            estimator or PivotEntropy(),
+            estimator,
             self._trainer._tokenizer.pad_token_id,
             temperature=self._trainer.temperature,
             autocast=self._trainer.accelerator.autocast,

@@ -43,6 +43,12 @@ def _add_triage(commands) -> None:
         help="share of the pool (0.293) or number of labels (300) (default: %(default)s)",
     )
     parser.add_argument("--probe-size", type=int, help="labels spent on calibration (default: 32, or half the budget)")
+    parser.add_argument(
+        "--estimator",
+        default="pivot_entropy",
+        help="score: pivot_entropy, pivot_density, pivot_count, forking_tokens, entropy, length or random "
+        "(default: %(default)s)",
+    )
     parser.add_argument("--limit", type=int, help="use the first prompts only")
     parser.add_argument("--max-completion-length", type=int, default=384, help="tokens (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="responses at a time (default: %(default)s)")
@@ -91,6 +97,7 @@ def _run_triage(args: argparse.Namespace) -> int:
         annotation_budget=args.annotation_budget,
         prompt_column=args.prompt_column,
         label_column=args.label_column,
+        estimator=args.estimator,
         config=TriageConfig(probe_size=args.probe_size),
         max_completion_length=args.max_completion_length,
         batch_size=args.batch_size,

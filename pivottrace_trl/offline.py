@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .answers import is_correct
-from .estimators import Estimator, PivotEntropy
+from .estimators import Estimator
 from .files import replace_atomically
 from .ledger import AnnotationLedger, LabelVault
 from .pivots import find_pivots
@@ -82,7 +82,7 @@ def triage_pool(
     annotation_budget: float | int = 0.293,
     prompt_column: str = "prompt",
     label_column: str | None = None,
-    estimator: Estimator | None = None,
+    estimator: Estimator | str | None = None,
     config: TriageConfig | None = None,
     max_completion_length: int = 384,
     batch_size: int = 32,
@@ -109,7 +109,7 @@ def triage_pool(
             Column that holds the prompts.
         label_column (`str`, *optional*):
             Column that holds the labels; it is read for the probe set only.
-        estimator ([`Estimator`], *optional*):
+        estimator ([`Estimator`] or `str`, *optional*):
             The score. Defaults to [`PivotEntropy`].
         config ([`TriageConfig`], *optional*):
             Probe set and thresholds.
@@ -130,13 +130,13 @@ def triage_pool(
     budget = resolve_budget(annotation_budget, len(ids))
     if label_column is not None and label_column not in dataset.column_names:
         raise ValueError(f"There is no label column `{label_column}`; the pool has {dataset.column_names}.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    scorer = PoolScorer(estimator, tokenizer.pad_token_id)
     output_dir = Path(output_dir)
     ledger = AnnotationLedger(output_dir / "ledger.sqlite", budget, pool_fingerprint(ids))
     vault = None if label_column is None else LabelVault(dataset, [label_column], ids)
     router = PoolRouter(ids, ledger, vault, config)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    scorer = PoolScorer(estimator or PivotEntropy(), tokenizer.pad_token_id)
 
     seconds = {}
     start = time.perf_counter()

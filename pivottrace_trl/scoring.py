@@ -8,7 +8,7 @@ import numpy as np
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .estimators import Estimator, PivotDensity
+from .estimators import Estimator, PivotDensity, get_estimator
 from .rollouts import Rollout
 from .traces import ResponseTrace, trace_rollouts
 
@@ -38,8 +38,8 @@ class PoolScorer:
     is given; later calls keep them, so that scores can be compared from epoch to epoch.
 
     Args:
-        estimator ([`Estimator`]):
-            The score.
+        estimator ([`Estimator`] or `str`, *optional*):
+            The score, see [`get_estimator`].
         pad_token_id (`int`):
             Padding token of the model.
         token_budget (`int`, *optional*, defaults to `2048`):
@@ -62,17 +62,13 @@ class PoolScorer:
 
     def __init__(
         self,
-        estimator: Estimator,
+        estimator: Estimator | str | None,
         pad_token_id: int,
         token_budget: int = 2048,
         temperature: float = 1.0,
         autocast: Callable[[], AbstractContextManager] = nullcontext,
     ):
-        if not isinstance(estimator, Estimator):
-            raise TypeError(
-                f"`estimator` is {estimator!r}, but must have `fit(traces)` and `__call__(traces)`; see `Estimator`."
-            )
-        self.estimator = estimator
+        self.estimator = get_estimator(estimator)
         self.density = PivotDensity()
         self.heads: dict[int, list[int]] | None = None
         self.is_fitted = False

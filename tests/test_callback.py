@@ -526,7 +526,8 @@ class TestBadInput:
         self.refused(trainer, TypeError, "IterableDataset.*streaming=True.*Dataset.from_list")
 
     def test_estimator(self, make_trainer):
-        self.refused(make_trainer(), TypeError, "must have `fit", estimator="pivots")
+        self.refused(make_trainer(), ValueError, "'pivots', but must be one of", estimator="pivots")
+        self.refused(make_trainer(), TypeError, "must be a name or have `fit", estimator=PivotRoutedSampler)
 
     def test_not_a_grpo_trainer(self):
         with pytest.raises(TypeError, match="must be a `trl.GRPOTrainer`"):

@@ -31,7 +31,9 @@ def triage(model_path, pool_path, output, *options) -> int:
     return main(["triage", "--model", model_path, "--dataset", pool_path, *fixed, *options])
 
 
-@pytest.mark.parametrize("options", [[], pytest.param(["--load-in-4bit"], marks=pytest.mark.bnb)])
+@pytest.mark.parametrize(
+    "options", [[], ["--estimator", "forking_tokens"], pytest.param(["--load-in-4bit"], marks=pytest.mark.bnb)]
+)
 def test_triage_with_labels(options, model_path, pool_path, tmp_path, capsys):
     assert triage(model_path, pool_path, tmp_path / "out", "--label-column", "answer", "--limit", "30", *options) == 0
     routes = pq.read_table(tmp_path / "out" / "routes.parquet").to_pydict()
@@ -78,3 +80,8 @@ def test_bad_input_is_one_line_that_names_the_fix(options, message, model_path, 
 def test_files_that_do_not_exist(model_path, tmp_path, capsys):
     assert triage(model_path, "nowhere.jsonl", tmp_path / "out") == 2
     assert "no file nowhere.jsonl" in capsys.readouterr().err
+
+
+def test_an_unknown_estimator(model_path, pool_path, tmp_path, capsys):
+    assert triage(model_path, pool_path, tmp_path / "out", "--estimator", "pivots") == 2
+    assert "'pivots', but must be one of" in capsys.readouterr().err

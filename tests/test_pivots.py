@@ -3,8 +3,19 @@
 import numpy as np
 import pytest
 
-from pivottrace_trl import PivotDensity, PivotEntropy, ResponseLength, ResponseTrace
-from pivottrace_trl.estimators import Estimator
+from pivottrace_trl import (
+    ESTIMATORS,
+    Estimator,
+    ForkingTokens,
+    MeanEntropy,
+    PivotCount,
+    PivotDensity,
+    PivotEntropy,
+    RandomScore,
+    ResponseLength,
+    ResponseTrace,
+    get_estimator,
+)
 from pivottrace_trl.pivots import find_pivots, pivot_density, pivot_threshold, signal_jumps
 
 
@@ -44,10 +55,34 @@ def test_estimators():
     density = PivotDensity(threshold=0.2)
     assert np.allclose(density(traces), [2 / 6, 0, np.nan], equal_nan=True)
     assert np.allclose(PivotEntropy(threshold=0.2)(traces), [2 + 16, 0, np.nan], equal_nan=True)
+    assert np.allclose(PivotCount(threshold=0.2)(traces), [2, 0, np.nan], equal_nan=True)
     assert np.allclose(ResponseLength()(traces), [6, 3, np.nan], equal_nan=True)
+    assert np.allclose(MeanEntropy()(traces), [63 / 6, 1, np.nan], equal_nan=True)
+    assert np.allclose(ForkingTokens(min_entropy=1.0)(traces), [5, 0, np.nan], equal_nan=True)
 
 
-@pytest.mark.parametrize("kind", [PivotDensity, PivotEntropy])
+def test_random_scores_differ_between_responses_and_seeds_and_nothing_else():
+    traces = [trace(np.random.default_rng(i).random(5)) for i in range(200)]
+    scores = RandomScore()(traces)
+    assert np.array_equal(RandomScore()(traces[::-1]), scores[::-1])
+    assert len(set(scores)) == 200 and scores.min() < 0.05 and scores.max() > 0.95
+    assert abs(np.corrcoef(scores, RandomScore(seed=1)(traces))[0, 1]) < 0.2
+    assert np.isnan(RandomScore()([trace([])])).all()
+
+
+def test_estimators_by_name():
+    assert isinstance(get_estimator(), PivotEntropy)
+    assert isinstance(get_estimator("forking_tokens"), ForkingTokens)
+    own = PivotCount(quantile=0.9)
+    assert get_estimator(own) is own
+    with pytest.raises(ValueError, match="'pivots', but must be one of entropy, forking_tokens, length"):
+        get_estimator("pivots")
+    for wrong in (PivotCount, 3):
+        with pytest.raises(TypeError, match="must be a name or have `fit"):
+            get_estimator(wrong)
+
+
+@pytest.mark.parametrize("kind", [PivotCount, PivotDensity, PivotEntropy])
 def test_fit_sets_the_threshold_once_for_the_pool(kind):
     rng = np.random.default_rng(0)
     traces = [trace(rng.random(20)) for _ in range(10)]
@@ -60,6 +95,12 @@ def test_fit_sets_the_threshold_once_for_the_pool(kind):
     assert share == pytest.approx(0.1, abs=0.01)
 
 
-@pytest.mark.parametrize("estimator", [PivotDensity(), PivotEntropy(), ResponseLength()])
-def test_estimators_follow_the_protocol(estimator):
+@pytest.mark.parametrize("estimator", [get_estimator(name) for name in ESTIMATORS], ids=list(ESTIMATORS))
+def test_estimators_score_each_trace_by_itself(estimator):
+    """Training scores a few responses at a time."""
     assert isinstance(estimator, Estimator)
+    rng = np.random.default_rng(0)
+    traces = [trace(rng.random(n), rng.random(n) * 2) for n in (12, 3, 40, 7)]
+    fitted = estimator.fit(traces)
+    alone = np.concatenate([fitted([one]) for one in traces])
+    assert np.array_equal(fitted(traces), alone) and np.isfinite(alone).all()

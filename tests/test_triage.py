@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pivottrace_trl import Evidence, Route, choose_probes, rank_pool, resolve_budget, triage
 from pivottrace_trl.triage import success_curve
@@ -110,22 +112,76 @@ def test_a_poor_vote_asks_for_a_label():
     assert triage(scores, evidence, 0).routes[3] == Route.WEAK
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_budget_is_never_exceeded_and_order_does_not_matter(seed):
-    rng = np.random.default_rng(seed)
-    num = int(rng.integers(1, 60))
-    scores = rng.permutation(num).astype(float)
-    pass_rate = np.where(rng.random(num) < 0.3, rng.integers(0, 2, num), np.nan)
-    agreement = np.where(rng.random(num) < 0.5, rng.random(num), np.nan)
-    evidence = evidence_from(pass_rate, agreement=agreement)
-    budget = int(rng.integers(0, num + 1))
+@st.composite
+def pools(draw, distinct=False):
+    """Scores, evidence and a budget; pools of one prompt, ties and unknown evidence included."""
+    num = draw(st.integers(1, 40))
+    finite = st.floats(-1e6, 1e6, allow_nan=False)
+    scores = draw(st.lists(finite if distinct else finite | st.sampled_from([0.0, 1.0]), min_size=num, max_size=num,
+                           unique=distinct))  # fmt: skip
+
+    def column(values):
+        return np.array(draw(st.lists(values, min_size=num, max_size=num)), float)
+
+    pass_rate = column(st.sampled_from([np.nan, np.nan, 0.0, 0.5, 1.0]))
+    agreement = column(st.sampled_from([np.nan, 0.25, 0.75, 1.0]))
+    num_verified = draw(st.sampled_from([1, 8]))
+    evidence = evidence_from(pass_rate, num_verified=num_verified, agreement=agreement)
+    return np.array(scores), evidence, draw(st.integers(0, num))
+
+
+@given(pools())
+def test_the_budget_is_never_exceeded(pool):
+    scores, evidence, budget = pool
     result = triage(scores, evidence, budget)
-    assert len(result.to_buy) <= budget
+    assert len(result.to_buy) <= budget and len(set(result.to_buy)) == len(result.to_buy)
     assert not evidence.is_labelled[result.to_buy].any()
-    assert (result.routes[result.to_buy] == Route.ANNOTATE).all()
-    mixed = rng.permutation(num)
+    is_annotated = result.routes == Route.ANNOTATE
+    assert (
+        is_annotated == (np.isin(np.arange(len(scores)), result.to_buy) | (is_annotated & evidence.is_labelled))
+    ).all()
+    assert sum(result.counts().values()) == len(scores)
+
+
+@given(pools())
+def test_a_larger_budget_buys_the_same_and_more(pool):
+    scores, evidence, budget = pool
+    smaller, larger = triage(scores, evidence, budget), triage(scores, evidence, budget + 1)
+    assert larger.to_buy[: len(smaller.to_buy)].tolist() == smaller.to_buy.tolist()
+    changed = smaller.routes != larger.routes
+    assert (larger.routes[changed] == Route.ANNOTATE).all() and changed.sum() <= 1
+
+
+@given(pools(distinct=True), st.randoms(use_true_random=False))
+def test_the_order_of_the_pool_does_not_matter(pool, random):
+    scores, evidence, budget = pool
+    mixed = list(range(len(scores)))
+    random.shuffle(mixed)
     shuffled = Evidence(*(getattr(evidence, name)[mixed] for name in evidence.__dataclass_fields__))
-    assert (triage(scores[mixed], shuffled, budget).routes == result.routes[mixed]).all()
+    assert (triage(scores[mixed], shuffled, budget).routes == triage(scores, evidence, budget).routes[mixed]).all()
+
+
+@given(pools(distinct=True))
+def test_only_the_order_of_the_scores_counts(pool):
+    scores, evidence, budget = pool
+    ranks = np.argsort(np.argsort(scores)).astype(float)
+    assert (triage(ranks, evidence, budget).routes == triage(scores, evidence, budget).routes).all()
+
+
+@given(pools(), st.sampled_from([np.nan, np.inf, -np.inf]), st.data())
+def test_scores_that_are_not_finite_are_refused(pool, value, data):
+    scores, evidence, budget = pool
+    scores[data.draw(st.integers(0, len(scores) - 1))] = value
+    with pytest.raises(ValueError, match="not finite"):
+        triage(scores, evidence, budget)
+
+
+@given(pools(), st.data())
+def test_probes_are_distinct_prompts(pool, data):
+    scores, _, _ = pool
+    num_probes = data.draw(st.integers(1, len(scores)))
+    probes = choose_probes(scores, num_probes)
+    assert len(set(probes)) == num_probes and (np.diff(scores[probes]) >= 0).all()
 
 
 def test_thresholds_out_of_order_are_refused():

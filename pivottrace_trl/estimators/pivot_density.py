@@ -1,12 +1,13 @@
 """Pivots per response token."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..pivots import pivot_density, pivot_threshold
+from ..pivots import pivot_density
 from ..traces import ResponseTrace
+from .base import fit_threshold, fitted_threshold
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,9 @@ class PivotDensity:
 
     def fit(self, traces: Sequence[ResponseTrace]) -> "PivotDensity":
         """Set the threshold to the quantile of the jumps of all `traces`."""
-        return replace(self, threshold=pivot_threshold([trace.long_range_mass for trace in traces], self.quantile))
+        return fit_threshold(self, traces)
 
     def __call__(self, traces: Sequence[ResponseTrace]) -> np.ndarray:
         """Return pivots per token for each trace, shape `(num_traces,)`; NaN for an empty response."""
-        if self.threshold is None:
-            raise RuntimeError("`PivotDensity` has no threshold yet: call `fit(traces)` and use what it returns.")
-        return np.array([pivot_density(trace.long_range_mass, self.threshold) for trace in traces])
+        threshold = fitted_threshold(self)
+        return np.array([pivot_density(trace.long_range_mass, threshold) for trace in traces])

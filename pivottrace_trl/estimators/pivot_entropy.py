@@ -1,12 +1,13 @@
 """Pivots weighted by the model's hesitation."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from ..pivots import find_pivots, pivot_threshold
+from ..pivots import find_pivots
 from ..traces import ResponseTrace
+from .base import fit_threshold, fitted_threshold
 
 
 @dataclass(frozen=True)
@@ -27,15 +28,14 @@ class PivotEntropy:
 
     def fit(self, traces: Sequence[ResponseTrace]) -> "PivotEntropy":
         """Set the threshold to the quantile of the jumps of all `traces`."""
-        return replace(self, threshold=pivot_threshold([trace.long_range_mass for trace in traces], self.quantile))
+        return fit_threshold(self, traces)
 
     def __call__(self, traces: Sequence[ResponseTrace]) -> np.ndarray:
         """Return the summed entropy for each trace, shape `(num_traces,)`, in nats; NaN for an empty response."""
-        if self.threshold is None:
-            raise RuntimeError("`PivotEntropy` has no threshold yet: call `fit(traces)` and use what it returns.")
+        threshold = fitted_threshold(self)
         return np.array(
             [
-                trace.entropy[find_pivots(trace.long_range_mass, self.threshold)].sum() if len(trace) else np.nan
+                trace.entropy[find_pivots(trace.long_range_mass, threshold)].sum() if len(trace) else np.nan
                 for trace in traces
             ]
         )
