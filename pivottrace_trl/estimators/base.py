@@ -1,16 +1,11 @@
 """What a score is."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from ..pivots import pivot_threshold
 from ..traces import ResponseTrace
-
-
-T = TypeVar("T", bound=Any)
 
 
 @runtime_checkable
@@ -31,22 +26,3 @@ class Estimator(Protocol):
     def __call__(self, traces: Sequence[ResponseTrace]) -> np.ndarray:
         """Return one score a trace, shape `(num_traces,)`; NaN where there is nothing to score (empty response)."""
         ...
-
-
-def fit_threshold(estimator: T, traces: Sequence[ResponseTrace]) -> T:
-    """Set the `threshold` of an estimator that counts pivots to the `quantile` of the jumps of all `traces`."""
-    signals = [trace.long_range_mass for trace in traces]
-    return replace(estimator, threshold=pivot_threshold(signals, estimator.quantile))
-
-
-def fitted_threshold(estimator: Any) -> float:
-    """
-    Return the `threshold` of an estimator that counts pivots.
-
-    Raises:
-        RuntimeError: if it was not fitted.
-    """
-    if estimator.threshold is None:
-        name = type(estimator).__name__
-        raise RuntimeError(f"`{name}` has no threshold yet: call `fit(traces)` and use what it returns.")
-    return estimator.threshold

@@ -1,35 +1,13 @@
 """Pivots per response token."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-import numpy as np
-
 from ..pivots import pivot_density
 from ..traces import ResponseTrace
-from .base import fit_threshold, fitted_threshold
+from .pivot_score import PivotScore
 
 
-@dataclass(frozen=True)
-class PivotDensity:
-    """
-    Pivots per response token (arXiv 2606.04503): how often long-range attention jumps while the model answers.
+class PivotDensity(PivotScore):
+    """Pivots per response token: how often long-range attention jumps while the model answers."""
 
-    Args:
-        quantile (`float`, *optional*, defaults to `0.8`):
-            Share of the pool's jumps that are not pivots.
-        threshold (`float`, *optional*):
-            Size a jump must exceed; set by `fit`.
-    """
-
-    quantile: float = 0.8
-    threshold: float | None = None
-
-    def fit(self, traces: Sequence[ResponseTrace]) -> "PivotDensity":
-        """Set the threshold to the quantile of the jumps of all `traces`."""
-        return fit_threshold(self, traces)
-
-    def __call__(self, traces: Sequence[ResponseTrace]) -> np.ndarray:
-        """Return pivots per token for each trace, shape `(num_traces,)`; NaN for an empty response."""
-        threshold = fitted_threshold(self)
-        return np.array([pivot_density(trace.long_range_mass, threshold) for trace in traces])
+    def score(self, trace: ResponseTrace, threshold: float) -> float:
+        """Return pivots per token, in `[0, 1]`."""
+        return pivot_density(trace.long_range_mass, threshold)
