@@ -3,11 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 from ..pivots import pivot_threshold
 from ..traces import ResponseTrace
+
+
+T = TypeVar("T", bound="PivotScore")
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class PivotScore(ABC):
     quantile: float = 0.8
     threshold: float | None = None
 
-    def fit(self, traces: Sequence[ResponseTrace]) -> "PivotScore":
+    def fit(self: T, traces: Sequence[ResponseTrace]) -> T:
         """Return the score with the threshold set to the quantile of the jumps of all `traces`."""
         return replace(self, threshold=pivot_threshold([trace.long_range_mass for trace in traces], self.quantile))
 
