@@ -1,23 +1,19 @@
-"""Read long-range attention from a decoder with forward hooks. The only module that touches attention modules."""
+"""Read long-range attention from a decoder with forward hooks."""
 
-import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
-from peft import PeftModel
 from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention import AttentionStatistics, attention_statistics
+from .layers import find_attention_modules, select_layers, sliding_window
 
 
-# Name under which the recording attention function is registered with transformers.
-_TRACED_IMPLEMENTATION = "pivottrace_traced"
 # Attention modules that are inside a traced forward pass, with what records them.
 _RECORDERS: dict[nn.Module, "_LayerRecorder"] = {}
 
@@ -67,79 +63,24 @@ class AttentionCapture:
         """
         if not self.layers:
             raise RuntimeError(
-                "No layer was traced: no forward pass ran. Run the model inside `capture()`, on whole sequences, "
-                "without a KV cache."
+                "No layer was traced: no forward pass reached the attention functions. Run the model inside "
+                "`capture()`, on whole sequences, without a KV cache."
             )
         tensors = [getattr(statistics, name) for statistics in self.layers.values()]
         # A model may be split over devices, layer by layer.
         return torch.cat([tensor.to(tensors[0].device) for tensor in tensors], dim=1).mean(dim=1)
 
 
-def find_attention_modules(model: nn.Module) -> dict[int, nn.Module]:
-    """
-    Find the causal self-attention modules that go through the attention interface of transformers.
-
-    They are looked up by what they do, not by class name: a module with a `layer_idx` whose `forward` asks the
-    interface for its attention function. LoRA and bitsandbytes replace the linear layers inside, never the module.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Causal language model.
-
-    Returns:
-        `dict[int, nn.Module]`: layer index to attention module, in order.
-
-    Raises:
-        ValueError: if the model has no such module.
-    """
-    found: dict[int, nn.Module] = {}
-    for module in model.modules():
-        forward = inspect.unwrap(type(module).forward)
-        code = getattr(forward, "__code__", None)
-        if code is None or "ALL_ATTENTION_FUNCTIONS" not in code.co_names:
-            continue
-        layer = getattr(module, "layer_idx", None)
-        if isinstance(layer, int) and getattr(module, "is_causal", False):
-            found.setdefault(layer, module)
-    if not found:
-        name = type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__
-        raise ValueError(
-            f"{name} has no attention module that can be read: none of its modules calls the attention interface of "
-            "transformers. State-space and linear-attention models (Mamba, RWKV) have no softmax attention to trace, "
-            "and a model whose attention was patched (Unsloth) has to be loaded without the patch."
-        )
-    return dict(sorted(found.items()))
-
-
-def select_layers(num_layers: int, num_selected: int = 5) -> list[int]:
-    """
-    Evenly spaced layers of the middle third (arXiv 2510.13554 uses five of them to stand for the network).
-
-    Args:
-        num_layers (`int`):
-            Depth of the model.
-        num_selected (`int`, *optional*, defaults to `5`):
-            Number of layers wanted; fewer are returned if the middle third is smaller.
-
-    Returns:
-        `list[int]`: increasing layer positions.
-    """
-    start, stop = num_layers // 3, max(num_layers // 3 + 1, (2 * num_layers + 2) // 3)
-    count = min(num_selected, stop - start)
-    steps = [start + round(i * (stop - 1 - start) / max(count - 1, 1)) for i in range(count)]
-    return sorted(set(steps))
-
-
 class AttentionTracer:
     """
     Traces the long-range attention of a few layers while a model runs.
 
-    During a capture each chosen attention module carries a pre-hook and a post-hook. The pre-hook routes the module's
-    call of the attention interface through a recorder; the recorder calls the model's own attention function with the
-    same arguments, returns its output untouched, and reduces queries and keys, which are then final (projected by LoRA
-    or 4-bit layers, normalised, rotated), to three numbers per head and query. Attention maps are never stored,
-    whatever the attention implementation. Steps of decoding with a KV cache and the second forward pass of gradient
-    checkpointing are left alone. A model compiled with `torch.compile` runs uncompiled inside a capture.
+    During a capture each chosen attention module carries a pre-hook and a post-hook, which say whose turn it is, and
+    the attention function that the model asks transformers for is put behind a recorder. The recorder calls that
+    function with the same arguments, returns its output untouched, and reduces queries and keys, which are then final
+    (projected by LoRA or 4-bit layers, normalised, rotated), to three numbers per head and query. Attention maps are
+    never stored, whatever the attention implementation. Steps of decoding with a KV cache and the second forward pass
+    of gradient checkpointing are left alone. A model compiled with `torch.compile` runs uncompiled inside a capture.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -186,7 +127,7 @@ class AttentionTracer:
         if heads is None:
             # A layer with a sliding window cannot look far back. Skipping it whatever the length of the sequences
             # keeps the signals of short and long ones comparable.
-            sizes = {index: _sliding_window(module) for index, module in modules.items()}
+            sizes = {index: sliding_window(module) for index, module in modules.items()}
             sliding = {index: size for index, size in sizes.items() if size is not None}
             if len(sliding) < len(modules):
                 self.skipped_layers = {index: f"sliding window of {size} tokens" for index, size in sliding.items()}
@@ -220,9 +161,7 @@ class AttentionTracer:
             [`AttentionCapture`], filled when the model has run.
         """
         capture = AttentionCapture()
-        handles = []
-        AttentionInterface.register(_TRACED_IMPLEMENTATION, _traced_attention_forward)
-        try:
+        with ExitStack() as stack:
             for index, module in self._modules.items():
                 recorder = _LayerRecorder(
                     layer=index,
@@ -232,15 +171,21 @@ class AttentionTracer:
                     rows=rows,
                     num_queries=num_queries,
                     capture=capture,
-                    own_config=module.config,
                 )
-                handles.append(module.register_forward_pre_hook(recorder.enter))
-                handles.append(module.register_forward_hook(recorder.leave, always_call=True))
-            with _without_compilation(self._model):
-                yield capture
-        finally:
-            for handle in handles:
-                handle.remove()
+                for handle in (
+                    module.register_forward_pre_hook(recorder.enter),
+                    # Runs after exceptions too, so that a failed forward pass leaves nothing behind.
+                    module.register_forward_hook(recorder.leave, always_call=True),
+                ):
+                    stack.callback(handle.remove)
+            functions = {}
+            for module in self._modules.values():
+                interface, name = _interface(module), cast(Any, module).config._attn_implementation
+                functions[id(interface), name] = (interface, name)
+            for interface, name in functions.values():
+                stack.enter_context(_recorded(interface, name))
+            stack.enter_context(_without_compilation(self._model))
+            yield capture
 
 
 @dataclass
@@ -254,24 +199,14 @@ class _LayerRecorder:
     rows: torch.Tensor | None
     num_queries: int | None
     capture: AttentionCapture
-    own_config: Any
 
     def enter(self, module: Any, args: tuple) -> None:
         if torch._C._current_graph_task_id() != -1:
             return  # inside backward: gradient checkpointing repeats a forward pass that was traced already
-        traced_config = copy.copy(self.own_config)
-        traced_config._attn_implementation = _TRACED_IMPLEMENTATION
-        module.config = traced_config
         _RECORDERS[module] = self
 
     def leave(self, module: Any, args: tuple, output: object) -> None:
-        # Runs after exceptions too (`always_call`), so that a failed forward pass leaves the module as it was.
-        module.config = self.own_config
         _RECORDERS.pop(module, None)
-
-    def attention_function(self, module: nn.Module) -> Callable:
-        default = inspect.unwrap(type(module).forward).__globals__.get("eager_attention_forward")
-        return ALL_ATTENTION_FUNCTIONS.get_interface(self.own_config._attn_implementation, default)
 
     @torch.no_grad()
     def record(self, query: torch.Tensor, key: torch.Tensor, scaling: float | None, options: dict) -> None:
@@ -318,20 +253,31 @@ class _LayerRecorder:
             )
 
 
-def _traced_attention_forward(module, query, key, value, attention_mask, *args, **kwargs):
-    recorder = _RECORDERS[module]
-    # Attention functions read the implementation's name from the module's config, which is why it is put back first.
-    module.config = recorder.own_config
-    output = recorder.attention_function(module)(module, query, key, value, attention_mask, *args, **kwargs)
-    recorder.record(query, key, kwargs.get("scaling"), kwargs)
-    return output
+def _interface(module: nn.Module) -> AttentionInterface:
+    """The table in which the file of a module looks attention functions up; most files share one."""
+    return inspect.unwrap(type(module).forward).__globals__["ALL_ATTENTION_FUNCTIONS"]
 
 
-def _sliding_window(module: nn.Module) -> int | None:
-    """Keys that a query of the module sees, `None` for all."""
-    if hasattr(module, "sliding_window"):
-        return cast(int | None, module.sliding_window)  # models that mix both kinds of layers
-    return getattr(module.config, "sliding_window", None)
+@contextmanager
+def _recorded(interface: AttentionInterface, name: str) -> Iterator[None]:
+    """Put an attention function behind the recorders for a while. Its name stays: masks and some models go by it."""
+    original = interface.get(name)
+
+    def forward(module, query, key, value, attention_mask, *args, **kwargs):
+        # Eager attention is not in the table: each file has its own.
+        function = original or inspect.unwrap(type(module).forward).__globals__["eager_attention_forward"]
+        output = function(module, query, key, value, attention_mask, *args, **kwargs)
+        if module in _RECORDERS:
+            _RECORDERS[module].record(query, key, kwargs.get("scaling"), kwargs)
+        return output
+
+    interface[name] = forward
+    try:
+        yield
+    finally:
+        del interface[name]
+        if interface.get(name) is not original:
+            interface[name] = original
 
 
 def _without_compilation(model: nn.Module) -> AbstractContextManager:

@@ -19,7 +19,19 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pivottrace_trl"
 # From the ground up: a module may import from lower layers only.
 LAYERS = [
-    {"pivots", "triage", "attention", "ledger", "pool", "answers", "files", "versions", "loading", "progress"},
+    {
+        "pivots",
+        "triage",
+        "attention",
+        "ledger",
+        "pool",
+        "answers",
+        "files",
+        "layers",
+        "versions",
+        "loading",
+        "progress",
+    },
     {"tracing", "rollouts", "sampler"},
     {"batches"},
     {"traces"},

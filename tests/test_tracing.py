@@ -19,12 +19,13 @@ from transformers import (
     RwkvForCausalLM,
 )
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
 from pivottrace_trl import AttentionTracer, Rollout, attention, trace_rollouts, tracing
 from pivottrace_trl.attention import attention_statistics
+from pivottrace_trl.layers import find_attention_modules, select_layers
 from pivottrace_trl.traces import _entropy, choose_local_heads
-from pivottrace_trl.tracing import find_attention_modules, select_layers
 
 from .conftest import ARCHITECTURES, make_model
 
@@ -320,7 +321,7 @@ def test_compiled_models_are_traced_uncompiled():
 def test_exceptions_leave_nothing_behind():
     model, batch = make_model("llama"), batch_of()
     module = model.model.layers[3].self_attn
-    config = module.config
+    functions = dict(ALL_ATTENTION_FUNCTIONS)
 
     def fail(*args):
         raise ZeroDivisionError
@@ -330,7 +331,7 @@ def test_exceptions_leave_nothing_behind():
     with pytest.raises(ZeroDivisionError):
         traced(model, batch)
     assert num_hooks(model) == before
-    assert module.config is config
+    assert dict(ALL_ATTENTION_FUNCTIONS) == functions and not tracing._RECORDERS
     handle.remove()
     capture, _ = traced(model, batch)
     assert set(capture.layers) == {2, 3}
@@ -352,7 +353,10 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match=r"layers \[9\]"):
         AttentionTracer(make_model("llama"), heads={9: [0]})
     tracer, batch = AttentionTracer(make_model("llama")), batch_of()
-    with tracer.capture(batch["attention_mask"]) as capture, pytest.raises(RuntimeError, match="no forward pass ran"):
+    with (
+        tracer.capture(batch["attention_mask"]) as capture,
+        pytest.raises(RuntimeError, match="no forward pass reached"),
+    ):
         capture.signal()
     model = make_model("llama")
     wrong = batch["attention_mask"][:1]

@@ -7,8 +7,8 @@ from typing import Any, cast
 from torch import nn
 from trl import GRPOTrainer
 
+from ..layers import find_attention_modules
 from ..rewards import RoutedReward
-from ..tracing import find_attention_modules
 from ..versions import TRL_VERSIONS, installed
 
 

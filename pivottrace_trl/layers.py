@@ -1,0 +1,78 @@
+"""Which modules of a decoder attend, and which of its layers stand for the network."""
+
+import inspect
+from typing import cast
+
+from peft import PeftModel
+from torch import nn
+
+
+def find_attention_modules(model: nn.Module) -> dict[int, nn.Module]:
+    """
+    Find the causal self-attention modules that go through the attention interface of transformers.
+
+    They are looked up by what they do, not by class name: a module with a `layer_idx` whose `forward` asks the
+    interface for its attention function. LoRA and bitsandbytes replace the linear layers inside, never the module.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            Causal language model.
+
+    Returns:
+        `dict[int, nn.Module]`: layer index to attention module, in order.
+
+    Raises:
+        ValueError: if the model has no such module.
+    """
+    found: dict[int, nn.Module] = {}
+    for module in model.modules():
+        forward = inspect.unwrap(type(module).forward)
+        code = getattr(forward, "__code__", None)
+        if code is None or "ALL_ATTENTION_FUNCTIONS" not in code.co_names:
+            continue
+        layer = getattr(module, "layer_idx", None)
+        if isinstance(layer, int) and getattr(module, "is_causal", False):
+            found.setdefault(layer, module)
+    if not found:
+        name = type(model.get_base_model() if isinstance(model, PeftModel) else model).__name__
+        raise ValueError(
+            f"{name} has no attention module that can be read: none of its modules calls the attention interface of "
+            "transformers. State-space and linear-attention models (Mamba, RWKV) have no softmax attention to trace, "
+            "and a model whose attention was patched (Unsloth) has to be loaded without the patch."
+        )
+    return dict(sorted(found.items()))
+
+
+def select_layers(num_layers: int, num_selected: int = 5) -> list[int]:
+    """
+    Evenly spaced layers of the middle third (arXiv 2510.13554 uses five of them to stand for the network).
+
+    Args:
+        num_layers (`int`):
+            Depth of the model.
+        num_selected (`int`, *optional*, defaults to `5`):
+            Number of layers wanted; fewer are returned if the middle third is smaller.
+
+    Returns:
+        `list[int]`: increasing layer positions.
+    """
+    start, stop = num_layers // 3, max(num_layers // 3 + 1, (2 * num_layers + 2) // 3)
+    count = min(num_selected, stop - start)
+    steps = [start + round(i * (stop - 1 - start) / max(count - 1, 1)) for i in range(count)]
+    return sorted(set(steps))
+
+
+def sliding_window(module: nn.Module) -> int | None:
+    """
+    Reach of an attention module.
+
+    Args:
+        module (`nn.Module`):
+            Attention module.
+
+    Returns:
+        `int` or `None`: number of keys that a query sees, `None` for all.
+    """
+    if hasattr(module, "sliding_window"):
+        return cast(int | None, module.sliding_window)  # models that mix both kinds of layers
+    return getattr(module.config, "sliding_window", None)
