@@ -46,6 +46,7 @@ def measure(run: Path, labels: list[str]) -> dict:
         "pivot_density": np.nan_to_num(np.array(routes["pivot_density"], float)),
         "num_pivots": np.array(routes["num_pivots"]),
         "length": np.array(routes["num_tokens"]),
+        "total_entropy": np.array([entropy.sum() for entropy in entropies]),
         "forking_tokens": np.array([(entropy > FORKING_ENTROPY).sum() for entropy in entropies]),
     }
     by_route = {}
