@@ -69,6 +69,7 @@ def test_two_lines_route_a_run(make_trainer, tmp_path):
     assert {"pivottrace/num_discard", "pivottrace/num_weak", "pivottrace/num_annotate"} <= logged
     assert {"pivottrace/labels_bought", "pivottrace/budget_left", "pivottrace/density_weak"} <= logged
     assert {"pivottrace/vote_agreement", "pivottrace/pseudo_label_accuracy"} <= logged
+    assert {"pivottrace/score_auroc", "pivottrace/calibration_error"} <= logged
 
 
 @pytest.mark.parametrize("budget", [0.1, 0.5, 3])

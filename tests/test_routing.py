@@ -92,3 +92,14 @@ def test_without_an_oracle_nothing_is_bought_or_discarded(make_router):
 @pytest.mark.parametrize(("budget", "size"), [(1, 1), (2, 1), (20, 10), (64, 32), (90, 32)])
 def test_default_probe_size(budget, size, make_router):
     assert make_router(budget=budget, oracle=Oracle()).probe_size == size
+
+
+def test_a_score_that_does_not_separate_the_pool_is_reported(make_router, caplog):
+    oracle = Oracle()
+    router = make_router(oracle=oracle)
+    router.first_routing(lambda rows: [row > 70 for row in rows])  # the most uncertain ones are right
+    assert router.calibration.is_flat
+    (warning,) = {record.message for record in caplog.records if "does not separate your pool" in record.message}
+    assert "AUROC 0.00" in warning and "drawn at random" in warning
+    # What triage asked for does not follow the score any more.
+    assert len(oracle.asked) == 20 and oracle.asked[10:] != sorted(oracle.asked[10:], reverse=True)
