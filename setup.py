@@ -18,7 +18,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["pivottrace_trl", "pivottrace_trl.*"]),
-    package_data={"pivottrace_trl": ["py.typed", "demo/model/*"]},
+    package_data={"pivottrace_trl": ["*.pyi", "py.typed", "demo/model/*"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "torch>=2.6",
@@ -36,6 +36,7 @@ setup(
         "scikit-learn>=1.4",
         "scipy>=1.11",
         "rich>=13",
+        "lazy_loader>=0.4",
         "packaging",
         "psutil",
     ],

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from common import report
 
-from pivottrace_trl import Evidence, choose_probes, triage
+from pivottrace_trl import Evidence, assign_routes, choose_probes
 
 
 def peak_mib() -> float:
@@ -40,7 +40,7 @@ def main() -> None:
         evidence.is_labelled[probes] = True
         evidence.pass_rate[probes] = rng.random(args.num_probes) < np.exp(-scores[probes] / 3)
         evidence.num_verified[probes] = 1
-        result = triage(scores, evidence, int(0.293 * args.num_prompts) - args.num_probes)
+        result = assign_routes(scores, evidence, int(0.293 * args.num_prompts) - args.num_probes)
         seconds.append(time.perf_counter() - start)
     row = {
         "prompts": args.num_prompts,

@@ -8,7 +8,7 @@ from transformers.utils import logging
 
 from .calibration import Calibration
 from .ledger import AnnotationLedger, Oracle
-from .triage import Evidence, Route, TriageResult, choose_probes, triage
+from .triage import Evidence, Route, TriageResult, assign_routes, choose_probes
 
 
 logger = logging.get_logger(__name__)
@@ -160,7 +160,7 @@ class PoolRouter:
         Returns:
             [`TriageResult`]: prompts for which no label could be had are weak.
         """
-        result = triage(
+        result = assign_routes(
             self.scores,
             self.evidence,
             self.ledger.num_left,
@@ -197,7 +197,7 @@ class PoolRouter:
             self.update_pass_rates(rows, [float(right) for right in verify(rows)], num_rollouts=1)
 
     def _route_by_budget(self) -> TriageResult:
-        result = triage(self.scores, self.evidence, budget_left=0)
+        result = assign_routes(self.scores, self.evidence, budget_left=0)
         is_probe = np.isin(result.ranking, self.probes)
         most_uncertain_first = result.ranking[~is_probe][::-1]
         rows = np.concatenate([self.probes, most_uncertain_first[: self.ledger.budget - len(self.probes)]])

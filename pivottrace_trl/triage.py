@@ -52,7 +52,7 @@ class Evidence:
 @dataclass(frozen=True)
 class TriageResult:
     """
-    Outcome of [`triage`].
+    Outcome of [`assign_routes`].
 
     Attributes:
         routes (`np.ndarray` of shape `(num_prompts,)`, int8): a [`Route`] per prompt.
@@ -169,7 +169,7 @@ def choose_probes(scores: np.ndarray, num_probes: int) -> np.ndarray:
     return ranking[positions.astype(int)]
 
 
-def triage(
+def assign_routes(
     scores: np.ndarray,
     evidence: Evidence,
     budget_left: int,

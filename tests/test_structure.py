@@ -73,6 +73,8 @@ def test_imports_go_downwards(path):
 def test_the_public_names_are_sorted_and_exist():
     assert pivottrace_trl.__all__ == sorted(pivottrace_trl.__all__)
     assert all(hasattr(pivottrace_trl, name) for name in pivottrace_trl.__all__)
+    # A module of the same name would take the place of what is loaded lazily.
+    assert not {path.stem for path in PACKAGE.iterdir()} & set(pivottrace_trl.__all__)
 
 
 @pytest.mark.parametrize("name", pivottrace_trl.__all__)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pivottrace_trl import Evidence, Route, choose_probes, rank_pool, resolve_budget, triage
+from pivottrace_trl import Evidence, Route, assign_routes, choose_probes, rank_pool, resolve_budget
 from pivottrace_trl.calibration import calibrate
 
 
@@ -125,7 +125,7 @@ def test_a_flat_curve_is_one_level_and_the_ranking_random():
     scores = np.empty(len(ranking))
     scores[ranking] = np.arange(len(ranking))
     pass_rate[np.flatnonzero(np.isfinite(pass_rate))[:40]] = 0.0  # below the level at which votes are trusted
-    bought = triage(scores, evidence_from(pass_rate), budget_left=400).to_buy
+    bought = assign_routes(scores, evidence_from(pass_rate), budget_left=400).to_buy
     # Neither the most uncertain first nor the least: drawn from everywhere.
     assert abs(scores[bought].mean() / len(scores) - 0.5) < 0.05 and scores[bought].std() / len(scores) > 0.25
 
@@ -143,7 +143,7 @@ def test_three_zones():
     scores = np.arange(100.0)
     pass_rate = np.full(100, np.nan)
     pass_rate[2:100:5] = [1.0] * 8 + [1, 0, 1, 0, 1] + [0.0] * 7
-    result = triage(scores, evidence_from(pass_rate), budget_left=15)
+    result = assign_routes(scores, evidence_from(pass_rate), budget_left=15)
     routes = result.routes
     assert (routes[:30] == Route.DISCARD).all()
     assert (routes[95:] == Route.ANNOTATE).all()
@@ -158,19 +158,19 @@ def test_three_zones():
 
 
 def test_without_evidence_nothing_is_discarded_or_bought():
-    result = triage(np.arange(20.0), Evidence.empty(20), budget_left=10)
+    result = assign_routes(np.arange(20.0), Evidence.empty(20), budget_left=10)
     assert (result.routes == Route.WEAK).all() and len(result.to_buy) == 0
 
 
 def test_what_is_known_of_a_prompt_goes_before_its_place():
     scores = np.arange(10.0)
     pass_rate = np.array([0.0, 1, 1, 1, 1, 1, 1, 1, 1, 1])
-    kept = triage(scores, evidence_from(pass_rate), 0, tau_high=0.8)
+    kept = assign_routes(scores, evidence_from(pass_rate), 0, tau_high=0.8)
     assert kept.routes[0] == Route.ANNOTATE  # wrong although the easiest by score
     # A group that was right as a whole is mastered wherever it stands; one right answer is not enough.
     flat = np.array([0.0] * 9 + [1.0])
-    assert triage(scores, evidence_from(flat, num_verified=8), 0).routes[9] == Route.DISCARD
-    assert triage(scores, evidence_from(flat, num_verified=1), 0).routes[9] == Route.ANNOTATE
+    assert assign_routes(scores, evidence_from(flat, num_verified=8), 0).routes[9] == Route.DISCARD
+    assert assign_routes(scores, evidence_from(flat, num_verified=1), 0).routes[9] == Route.ANNOTATE
 
 
 def test_a_poor_vote_asks_for_a_label():
@@ -178,8 +178,8 @@ def test_a_poor_vote_asks_for_a_label():
     agreement = np.full(10, np.nan)
     agreement[3] = 0.25
     evidence = evidence_from(np.full(10, np.nan), np.zeros(10, bool), agreement=agreement)
-    assert triage(scores, evidence, 1).to_buy.tolist() == [3]
-    assert triage(scores, evidence, 0).routes[3] == Route.WEAK
+    assert assign_routes(scores, evidence, 1).to_buy.tolist() == [3]
+    assert assign_routes(scores, evidence, 0).routes[3] == Route.WEAK
 
 
 @st.composite
@@ -203,7 +203,7 @@ def pools(draw, distinct=False):
 @given(pools())
 def test_the_budget_is_never_exceeded(pool):
     scores, evidence, budget = pool
-    result = triage(scores, evidence, budget)
+    result = assign_routes(scores, evidence, budget)
     assert len(result.to_buy) <= budget and len(set(result.to_buy)) == len(result.to_buy)
     assert not evidence.is_labelled[result.to_buy].any()
     is_annotated = result.routes == Route.ANNOTATE
@@ -216,7 +216,7 @@ def test_the_budget_is_never_exceeded(pool):
 @given(pools())
 def test_a_larger_budget_buys_the_same_and_more(pool):
     scores, evidence, budget = pool
-    smaller, larger = triage(scores, evidence, budget), triage(scores, evidence, budget + 1)
+    smaller, larger = assign_routes(scores, evidence, budget), assign_routes(scores, evidence, budget + 1)
     assert larger.to_buy[: len(smaller.to_buy)].tolist() == smaller.to_buy.tolist()
     changed = smaller.routes != larger.routes
     assert (larger.routes[changed] == Route.ANNOTATE).all() and changed.sum() <= 1
@@ -228,14 +228,16 @@ def test_the_order_of_the_pool_does_not_matter(pool, random):
     mixed = list(range(len(scores)))
     random.shuffle(mixed)
     shuffled = Evidence(*(getattr(evidence, name)[mixed] for name in evidence.__dataclass_fields__))
-    assert (triage(scores[mixed], shuffled, budget).routes == triage(scores, evidence, budget).routes[mixed]).all()
+    assert (
+        assign_routes(scores[mixed], shuffled, budget).routes == assign_routes(scores, evidence, budget).routes[mixed]
+    ).all()
 
 
 @given(pools(distinct=True))
 def test_only_the_order_of_the_scores_counts(pool):
     scores, evidence, budget = pool
     ranks = np.argsort(np.argsort(scores)).astype(float)
-    assert (triage(ranks, evidence, budget).routes == triage(scores, evidence, budget).routes).all()
+    assert (assign_routes(ranks, evidence, budget).routes == assign_routes(scores, evidence, budget).routes).all()
 
 
 @given(pools(), st.sampled_from([np.nan, np.inf, -np.inf]), st.data())
@@ -243,7 +245,7 @@ def test_scores_that_are_not_finite_are_refused(pool, value, data):
     scores, evidence, budget = pool
     scores[data.draw(st.integers(0, len(scores) - 1))] = value
     with pytest.raises(ValueError, match="not finite"):
-        triage(scores, evidence, budget)
+        assign_routes(scores, evidence, budget)
 
 
 @given(pools(), st.data())
@@ -256,4 +258,4 @@ def test_probes_are_distinct_prompts(pool, data):
 
 def test_thresholds_out_of_order_are_refused():
     with pytest.raises(ValueError, match="tau_low.*0.3.*tau_high.*0.5"):
-        triage(np.arange(3.0), Evidence.empty(3), 0, tau_high=0.5, tau_low=0.3)
+        assign_routes(np.arange(3.0), Evidence.empty(3), 0, tau_high=0.5, tau_low=0.3)

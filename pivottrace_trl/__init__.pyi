@@ -1,0 +1,91 @@
+from .answers import Vote, extract_answer, is_correct, majority_vote
+from .attention import AttentionStatistics
+from .calibration import Calibration
+from .callback import PivotDensityCallback
+from .estimators import (
+    ESTIMATORS,
+    RAUQ,
+    CalibratedEstimator,
+    CoE,
+    Consistency,
+    Estimator,
+    ForkingTokens,
+    MeanEntropy,
+    PivotCount,
+    PivotDensity,
+    PivotEntropy,
+    ProbeCalibrated,
+    RandomScore,
+    ResponseLength,
+    SelfCertainty,
+    TotalEntropy,
+    get_estimator,
+)
+from .ledger import AnnotationLedger, CallableAnnotator, LabelVault
+from .offline import PoolTriage, triage_pool
+from .pool import drop_duplicates, pool_fingerprint, pool_ids, prompt_id
+from .rollouts import Rollout, generate_rollouts
+from .routing import PoolRouter, TriageConfig
+from .sampler import PivotRoutedSampler
+from .scoring import PoolScorer, PoolScores
+from .traces import OPTIONAL_SIGNALS, ResponseTrace
+from .tracing import AttentionCapture, AttentionTracer
+from .tracing_pass import trace_rollouts
+from .triage import Evidence, Route, TriageResult, assign_routes, choose_probes, rank_pool, resolve_budget
+
+__version__: str
+
+__all__ = [
+    "AnnotationLedger",
+    "AttentionCapture",
+    "AttentionStatistics",
+    "AttentionTracer",
+    "CalibratedEstimator",
+    "Calibration",
+    "CallableAnnotator",
+    "CoE",
+    "Consistency",
+    "ESTIMATORS",
+    "Estimator",
+    "Evidence",
+    "ForkingTokens",
+    "LabelVault",
+    "MeanEntropy",
+    "OPTIONAL_SIGNALS",
+    "PivotCount",
+    "PivotDensity",
+    "PivotDensityCallback",
+    "PivotEntropy",
+    "PivotRoutedSampler",
+    "PoolRouter",
+    "PoolScorer",
+    "PoolScores",
+    "PoolTriage",
+    "ProbeCalibrated",
+    "RAUQ",
+    "RandomScore",
+    "ResponseLength",
+    "ResponseTrace",
+    "Rollout",
+    "Route",
+    "SelfCertainty",
+    "TotalEntropy",
+    "TriageConfig",
+    "TriageResult",
+    "Vote",
+    "assign_routes",
+    "choose_probes",
+    "drop_duplicates",
+    "extract_answer",
+    "generate_rollouts",
+    "get_estimator",
+    "is_correct",
+    "majority_vote",
+    "pool_fingerprint",
+    "pool_ids",
+    "prompt_id",
+    "rank_pool",
+    "resolve_budget",
+    "trace_rollouts",
+    "triage_pool",
+]
