@@ -1,3 +1,4 @@
+from .annotation import Answer, Oracle, Outcome, Query
 from .answers import Vote, extract_answer, is_correct, majority_vote
 from .attention import AttentionStatistics
 from .calibration import Calibration
@@ -21,8 +22,9 @@ from .estimators import (
     TotalEntropy,
     get_estimator,
 )
-from .ledger import AnnotationLedger, CallableAnnotator, LabelVault
+from .ledger import AnnotationLedger
 from .offline import PoolTriage, triage_pool
+from .oracles import CallableAnnotator, LabelVault
 from .pool import drop_duplicates, pool_fingerprint, pool_ids, prompt_id
 from .rollouts import Rollout, generate_rollouts
 from .routing import PoolRouter, TriageConfig
@@ -37,6 +39,7 @@ __version__: str
 
 __all__ = [
     "AnnotationLedger",
+    "Answer",
     "AttentionCapture",
     "AttentionStatistics",
     "AttentionTracer",
@@ -52,6 +55,8 @@ __all__ = [
     "LabelVault",
     "MeanEntropy",
     "OPTIONAL_SIGNALS",
+    "Oracle",
+    "Outcome",
     "PivotCount",
     "PivotDensity",
     "PivotDensityCallback",
@@ -62,6 +67,7 @@ __all__ = [
     "PoolScores",
     "PoolTriage",
     "ProbeCalibrated",
+    "Query",
     "RAUQ",
     "RandomScore",
     "ResponseLength",

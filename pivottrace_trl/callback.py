@@ -1,9 +1,9 @@
 """The two lines: a callback that routes the data of a `GRPOTrainer`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from datasets import Dataset, Value
@@ -12,11 +12,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 from trl import GRPOTrainer
 
-from .answers import as_label, extract_answer, majority_vote
+from .annotation import Oracle
+from .answers import as_label, majority_vote
+from .answers import extract_answer as extract_mathematics
 from .estimators import Estimator
 from .integration import TrainerAttachment, check_trainer, find_label_columns, find_verifier
-from .ledger import AnnotationLedger, CallableAnnotator, LabelVault, Oracle
-from .pool import pool_fingerprint, pool_ids
+from .ledger import AnnotationLedger
+from .oracles import CallableAnnotator, LabelVault
+from .pool import pool_ids
 from .report.run import RunReport
 from .response_tracer import ResponseTracer
 from .rewards import SUCCESS_REWARD, LabelRouter, RoutedReward
@@ -26,6 +29,7 @@ from .scoring import PoolScorer
 from .state import load_state, save_state
 from .traces import ResponseTrace
 from .triage import Route, TriageResult, count_routes, resolve_budget
+from .waiting import AnnotationWait
 
 
 logger = logging.get_logger(__name__)
@@ -49,9 +53,14 @@ class PivotDensityCallback(TrainerCallback):
             labels as an `int`.
         label_column (`str`, *optional*):
             Column that holds the labels. Defaults to the one column that the reward functions name in their signature.
-        annotator (`Callable[[list[dict]], list]`, *optional*):
+        annotator (`Callable[[list[dict]], list]` or `"queue"`, *optional*):
             Who is asked for labels: takes a list of rows (without label columns) and returns as many answers, `None`
-            where it has none. Defaults to the label column of the dataset.
+            where it has none. `"queue"` leaves the questions in the ledger, where people answer them at the desk or
+            through files; answers that arrive while training runs are used from the next epoch on. Defaults to the
+            label column of the dataset.
+        wait_for_annotations (`float`, *optional*):
+            With `annotator="queue"`, share of the queue in `(0, 1]` that must be answered before training goes on,
+            for the probes and after each routing. By default it does not wait.
         estimator ([`Estimator`] or `str`, *optional*):
             The uncertainty score, or its name in [`ESTIMATORS`]. Defaults to [`TotalEntropy`].
         config ([`TriageConfig`], *optional*):
@@ -88,10 +97,11 @@ class PivotDensityCallback(TrainerCallback):
         annotation_budget: float | int = 0.293,
         *,
         label_column: str | None = None,
-        annotator: Callable[[list[dict[str, Any]]], Sequence[Any]] | None = None,
+        annotator: Callable[[list[dict[str, Any]]], Any] | Literal["queue"] | None = None,
+        wait_for_annotations: float | None = None,
         estimator: Estimator | str | None = None,
         config: TriageConfig | None = None,
-        extract_answer: Callable[[str], str | None] = extract_answer,
+        extract_answer: Callable[[str], str | None] = extract_mathematics,
     ):
         check_trainer(trainer)
         # TRL annotates attributes more loosely than what a built trainer holds.
@@ -104,11 +114,18 @@ class PivotDensityCallback(TrainerCallback):
         )
         self._verifier = find_verifier(self._trainer.reward_funcs, label_column)
         attachment = TrainerAttachment(trainer, hidden, ids)
-        oracle: Oracle
-        if annotator is not None:
-            oracle = CallableAnnotator(annotator, attachment.rows, label_column)
-        else:
+        oracle: Oracle | None = None
+        if annotator is None:
             oracle = LabelVault(dataset, hidden, ids)
+        elif annotator != "queue":
+            oracle = CallableAnnotator(annotator, attachment.rows, label_column)
+        if wait_for_annotations is not None and annotator != "queue":
+            raise ValueError(
+                f"`wait_for_annotations` is {wait_for_annotations!r}, but nobody is waited for unless labels come "
+                'through the ledger. Pass `annotator="queue"` as well, or leave it out.'
+            )
+        is_shown = not self._trainer.args.disable_tqdm
+        wait = None if wait_for_annotations is None else AnnotationWait(wait_for_annotations, is_shown=is_shown)
         config = config or TriageConfig()
         config.resolve_probe_size(budget, len(ids))
         scorer = PoolScorer(
@@ -119,8 +136,9 @@ class PivotDensityCallback(TrainerCallback):
         )
 
         self.output_dir = Path(self._trainer.args.output_dir) / "pivottrace"
-        self.ledger = AnnotationLedger(self.output_dir / "ledger.sqlite", budget, pool_fingerprint(ids))
-        self.router = PoolRouter(ids, self.ledger, oracle, config)
+        answer_format = "math" if extract_answer is extract_mathematics else "text"
+        self.ledger = AnnotationLedger(self.output_dir / "ledger.sqlite", budget, ids, label_column, answer_format)
+        self.router = PoolRouter(ids, self.ledger, oracle, config, attachment.texts, wait)
         self.scorer = scorer
         self._extract_answer = extract_answer
         self.sampler: PivotRoutedSampler | None = None
@@ -217,6 +235,10 @@ class PivotDensityCallback(TrainerCallback):
         if size > 1:
             votes = [majority_vote(responses[row * size : (row + 1) * size], self._extract_answer) for row in rows]
             responses, rollouts, agreement = responses[::size], group[::size], [vote.agreement for vote in votes]
+            answers = [vote.answer for vote in votes]
+        else:
+            answers = [self._extract_answer(response) for response in responses]
+        self.router.suggestions.update({row: answer for row, answer in enumerate(answers) if answer})
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
         progress = not self._trainer.args.disable_tqdm
         pool_scores = self.scorer(model, rollouts, progress, agreement)

@@ -1,119 +1,53 @@
-"""Labels, and what was paid for them. The only module that holds labels."""
+"""Queries, answers, and what was paid for them: one SQLite file. The only module that asks for labels."""
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from datasets import Dataset
+from .annotation import Answer, Oracle, Outcome, Query
+from .ledger_schema import migrate
+from .ledger_state import LedgerState
 
 
-_SCHEMA_VERSION = 1
-# Answers are committed after each batch, so that an annotator that fails loses one batch at most.
+# Questions an oracle gets at a time. What a list holds is recorded at once, what a generator yields as it comes.
 _BATCH_SIZE = 16
-_SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE answers (
-    prompt_id TEXT PRIMARY KEY,
-    label TEXT,  -- JSON object, label column -> value; NULL if the annotator declined, which costs nothing
-    purpose TEXT NOT NULL,
-    epoch INTEGER NOT NULL,
-    answered_at TEXT NOT NULL
-);
-CREATE TRIGGER answers_are_final BEFORE UPDATE ON answers BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER answers_stay BEFORE DELETE ON answers BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-"""
-
-
-class Oracle(Protocol):
-    """Whoever knows the labels."""
-
-    def ask(self, prompt_ids: Sequence[str]) -> list[dict[str, Any] | None]:
-        """Return label column -> value for each prompt, `None` where there is no answer."""
-        ...
-
-
-class LabelVault:
-    """
-    The label columns of a dataset, put away. It is an oracle: only [`AnnotationLedger.buy`] asks it, and only for the
-    rows that are paid for.
-
-    Args:
-        dataset ([`~datasets.Dataset`]):
-            The pool with its labels. It is referred to, not copied.
-        label_columns (`Sequence[str]`):
-            Columns to lock up.
-        prompt_ids (`Sequence[str]`):
-            Id of each row.
-    """
-
-    def __init__(self, dataset: Dataset, label_columns: Sequence[str], prompt_ids: Sequence[str]):
-        self._labels = dataset.select_columns(list(label_columns))
-        self._row = {identity: row for row, identity in enumerate(prompt_ids)}
-
-    def ask(self, prompt_ids: Sequence[str]) -> list[dict[str, Any] | None]:
-        """Return the labels of these rows; `None` where every label column is empty."""
-        labels = (self._labels[self._row[identity]] for identity in prompt_ids)
-        return [None if all(value in (None, "") for value in label.values()) else label for label in labels]
-
-
-class CallableAnnotator:
-    """
-    Asks a user's function for labels.
-
-    Args:
-        annotator (`Callable[[list[dict]], list]`):
-            Takes rows of the pool (without label columns) and returns as many answers, `None` where it has none.
-        rows (`Callable[[Sequence[str]], list[dict]]`):
-            Returns the rows with the given prompt ids.
-        label_column (`str`):
-            Column under which the reward functions expect the answer.
-    """
-
-    def __init__(
-        self,
-        annotator: Callable[[list[dict[str, Any]]], Sequence[Any]],
-        rows: Callable[[Sequence[str]], list[dict[str, Any]]],
-        label_column: str,
-    ):
-        self._annotator = annotator
-        self._rows = rows
-        self._label_column = label_column
-
-    def ask(self, prompt_ids: Sequence[str]) -> list[dict[str, Any] | None]:
-        """Return the annotator's answers; raises `ValueError` if there are more or fewer than questions."""
-        answers = list(self._annotator(self._rows(prompt_ids)))
-        if len(answers) != len(prompt_ids):
-            raise ValueError(
-                f"The annotator returned {len(answers)} answers for {len(prompt_ids)} rows, so that they cannot be "
-                "told apart; none of this batch was recorded. Return one answer per row, `None` where there is none."
-            )
-        return [None if answer in (None, "") else {self._label_column: answer} for answer in answers]
 
 
 class AnnotationLedger:
     """
-    Append-only record of the labels that were bought, in one SQLite file, under a budget.
+    Append-only record of the queries, answers, prices, authors and times of one run, in one SQLite file, under a
+    budget. Several processes may use it at once. What a prompt's label is, how much is spent and what is still asked
+    for follows from the events.
+
+    The state is a snapshot: what other processes wrote is seen after [`~AnnotationLedger.refresh`] or the next write.
+    A prompt is paid for once, whatever is undone and answered again.
 
     Args:
         path (`str` or `Path`):
-            SQLite file; made if absent, continued if it belongs to the same pool.
+            SQLite file; made if absent.
         budget (`int`):
             Number of labels that may be bought in all.
-        pool_id (`str`):
-            Identifies the pool (see [`pool_fingerprint`]); a ledger is never mixed up with another pool's.
+        prompt_ids (`Sequence[str]`):
+            The pool. It may have changed since the last time, as long as some answered prompt is still in it.
+        label_column (`str`, *optional*, defaults to `"solution"`):
+            Column under which the reward functions expect an answer.
+        answer_format (`str`, *optional*, defaults to `"math"`):
+            `"math"` if answers must be readable by math-verify, `"text"` if they may be anything.
 
     Raises:
-        ValueError: if the file belongs to another pool or was written by a newer version.
+        ValueError: if the file is no ledger, belongs to another pool or was written by a newer version.
 
     Example:
     ```python
-    >>> ledger = AnnotationLedger("ledger.sqlite", budget=100, pool_id=pool_fingerprint(ids))
-    >>> ledger.buy(ids[:3], LabelVault(dataset, ["solution"], ids), purpose="probe", epoch=0)
-    3
+    >>> ledger = AnnotationLedger("ledger.sqlite", budget=100, prompt_ids=ids)
+    >>> ledger.request([Query(ids[0]), Query(ids[1])])
+    >>> ledger.buy(LabelVault(dataset, ["solution"], ids))
+    2
     >>> ledger.label(ids[0])
     {'solution': '42'}
     >>> ledger.label(ids[3]) is None
@@ -121,48 +55,102 @@ class AnnotationLedger:
     ```
     """
 
-    def __init__(self, path: str | Path, budget: int, pool_id: str):
-        self.path = Path(path)
-        self.budget = budget
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(self.path, isolation_level=None, timeout=60.0)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute("PRAGMA synchronous=FULL")
-        with self._transaction():
-            version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > _SCHEMA_VERSION:
+    def __init__(
+        self,
+        path: str | Path,
+        budget: int,
+        prompt_ids: Sequence[str],
+        label_column: str = "solution",
+        answer_format: str = "math",
+    ):
+        self._open(Path(path))
+        with self._writing():
+            if self._state.paid and self._state.paid.isdisjoint(prompt_ids):
                 raise ValueError(
-                    f"{self.path} has ledger version {version}, but this release reads up to {_SCHEMA_VERSION}. "
-                    "Upgrade pivottrace-trl."
+                    f"{self.path} belongs to another pool: none of its {len(self._state.paid)} answered prompts is in "
+                    "this one. Its labels are kept: choose another `output_dir` for this pool, or move the file away."
                 )
-            if version == 0:
-                for statement in _split_statements(_SCHEMA):
-                    self._connection.execute(statement)
-                self._connection.execute("INSERT INTO meta VALUES ('pool_id', ?)", (pool_id,))
-                self._connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-            (owner,) = self._connection.execute("SELECT value FROM meta WHERE key = 'pool_id'").fetchone()
-        if owner != pool_id:
-            self.close()
-            raise ValueError(
-                f"{self.path} belongs to another pool ({owner}, this one is {pool_id}). Its labels are kept: choose "
-                "another `output_dir` for this pool, or move the file away."
-            )
-        self._cache = {
-            identity: json.loads(label)
-            for identity, label in self._connection.execute(
-                "SELECT prompt_id, label FROM answers WHERE label IS NOT NULL"
-            )
-        }
+            settings = {"budget": budget, "label_column": label_column, "answer_format": answer_format}
+            if settings != self._state.settings:
+                self._append("settings", value=settings)
+
+    @classmethod
+    def open(cls, path: str | Path) -> "AnnotationLedger":
+        """
+        Open the ledger of a run as it is.
+
+        Args:
+            path (`str` or `Path`):
+                The file.
+
+        Returns:
+            [`AnnotationLedger`]
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if it is no ledger.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no ledger {path}. Start the training or the triage that makes it.")
+        ledger = cls.__new__(cls)
+        ledger._open(Path(path))
+        if not ledger._state.settings:
+            ledger.close()
+            raise ValueError(f"{path} was never given a budget. Start the run that it belongs to once.")
+        return ledger
+
+    def _open(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The desk answers from several threads; the lock lets one of them in at a time.
+        self._lock = threading.RLock()
+        self._connection = sqlite3.connect(path, isolation_level=None, timeout=60.0, check_same_thread=False)
+        self._state = LedgerState()
+        try:
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute("PRAGMA foreign_keys=ON")
+            with self._transaction():
+                migrate(self._connection, path)
+            self.refresh()
+        except sqlite3.DatabaseError as error:
+            self._connection.close()
+            if isinstance(error, sqlite3.OperationalError):
+                raise
+            raise ValueError(f"{path} is no ledger ({error}). Move the file away; it is left as it is.") from error
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @property
+    def budget(self) -> int:
+        """Number of labels that may be bought in all."""
+        return self._state.settings["budget"]
+
+    @property
+    def label_column(self) -> str:
+        """Column under which the reward functions expect an answer."""
+        return self._state.settings["label_column"]
+
+    @property
+    def answer_format(self) -> str:
+        """`"math"` or `"text"`."""
+        return self._state.settings["answer_format"]
 
     @property
     def num_bought(self) -> int:
-        """Number of labels bought so far, probes included."""
-        return len(self._cache)
+        """Number of prompts paid for so far, probes included."""
+        return len(self._state.paid)
 
     @property
     def num_left(self) -> int:
         """Number of labels that may still be bought."""
         return max(self.budget - self.num_bought, 0)
+
+    @property
+    def bought_ids(self) -> set[str]:
+        """Prompts whose label is known."""
+        return set(self._state.labels)
 
     def label(self, prompt_id: str) -> dict[str, Any] | None:
         """
@@ -175,99 +163,283 @@ class AnnotationLedger:
         Returns:
             `dict[str, Any]` or `None`: label column -> value.
         """
-        return self._cache.get(prompt_id)
+        return self._state.labels.get(prompt_id)
+
+    def author(self, prompt_id: str) -> str | None:
+        """Who answered a prompt; `None` if nobody did."""
+        return self._state.authors.get(prompt_id)
 
     def has_declined(self, prompt_id: str) -> bool:
-        """Whether the oracle was asked for this prompt and had no answer; it is not asked again."""
-        query = "SELECT 1 FROM answers WHERE prompt_id = ? AND label IS NULL"
-        return self._connection.execute(query, (prompt_id,)).fetchone() is not None
+        """Whether the annotator had no answer, or called the problem broken; it is not asked for again."""
+        return prompt_id in self._state.closed
 
-    def buy(self, prompt_ids: Sequence[str], oracle: Oracle, purpose: str, epoch: int) -> int:
+    def queue(self) -> list[Query]:
         """
-        Ask for labels in batches and record each batch before the next is asked for.
+        What is asked for and not answered yet, most valuable first: probes, then the most uncertain. What was skipped
+        comes last.
+        """
+        with self._lock:
+            texts = dict(self._connection.execute("SELECT prompt_id, prompt FROM prompts"))
+            queries = [
+                Query(identity, texts.get(identity), **self._state.requests[identity])
+                for identity in self._state.open_ids
+            ]
+        return sorted(queries, key=self._urgency)
 
-        Prompts that were bought or declined before are passed over. What was recorded stays, also when the oracle
-        fails later on.
+    def _urgency(self, query: Query) -> tuple[int, bool, float]:
+        score = float("-inf") if query.score is None else query.score
+        return self._state.num_skips.get(query.prompt_id, 0), query.purpose != "probe", -score
+
+    def request(self, queries: Sequence[Query], epoch: int = 0) -> None:
+        """
+        Ask for labels: the queue becomes exactly these queries, less those that were answered or declined before.
 
         Args:
-            prompt_ids (`Sequence[str]`):
-                Prompts to buy, most valuable first.
+            queries (`Sequence[Query]`):
+                The prompts that deserve a label now.
+            epoch (`int`, *optional*, defaults to `0`):
+                Epoch of training that asks.
+        """
+        with self._writing():
+            wanted = {q.prompt_id for q in queries}
+            for identity in [i for i in self._state.open_ids if i not in wanted]:
+                self._append("withdraw", identity, epoch=epoch)
+            for query in queries:
+                if query.prompt_id in self._state.labels or query.prompt_id in self._state.closed:
+                    continue
+                self._connection.execute(
+                    "INSERT INTO prompts VALUES (?, ?) ON CONFLICT (prompt_id) DO UPDATE SET prompt = excluded.prompt "
+                    "WHERE prompts.prompt IS NULL AND excluded.prompt IS NOT NULL",
+                    (query.prompt_id, query.prompt),
+                )
+                value = {
+                    "purpose": query.purpose,
+                    "route": query.route,
+                    # SQLite's JSON and ours agree on finite numbers only.
+                    "score": query.score if query.score is None or abs(query.score) < float("inf") else None,
+                    "suggestion": query.suggestion,
+                }
+                if query.prompt_id not in self._state.open_ids or value != self._state.requests[query.prompt_id]:
+                    self._append("request", query.prompt_id, value=value, epoch=epoch)
+
+    def buy(self, oracle: Oracle) -> int:
+        """
+        Let an oracle answer the queue, most valuable first, as far as the budget goes. What was recorded stays, also
+        when the oracle fails later on.
+
+        Args:
             oracle ([`Oracle`]):
                 Whom to ask.
-            purpose (`str`):
-                `"probe"` or `"annotate"`.
-            epoch (`int`):
-                Epoch of training in which the label was bought.
 
         Returns:
-            `int`: number of labels recorded, at most what was left of the budget.
+            `int`: number of labels recorded.
 
         Raises:
-            RuntimeError: if the oracle raises; labels of earlier batches are kept.
+            RuntimeError: if the oracle raises or answers what it was not asked; earlier answers are kept.
         """
-        open_ids = [i for i in dict.fromkeys(prompt_ids) if i not in self._cache and not self.has_declined(i)]
-        bought_before = self.num_bought
-        while open_ids and self.num_left:
-            size = min(_BATCH_SIZE, self.num_left)
-            batch, open_ids = open_ids[:size], open_ids[size:]
+        self.refresh()
+        waiting = [query.prompt_id for query in self.queue()]
+        num_recorded = 0
+        while waiting:
+            # Prompts that were paid for before cost nothing.
+            free = [i for i in waiting if i in self._state.paid]
+            batch = (free + [i for i in waiting if i not in self._state.paid][: self.num_left])[:_BATCH_SIZE]
+            if not batch:
+                break
+            missing = set(batch)
+            answers: Iterable[Answer] = []
             try:
-                labels = oracle.ask(batch)
+                answers = oracle.ask(batch)
+                chunks = iter([answers]) if isinstance(answers, list) else ([answer] for answer in answers)
+                for chunk in chunks:
+                    if strangers := [a.prompt_id for a in chunk if a.prompt_id not in missing]:
+                        raise ValueError(f"it answered {strangers[0]!r}, which it was not asked")
+                    missing -= {answer.prompt_id for answer in chunk}
+                    num_recorded += self.record(chunk).count(Outcome.RECORDED)
+            except sqlite3.Error:
+                raise
             except Exception as error:
                 raise RuntimeError(
                     f"The annotator failed on a batch of {len(batch)} prompts ({type(error).__name__}: {error}). The "
-                    f"{self.num_bought - bought_before} labels it had returned before are kept in {self.path}; "
+                    f"{num_recorded} labels it had returned before are kept in {self.path}; "
                     "start again to go on from there."
                 ) from error
-            self._record(batch, labels, purpose, epoch)
-        return self.num_bought - bought_before
+            waiting = [i for i in waiting if i not in set(batch) and i in self._state.open_ids]
+        return num_recorded
 
-    def _record(self, batch: Sequence[str], labels: Sequence[dict[str, Any] | None], purpose: str, epoch: int) -> None:
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        rows = [
-            (identity, None if label is None else json.dumps(label, ensure_ascii=False), purpose, epoch, now)
-            for identity, label in zip(batch, labels, strict=True)
-        ]
-        with self._transaction():
-            count = "SELECT count(*) FROM answers WHERE label IS NOT NULL"
-            (spent,) = self._connection.execute(count).fetchone()
-            paid = sum(label is not None for label in labels)
-            if spent + paid > self.budget:
-                # Another process spent from the same ledger since the batch was sized.
-                raise RuntimeError(
-                    f"Recording {paid} labels would exceed the budget of {self.budget} ({spent} are spent in "
-                    f"{self.path}). Raise `annotation_budget` to keep buying."
-                )
-            self._connection.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", rows)
-        for identity, label in zip(batch, labels, strict=True):
-            if label is not None:
-                self._cache[identity] = json.loads(json.dumps(label))
+    def record(
+        self,
+        answers: Sequence[Answer],
+        is_same: Callable[[dict[str, Any], dict[str, Any]], bool] = lambda first, second: first == second,
+    ) -> list[Outcome]:
+        """
+        Record answers in one transaction: all of them or, if the process dies, none.
+
+        Args:
+            answers (`Sequence[Answer]`):
+                The answers.
+            is_same (`Callable[[dict, dict], bool]`, *optional*):
+                Whether two labels mean the same. Defaults to equality.
+
+        Returns:
+            `list[Outcome]`: what became of each.
+        """
+        with self._writing():
+            return [self._record(answer, is_same) for answer in answers]
+
+    def _record(self, answer: Answer, is_same: Callable[[dict[str, Any], dict[str, Any]], bool]) -> Outcome:
+        identity, label = answer.prompt_id, answer.label
+        if identity not in self._state.requests:
+            return Outcome.UNKNOWN
+        standing = self._state.labels.get(identity)
+        if label is None:
+            if standing is None and identity not in self._state.closed:
+                self._append("decline", identity, author=answer.author, price=answer.price)
+            return Outcome.DECLINED
+        label = json.loads(json.dumps(label, ensure_ascii=False))
+        if standing is not None:
+            if is_same(standing, label):
+                return Outcome.DUPLICATE
+            self._keep_unused(answer, label, Outcome.CONFLICT)
+            return Outcome.CONFLICT
+        if identity not in self._state.paid:
+            if self.num_left == 0:
+                self._keep_unused(answer, label, Outcome.OVER_BUDGET)
+                return Outcome.OVER_BUDGET
+            self._connection.execute("INSERT INTO purchases (prompt_id) VALUES (?)", (identity,))
+        self._append("answer", identity, value=label, author=answer.author, price=answer.price)
+        return Outcome.RECORDED
+
+    def _keep_unused(self, answer: Answer, label: dict[str, Any], reason: Outcome) -> None:
+        value = {"label": label, "reason": reason.value}
+        query = "SELECT 1 FROM events WHERE kind = 'unused' AND prompt_id = ? AND author = ? AND value = ?"
+        arguments = (answer.prompt_id, answer.author, _to_json(value))
+        if self._connection.execute(query, arguments).fetchone() is None:
+            self._append("unused", answer.prompt_id, value=value, author=answer.author, price=answer.price)
+
+    def skip(self, prompt_id: str, author: str) -> None:
+        """Put a prompt at the end of the queue."""
+        with self._writing():
+            if prompt_id in self._state.open_ids:
+                self._append("skip", prompt_id, author=author)
+
+    def mark_broken(self, prompt_id: str, author: str) -> None:
+        """Take a prompt that cannot be answered out of the queue for good; it costs nothing."""
+        with self._writing():
+            if prompt_id in self._state.open_ids:
+                self._append("broken", prompt_id, author=author)
+
+    def undo(self, author: str) -> Query | None:
+        """
+        Take back the latest answer, skip or "broken" of a person. An answer that was paid for stays paid: answering
+        the prompt again costs nothing.
+
+        Args:
+            author (`str`):
+                The person.
+
+        Returns:
+            [`Query`] or `None`: the prompt that is open again; `None` if there is nothing left to undo.
+        """
+        with self._writing():
+            row = self._connection.execute(
+                "SELECT event_id, prompt_id FROM events WHERE author = ? AND kind IN ('answer', 'skip', 'broken') "
+                "AND event_id NOT IN (SELECT undoes FROM events WHERE undoes IS NOT NULL) "
+                "ORDER BY event_id DESC LIMIT 1",
+                (author,),
+            ).fetchone()
+            if row is None:
+                return None
+            event, identity = row
+            self._append("undo", identity, author=author, undoes=event)
+            (text,) = self._connection.execute(
+                "SELECT prompt FROM prompts WHERE prompt_id = ?", (identity,)
+            ).fetchone()
+            return Query(identity, text, **self._state.requests[identity])
 
     def events(self) -> list[dict[str, Any]]:
-        """Every recorded answer without its label, in order: `prompt_id`, `purpose`, `epoch`, `answered_at`."""
-        query = "SELECT prompt_id, purpose, epoch, answered_at FROM answers ORDER BY rowid"
-        names = ("prompt_id", "purpose", "epoch", "answered_at")
-        return [dict(zip(names, row, strict=True)) for row in self._connection.execute(query)]
+        """
+        Every event in order, without labels: `event_id`, `kind`, `prompt_id`, `author`, `price`, `purpose`, `route`,
+        `epoch`, `undoes`, `happened_at` (UTC, ISO 8601).
+        """
+        names = "event_id, kind, prompt_id, author, price, purpose, route, epoch, undoes, happened_at"
+        with self._lock:
+            rows = self._connection.execute(f"SELECT {names} FROM events ORDER BY event_id").fetchall()
+        return [dict(zip(names.split(", "), row, strict=True)) for row in rows]
+
+    def refresh(self) -> None:
+        """Take up what other processes wrote."""
+        query = "SELECT event_id, kind, prompt_id, value, author, undoes FROM events WHERE event_id > ? ORDER BY 1"
+        with self._lock:
+            for event, kind, identity, value, author, undoes in self._connection.execute(
+                query, (self._state.last_event,)
+            ):
+                undone = None
+                if undoes is not None:
+                    (undone,) = self._connection.execute(
+                        "SELECT kind FROM events WHERE event_id = ?", (undoes,)
+                    ).fetchone()
+                self._state.fold(kind, identity, json.loads(value) if value else None, author, undone)
+                self._state.last_event = event
 
     def close(self) -> None:
         """Close the file."""
         self._connection.close()
 
+    def _append(
+        self,
+        kind: str,
+        identity: str | None = None,
+        *,
+        value: Any = None,
+        author: str | None = None,
+        price: float = 0.0,
+        epoch: int | None = None,
+        undoes: int | None = None,
+    ) -> None:
+        asked = value if kind == "request" else self._state.requests.get(identity or "", {})
+        self._connection.execute(
+            "INSERT INTO events (kind, prompt_id, value, author, price, purpose, route, epoch, undoes, happened_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                kind,
+                identity,
+                None if value is None else _to_json(value),
+                author,
+                price,
+                asked.get("purpose"),
+                asked.get("route"),
+                epoch,
+                undoes,
+                datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            ),
+        )
+        self.refresh()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction on the state as the file has it: what is checked still holds when it is written."""
+        with self._transaction():
+            self.refresh()
+            yield
+
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+        with self._lock:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                self._forget()
+                raise
+            self._connection.execute("COMMIT")
+
+    def _forget(self) -> None:
+        """The state may hold events that were rolled back: read it from the file again when it is needed next."""
+        self._state = LedgerState()
+        self.refresh()
 
 
-def _split_statements(script: str) -> Iterator[str]:
-    # `executescript` would commit the running transaction; triggers hold semicolons of their own.
-    statement = ""
-    for line in script.strip().splitlines():
-        statement += line + "\n"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+def _to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True)

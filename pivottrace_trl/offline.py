@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .answers import is_correct, majority_vote
+from .answers import extract_answer, is_correct, majority_vote
 from .estimators import Estimator
 from .files import replace_atomically
-from .ledger import AnnotationLedger, LabelVault
+from .ledger import AnnotationLedger
+from .oracles import LabelVault
 from .pivots import find_pivots
-from .pool import pool_fingerprint, pool_ids, prompt_text
+from .pool import pool_ids, prompt_text
 from .rollouts import Rollout, generate_rollouts, transformers_generator
 from .routing import PoolRouter, TriageConfig
 from .scoring import PoolScorer, PoolScores
@@ -139,9 +140,13 @@ def triage_pool(
         tokenizer.pad_token = tokenizer.eos_token
     scorer = PoolScorer(estimator, tokenizer.pad_token_id)
     output_dir = Path(output_dir)
-    ledger = AnnotationLedger(output_dir / "ledger.sqlite", budget, pool_fingerprint(ids))
+    ledger = AnnotationLedger(output_dir / "ledger.sqlite", budget, ids, label_column or "solution")
     vault = None if label_column is None else LabelVault(dataset, [label_column], ids)
-    router = PoolRouter(ids, ledger, vault, config)
+
+    def texts(rows: Sequence[int]) -> list[str]:
+        return [prompt_text(prompt) for prompt in dataset.select(list(rows))[prompt_column]]
+
+    router = PoolRouter(ids, ledger, vault, config, texts)
 
     seconds = {}
     start = time.perf_counter()
@@ -165,8 +170,8 @@ def triage_pool(
             batch_size,
             progress,
         )
-        texts = tokenizer.batch_decode([r.completion_ids for r in sampled], skip_special_tokens=True)
-        groups = [texts[start : start + _NUM_SAMPLES] for start in range(0, len(texts), _NUM_SAMPLES)]
+        samples = tokenizer.batch_decode([r.completion_ids for r in sampled], skip_special_tokens=True)
+        groups = [samples[start : start + _NUM_SAMPLES] for start in range(0, len(samples), _NUM_SAMPLES)]
         agreement = [majority_vote(group).agreement for group in groups]
     seconds["generation"] = time.perf_counter() - start
     start = time.perf_counter()
@@ -175,6 +180,9 @@ def triage_pool(
     seconds["tracing"] = time.perf_counter() - start
     start = time.perf_counter()
     responses = tokenizer.batch_decode([r.completion_ids for r in rollouts], skip_special_tokens=True)
+
+    answers = [extract_answer(response) for response in responses]
+    router.suggestions.update({row: answer for row, answer in enumerate(answers) if answer})
 
     def verify(rows: list[int]) -> list[bool]:
         labels = [next(iter((ledger.label(ids[row]) or {}).values())) for row in rows]

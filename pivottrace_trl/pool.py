@@ -11,7 +11,8 @@ from datasets import Dataset
 
 def prompt_id(prompt: Any) -> str:
     """
-    Stable id of a prompt: survives reordering, other columns, restarts, and differences in white space.
+    Stable id of a prompt: survives reordering, other columns, restarts, and differences in white space. A conversation
+    of a single user message has the id of its text.
 
     Args:
         prompt (`str` or `list[dict]`):
@@ -20,7 +21,10 @@ def prompt_id(prompt: Any) -> str:
     Returns:
         `str`: 16 hexadecimal digits of the SHA-256 of the normalised prompt.
     """
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False, sort_keys=True)
+    text = prompt
+    if not isinstance(prompt, str):
+        is_plain = len(prompt) == 1 and prompt[0].get("role") == "user" and isinstance(prompt[0].get("content"), str)
+        text = prompt[0]["content"] if is_plain else json.dumps(prompt, ensure_ascii=False, sort_keys=True)
     normalised = " ".join(unicodedata.normalize("NFC", text).split())
     return hashlib.sha256(normalised.encode()).hexdigest()[:16]
 

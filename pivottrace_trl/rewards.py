@@ -113,7 +113,7 @@ class LabelRouter:
             votes.append(vote)
             group_rows.append(row)
             is_annotated.append(bought is not None)
-        self.router.update_votes(group_rows, [vote.agreement for vote in votes])
+        self.router.update_votes(group_rows, [vote.agreement for vote in votes], [vote.answer for vote in votes])
         self.num_withheld = sum(label is None for label in labels) // size
         if log_metric is not None:
             log_metric("pivottrace/vote_agreement", float(np.mean([vote.agreement for vote in votes])))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from transformers.utils import logging
 
+from .annotation import Oracle, Query
 from .calibration import Calibration
-from .ledger import AnnotationLedger, Oracle
+from .ledger import AnnotationLedger
 from .triage import Evidence, Route, TriageResult, assign_routes, choose_probes
 
 
@@ -66,10 +67,14 @@ class PoolRouter:
         ledger ([`AnnotationLedger`]):
             Where labels are bought and kept.
         oracle ([`Oracle`], *optional*):
-            Who knows the labels. Without one nothing can be bought: the most uncertain prompts are put up for
-            annotation as far as the budget goes, and nothing is discarded, since nothing was verified.
+            Who knows the labels. Without one, labels come through the ledger from other processes, now or later;
+            what is not answered is trained on votes until it is.
         config ([`TriageConfig`], *optional*):
             How to triage.
+        texts (`Callable[[Sequence[int]], list[str]]`, *optional*):
+            Returns the text of each prompt, for the people who answer.
+        wait (`Callable[[AnnotationLedger], None]`, *optional*):
+            Called after labels were asked for where there is no oracle; returns when training may go on.
 
     Attributes:
         scores (`np.ndarray` of shape `(num_prompts,)`): latest uncertainty of each prompt.
@@ -77,6 +82,7 @@ class PoolRouter:
         evidence ([`Evidence`]): what was verified and voted so far.
         probes (`np.ndarray`, int): the probe set, empty before the first routing.
         routes (`np.ndarray` of shape `(num_prompts,)`, int8): latest route of each prompt.
+        suggestions (`dict[int, str]`): the policy's own answer of each prompt that has one.
         calibration ([`Calibration`]): of the latest routing, `None` before the first.
     """
 
@@ -86,6 +92,8 @@ class PoolRouter:
         ledger: AnnotationLedger,
         oracle: Oracle | None,
         config: TriageConfig | None = None,
+        texts: Callable[[Sequence[int]], list[str]] | None = None,
+        wait: Callable[[AnnotationLedger], None] | None = None,
     ):
         self.prompt_ids = list(prompt_ids)
         self.ledger = ledger
@@ -97,16 +105,23 @@ class PoolRouter:
         self.evidence = Evidence.empty(len(self.prompt_ids))
         self.probes = np.zeros(0, int)
         self.routes = np.full(len(self.prompt_ids), Route.WEAK, np.int8)
+        self.suggestions: dict[int, str] = {}
         self.calibration: Calibration | None = None
+        self._texts, self._wait = texts, wait
+        self._verify: Callable[[list[int]], list[bool]] | None = None
+        self._rescore: Callable[[list[int], np.ndarray], np.ndarray | None] | None = None
 
     def update_scores(self, rows: Sequence[int] | np.ndarray, scores: np.ndarray, densities: np.ndarray) -> None:
         """Take over fresh scores and densities of the given rows (both of shape `(num_rows,)`)."""
         self.scores[rows] = scores
         self.densities[rows] = densities
 
-    def update_votes(self, rows: Sequence[int], agreement: Sequence[float]) -> None:
-        """Take over the agreement of each row's latest group, in `[0, 1]`."""
+    def update_votes(
+        self, rows: Sequence[int], agreement: Sequence[float], answers: Sequence[str | None] | None = None
+    ) -> None:
+        """Take over the agreement of each row's latest group, in `[0, 1]`, and its majority answer."""
         self.evidence.agreement[list(rows)] = agreement
+        self.suggestions.update({row: answer for row, answer in zip(rows, answers or (), strict=False) if answer})
 
     def update_pass_rates(self, rows: Sequence[int], pass_rates: Sequence[float], num_rollouts: int) -> None:
         """Take over the share of right answers in each row's latest `num_rollouts` verified rollouts."""
@@ -135,35 +150,35 @@ class PoolRouter:
             [`TriageResult`]
         """
         self.probes = choose_probes(self.scores, self.probe_size)
-        if self.oracle is None:
-            return self._route_by_budget()
-        self._buy(self.probes, "probe", epoch=0)
-        self._verify_new(verify)
-        verified = self.probes[np.isfinite(self.evidence.pass_rate[self.probes])]
-        if rescore is not None and len(verified):
-            scores = rescore(verified.tolist(), self.evidence.pass_rate[verified] > 0.5)
-            self.scores = self.scores if scores is None else scores
-        result = self.route(epoch=0, buy=buy)
-        self._verify_new(verify)
-        return result
+        self._verify, self._rescore = verify, rescore
+        self._request(self.probes, epoch=0)
+        self._collect()
+        return self.route(epoch=0, buy=buy)
 
     def route(self, epoch: int, buy: bool = True) -> TriageResult:
         """
-        Route the pool from what is known now, and spend what is left of the budget where triage asks for it.
+        Route the pool from what is known now, and ask for labels where triage wants them, as far as the budget goes.
 
         Args:
             epoch (`int`):
                 Epoch that is about to begin, for the ledger.
             buy (`bool`, *optional*, defaults to `True`):
-                Whether to buy the labels.
+                Whether to get the labels now; otherwise they are asked for and stay in the queue.
 
         Returns:
-            [`TriageResult`]: prompts for which no label could be had are weak.
+            [`TriageResult`]: prompts whose label was wanted but could not be had are weak; they are marked for
+            annotation if `buy` is `False`.
         """
+        self.ledger.refresh()
+        self._take_labels()
+        pending = np.array([row for row in self.probes if self._can_be_answered(row)], int)
+        budget_left = max(self.ledger.num_left - len(pending), 0)
+        # Before the first answer there is nothing to triage by: the most uncertain prompts are put up.
+        is_blind = self.oracle is None and not self.evidence.is_labelled.any()
         result = assign_routes(
             self.scores,
             self.evidence,
-            self.ledger.num_left,
+            0 if is_blind else budget_left,
             tau_high=self.config.tau_high,
             tau_low=self.config.tau_low,
             min_agreement=self.config.min_agreement,
@@ -175,32 +190,58 @@ class PoolRouter:
                 f"higher than the others (AUROC {result.calibration.separation:.2f}, 0.5 is chance). Prompts to "
                 "annotate are drawn at random. Try another `estimator`, or a larger `probe_size`."
             )
-        if buy and len(result.to_buy):
-            self._buy(result.to_buy, "annotate", epoch)
-            result.routes[result.to_buy[~self.evidence.is_labelled[result.to_buy]]] = Route.WEAK
+        uncertain_first = result.ranking[::-1]
+        others = uncertain_first[~np.isin(uncertain_first, pending)][:budget_left] if is_blind else result.to_buy
+        wanted = np.concatenate([pending, others])
+        result.routes[wanted] = [Route.ANNOTATE if self._can_be_answered(row) else Route.WEAK for row in wanted]
+        self._request(wanted, epoch)
+        if buy:
+            self._collect()
+            result.routes[wanted[~self.evidence.is_labelled[wanted]]] = Route.WEAK
         self.routes = result.routes
         return result
 
-    def _buy(self, rows: np.ndarray, purpose: str, epoch: int) -> None:
-        if self.oracle is None:
-            raise RuntimeError(f"{len(rows)} labels are wanted, but there is no `oracle` to buy from. Pass one.")
+    def _can_be_answered(self, row: int) -> bool:
+        identity = self.prompt_ids[row]
+        return self.ledger.label(identity) is None and not self.ledger.has_declined(identity)
+
+    def _request(self, rows: np.ndarray, epoch: int) -> None:
+        rows = np.array([row for row in rows if self._can_be_answered(row)], int)
+        texts: Sequence[str | None] = [None] * len(rows) if self._texts is None else self._texts(rows.tolist())
+        probes = set(self.probes.tolist())
+        queries = [
+            Query(
+                self.prompt_ids[row],
+                text,
+                "probe" if row in probes else "annotate",
+                Route(self.routes[row]).name.lower(),
+                float(self.scores[row]) if np.isfinite(self.scores[row]) else None,
+                self.suggestions.get(int(row)),
+            )
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        self.ledger.request(queries, epoch)
+
+    def _collect(self) -> None:
+        """Get what was asked for: from the oracle, or as far as others have answered."""
         try:
-            self.ledger.buy([self.prompt_ids[row] for row in rows], self.oracle, purpose, epoch)
+            if self.oracle is not None:
+                self.ledger.buy(self.oracle)
+            elif self._wait is not None:
+                self._wait(self.ledger)
+            self.ledger.refresh()
         finally:
             # Also after an annotator failed half way: what it had returned is in the ledger.
-            for row, identity in enumerate(self.prompt_ids):
-                self.evidence.is_labelled[row] = self.ledger.label(identity) is not None
+            self._take_labels()
 
-    def _verify_new(self, verify: Callable[[list[int]], list[bool]]) -> None:
+    def _take_labels(self) -> None:
+        bought = self.ledger.bought_ids
+        self.evidence.is_labelled[:] = [identity in bought for identity in self.prompt_ids]
         rows = np.flatnonzero(self.evidence.is_labelled & (self.evidence.num_verified == 0)).tolist()
-        if rows:
-            self.update_pass_rates(rows, [float(right) for right in verify(rows)], num_rollouts=1)
-
-    def _route_by_budget(self) -> TriageResult:
-        result = assign_routes(self.scores, self.evidence, budget_left=0)
-        is_probe = np.isin(result.ranking, self.probes)
-        most_uncertain_first = result.ranking[~is_probe][::-1]
-        rows = np.concatenate([self.probes, most_uncertain_first[: self.ledger.budget - len(self.probes)]])
-        result.routes[rows] = Route.ANNOTATE
-        self.routes = result.routes
-        return result
+        if rows and self._verify is not None:
+            self.update_pass_rates(rows, [float(right) for right in self._verify(rows)], num_rollouts=1)
+        verified = self.probes[np.isfinite(self.evidence.pass_rate[self.probes])]
+        if self._rescore is not None and len(verified):
+            scores = self._rescore(verified.tolist(), self.evidence.pass_rate[verified] > 0.5)
+            self.scores = self.scores if scores is None else scores
+            self._rescore = None

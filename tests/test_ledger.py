@@ -4,8 +4,10 @@ import sqlite3
 
 import pytest
 from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pivottrace_trl import AnnotationLedger, CallableAnnotator, LabelVault, pool_fingerprint, pool_ids
+from pivottrace_trl import AnnotationLedger, Answer, CallableAnnotator, LabelVault, Outcome, Query, pool_ids
 
 from .conftest import make_pool
 
@@ -22,51 +24,146 @@ def ids(pool):
 
 @pytest.fixture
 def open_ledger(tmp_path, ids):
-    def make(budget=20, pool_id=None):
-        return AnnotationLedger(tmp_path / "ledger.sqlite", budget, pool_id or pool_fingerprint(ids))
+    def make(budget=20, prompt_ids=None):
+        return AnnotationLedger(tmp_path / "ledger.sqlite", budget, prompt_ids or ids)
 
     return make
 
 
+def ask_for(ledger, ids, purpose="annotate", epoch=0):
+    """Ask for labels, the first most valuable."""
+    queries = [Query(i, f"text of {i}", purpose, "weak", float(-place), "7") for place, i in enumerate(ids)]
+    ledger.request(queries, epoch)
+
+
+def kinds(ledger):
+    return [event["kind"] for event in ledger.events() if event["kind"] != "settings"]
+
+
 def test_labels_come_only_by_buying(pool, ids, open_ledger):
     ledger, vault = open_ledger(), LabelVault(pool, ["solution"], ids)
+    ask_for(ledger, [ids[3], ids[5]], "probe")
     assert ledger.label(ids[3]) is None
-    assert ledger.buy([ids[3], ids[5]], vault, "probe", epoch=0) == 2
-    assert ledger.label(ids[3]) == {"solution": "6"}
+    assert ledger.buy(vault) == 2
+    assert ledger.label(ids[3]) == {"solution": "6"} and ledger.author(ids[3]) == "dataset"
     assert ledger.label(ids[4]) is None
-    assert ledger.buy([ids[3]], vault, "probe", epoch=0) == 0  # nothing is bought twice
+    ask_for(ledger, [ids[3]])
+    assert ledger.queue() == [] and ledger.buy(vault) == 0  # nothing is bought twice
     assert (ledger.num_bought, ledger.num_left) == (2, 18)
-    assert [event["prompt_id"] for event in ledger.events()] == [ids[3], ids[5]]
+    assert kinds(ledger) == ["request", "request", "answer", "answer"]
+    answer = ledger.events()[-1]
+    assert {name: answer[name] for name in ("prompt_id", "author", "price", "purpose", "route")} == {
+        "prompt_id": ids[5],
+        "author": "dataset",
+        "price": 0.0,
+        "purpose": "probe",
+        "route": "weak",
+    }
 
 
 def test_budget_is_never_exceeded(pool, ids, open_ledger):
     ledger, vault = open_ledger(budget=20), LabelVault(pool, ["solution"], ids)
-    assert ledger.buy(ids, vault, "annotate", epoch=0) == 20
-    assert ledger.buy(ids, vault, "annotate", epoch=1) == 0
+    ask_for(ledger, ids)
+    assert ledger.buy(vault) == 20
+    assert ledger.buy(vault) == 0
     assert [ledger.label(i) is not None for i in ids] == [True] * 20 + [False] * 30
+    assert ledger.record([Answer(ids[30], {"solution": "1"}, "ann")]) == [Outcome.OVER_BUDGET]
+    assert ledger.label(ids[30]) is None
+    # The database itself holds the line, whatever the code above it thinks.
+    with pytest.raises(sqlite3.IntegrityError, match="budget is spent"):
+        ledger._connection.execute("INSERT INTO purchases (prompt_id) VALUES (?)", (ids[30],))
+    with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+        open_ledger(budget=25)._connection.execute("INSERT INTO purchases (prompt_id) VALUES (?)", (ids[0],))
 
 
 def test_two_connections_share_one_budget(pool, ids, open_ledger):
     first, second = open_ledger(budget=20), open_ledger(budget=20)
     vault = LabelVault(pool, ["solution"], ids)
-    first.buy(ids[:15], vault, "annotate", epoch=0)
-    with pytest.raises(RuntimeError, match="would exceed the budget of 20"):
-        second.buy(ids[20:40], vault, "annotate", epoch=0)
-    assert open_ledger().num_bought == 15
+    ask_for(first, ids[:15])
+    first.buy(vault)
+    ask_for(second, ids[20:40])
+    assert second.buy(vault) == 5
+    assert open_ledger().num_bought == 20
+    first.refresh()
+    assert first.label(ids[20]) is not None
 
 
-def test_reopening_keeps_everything(pool, ids, open_ledger):
+def test_two_people_and_one_prompt(ids, open_ledger):
+    first, second = open_ledger(), open_ledger()
+    ask_for(first, ids[:5])
+    assert first.record([Answer(ids[0], {"solution": "1"}, "ann")]) == [Outcome.RECORDED]
+    assert second.record([Answer(ids[0], {"solution": "1"}, "bob")]) == [Outcome.DUPLICATE]
+    for _ in range(2):  # the other answer is kept, once
+        assert second.record([Answer(ids[0], {"solution": "2"}, "bob")]) == [Outcome.CONFLICT]
+    assert second.label(ids[0]) == {"solution": "1"} and second.num_bought == 1
+    assert kinds(second).count("unused") == 1
+    assert second.record([Answer(ids[40], {"solution": "2"}, "bob")]) == [Outcome.UNKNOWN]
+
+
+def test_the_queue_follows_the_latest_routing(ids, open_ledger):
     ledger = open_ledger()
-    ledger.buy(ids[:4], LabelVault(pool, ["solution"], ids), "probe", epoch=0)
+    probe = Query(ids[9], "nine", "probe", "weak", 0.1)
+    ledger.request([Query(ids[0], "zero", score=1.0), Query(ids[1], "one", score=2.0), probe])
+    assert [query.prompt for query in ledger.queue()] == ["nine", "one", "zero"]
+    assert ledger.queue()[0] == probe
+    count = len(ledger.events())
+    ledger.request(ledger.queue(), epoch=1)
+    assert len(ledger.events()) == count  # nothing new, nothing written
+    ledger.request([Query(ids[2], "two", score=0.5), Query(ids[0], "zero", score=float("nan"))], epoch=1)
+    assert [query.prompt for query in ledger.queue()] == ["two", "zero"]
+    # Who had the old queue in hand may still answer it.
+    assert ledger.record([Answer(ids[1], {"solution": "1"}, "ann")]) == [Outcome.RECORDED]
+
+
+def test_skip_broken_and_undo(ids, open_ledger):
+    ledger = open_ledger(budget=1)
+    ask_for(ledger, ids[:3])
+    ledger.skip(ids[0], "ann")
+    assert [q.prompt_id for q in ledger.queue()] == [ids[1], ids[2], ids[0]]
+    ledger.mark_broken(ids[1], "ann")
+    assert ledger.has_declined(ids[1]) and [q.prompt_id for q in ledger.queue()] == [ids[2], ids[0]]
+    ledger.record([Answer(ids[2], {"solution": "1"}, "ann")])
+    assert ledger.undo("bob") is None  # everybody takes back their own
+    assert ledger.undo("ann").prompt_id == ids[2]
+    assert ledger.label(ids[2]) is None and ledger.num_left == 0
+    assert ledger.record([Answer(ids[0], {"solution": "1"}, "ann")]) == [Outcome.OVER_BUDGET]
+    # It was paid for: another answer costs nothing.
+    assert ledger.record([Answer(ids[2], {"solution": "5"}, "ann")]) == [Outcome.RECORDED]
+    assert [ledger.undo("ann").prompt_id for _ in range(3)] == [ids[2], ids[1], ids[0]]
+    assert ledger.undo("ann") is None
+    assert [q.prompt_id for q in ledger.queue()] == ids[:3]
+
+
+def test_reopening_keeps_everything(pool, ids, open_ledger, tmp_path):
+    ledger = open_ledger()
+    ask_for(ledger, ids[:6])
+    ledger.record([Answer(i, {"solution": str(n)}, "ann", price=0.5) for n, i in enumerate(ids[:4])])
     ledger.close()
-    again = open_ledger()
-    assert again.num_bought == 4 and again.label(ids[2]) == {"solution": "4"}
+    again = AnnotationLedger.open(tmp_path / "ledger.sqlite")
+    assert again.num_bought == 4 and again.label(ids[2]) == {"solution": "2"}
+    assert (again.budget, again.label_column, again.answer_format) == (20, "solution", "math")
+    assert [q.prompt_id for q in again.queue()] == ids[4:6]
+    assert sum(event["price"] for event in again.events()) == 2.0
 
 
-def test_a_ledger_of_another_pool_is_refused(open_ledger):
-    open_ledger().close()
+def test_the_pool_may_change_but_not_be_another(ids, open_ledger):
+    ledger = open_ledger()
+    ask_for(ledger, ids[:2])
+    ledger.record([Answer(ids[0], {"solution": "1"}, "ann")])
+    assert open_ledger(prompt_ids=["new", *ids[::-1]]).label(ids[0]) is not None
     with pytest.raises(ValueError, match="belongs to another pool.*choose"):
-        open_ledger(pool_id="other")
+        open_ledger(prompt_ids=["other"])
+    assert open_ledger().num_bought == 1
+
+
+def test_files_that_are_no_ledger(open_ledger, tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    with pytest.raises(FileNotFoundError, match="There is no ledger"):
+        AnnotationLedger.open(path)
+    path.write_bytes(b"these are my notes, do not lose them " * 100)
+    with pytest.raises(ValueError, match="is no ledger"):
+        open_ledger()
+    assert path.read_bytes().startswith(b"these are my notes")
 
 
 def test_a_newer_ledger_is_refused(open_ledger, tmp_path):
@@ -77,11 +174,53 @@ def test_a_newer_ledger_is_refused(open_ledger, tmp_path):
         open_ledger()
 
 
-@pytest.mark.parametrize("statement", ["UPDATE answers SET label = 'x'", "DELETE FROM answers"])
-def test_the_file_is_append_only(statement, pool, ids, open_ledger, tmp_path):
-    open_ledger().buy(ids[:2], LabelVault(pool, ["solution"], ids), "probe", epoch=0)
+VERSION_1 = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE answers (prompt_id TEXT PRIMARY KEY, label TEXT, purpose TEXT NOT NULL, epoch INTEGER NOT NULL,
+    answered_at TEXT NOT NULL);
+CREATE TRIGGER answers_are_final BEFORE UPDATE ON answers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+CREATE TRIGGER answers_stay BEFORE DELETE ON answers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
+INSERT INTO meta VALUES ('pool_id', 'x');
+PRAGMA user_version = 1;
+"""
+
+
+@pytest.mark.parametrize("num_answers", [0, 3])
+def test_a_ledger_of_version_1_is_taken_over(num_answers, ids, open_ledger, tmp_path):
+    connection = sqlite3.connect(tmp_path / "ledger.sqlite")
+    connection.executescript(VERSION_1)
+    rows = [(i, '{"answer": "4", "solution": "6"}', "probe", 0, f"2026-01-0{n + 1}") for n, i in enumerate(ids[:3])]
+    rows[2] = (ids[2], None, "annotate", 1, "2026-01-03")
+    connection.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", rows[:num_answers])
+    connection.commit()
+    connection.close()
+    ledger = open_ledger()
+    if num_answers:
+        assert ledger.num_bought == 2 and ledger.label(ids[1]) == {"answer": "4", "solution": "6"}
+        assert ledger.has_declined(ids[2])
+        assert [e["happened_at"] for e in ledger.events() if e["kind"] == "answer"] == ["2026-01-01", "2026-01-02"]
+    ask_for(ledger, ids[:5])
+    assert [q.prompt_id for q in ledger.queue()] == ids[num_answers:5]
+
+
+@pytest.mark.parametrize("table", ["events", "purchases", "prompts"])
+@pytest.mark.parametrize("statement", ["UPDATE {} SET prompt_id = 'x'", "DELETE FROM {}"])
+def test_the_file_is_append_only(table, statement, ids, open_ledger, tmp_path):
+    ledger = open_ledger()
+    ask_for(ledger, ids[:2])
+    ledger.record([Answer(ids[0], {"solution": "1"}, "ann")])
     with sqlite3.connect(tmp_path / "ledger.sqlite") as connection, pytest.raises(sqlite3.Error, match="append-only"):
-        connection.execute(statement)
+        connection.execute(statement.format(table))
+
+
+def test_what_failed_half_way_left_nothing(ids, open_ledger):
+    ledger = open_ledger()
+    ask_for(ledger, ids[:3])
+    before = ledger.events()
+    with pytest.raises(TypeError):
+        ledger.record([Answer(ids[0], {"solution": "1"}, "ann"), Answer(ids[1], {"solution": object()}, "ann")])
+    assert ledger.events() == before and ledger.label(ids[0]) is None and ledger.num_bought == 0
+    assert ledger.record([Answer(ids[0], {"solution": "1"}, "ann")]) == [Outcome.RECORDED]
 
 
 def rows_of(pool, ids):
@@ -97,12 +236,14 @@ def test_an_annotator_is_asked_with_rows(pool, ids, open_ledger):
 
     ledger = open_ledger()
     oracle = CallableAnnotator(annotator, rows_of(pool, ids), "solution")
-    assert ledger.buy(ids[:5], oracle, "probe", epoch=0) == 4
+    ask_for(ledger, ids[:5])
+    assert ledger.buy(oracle) == 4
     assert set(seen[0]) == {"prompt"}
-    assert ledger.label(ids[0]) == {"solution": "7"}
+    assert ledger.label(ids[0]) == {"solution": "7"} and ledger.author(ids[0]) == "annotator"
     # Who declined is not asked again, and was not paid.
-    assert ledger.has_declined(ids[3]) and ledger.label(ids[3]) is None
-    assert ledger.buy(ids[:5], oracle, "probe", epoch=0) == 0
+    assert ledger.has_declined(ids[3]) and ledger.label(ids[3]) is None and ledger.num_bought == 4
+    ask_for(ledger, ids[:5])
+    assert ledger.buy(oracle) == 0
     assert len(seen) == 5
 
 
@@ -110,8 +251,9 @@ def test_an_annotator_is_asked_with_rows(pool, ids, open_ledger):
 def test_the_wrong_number_of_answers(answers, pool, ids, open_ledger):
     ledger = open_ledger()
     oracle = CallableAnnotator(lambda rows: answers, rows_of(pool, ids), "solution")
+    ask_for(ledger, ids[:5])
     with pytest.raises(RuntimeError, match=f"returned {len(answers)} answers for 5 rows"):
-        ledger.buy(ids[:5], oracle, "probe", epoch=0)
+        ledger.buy(oracle)
     assert ledger.num_bought == 0
 
 
@@ -126,15 +268,101 @@ def test_what_an_annotator_returned_before_it_failed_is_kept(pool, ids, open_led
 
     ledger = open_ledger(budget=40)
     oracle = CallableAnnotator(annotator, rows_of(pool, ids), "solution")
+    ask_for(ledger, ids[:40])
     with pytest.raises(RuntimeError, match="ConnectionError: gone for lunch.*16 labels.*are kept") as info:
-        ledger.buy(ids[:40], oracle, "annotate", epoch=0)
+        ledger.buy(oracle)
     assert isinstance(info.value.__cause__, ConnectionError)
     assert open_ledger(budget=40).num_bought == 16
-    assert ledger.buy(ids[:40], oracle, "annotate", epoch=0) == 24
+    assert ledger.buy(oracle) == 24
 
 
-def test_empty_labels_cost_nothing(open_ledger):
+def test_a_generator_is_recorded_answer_by_answer(pool, ids, open_ledger):
+    ledger = open_ledger()
+    recorded = []
+
+    def annotator(rows):
+        for position in reversed(range(len(rows))):  # answers come in any order
+            recorded.append(ledger.num_bought)
+            yield position, str(position), 0.25
+            if position == 2:
+                raise KeyboardInterrupt
+
+    ask_for(ledger, ids[:6])
+    with pytest.raises(KeyboardInterrupt):
+        ledger.buy(CallableAnnotator(annotator, rows_of(pool, ids), "solution"))
+    assert recorded == [0, 1, 2, 3]
+    assert [ledger.label(i) for i in ids[:6]] == [None, None, *({"solution": str(n)} for n in range(2, 6))]
+    assert sum(event["price"] for event in ledger.events()) == 1.0
+
+
+def test_an_oracle_that_answers_something_else(ids, open_ledger):
+    class Confused:
+        def ask(self, prompt_ids):
+            return [Answer(ids[40], {"solution": "1"}, "x")]
+
+    ledger = open_ledger()
+    ask_for(ledger, ids[:3])
+    with pytest.raises(RuntimeError, match="answered .* which it was not asked"):
+        ledger.buy(Confused())
+    assert ledger.num_bought == 0
+
+
+def test_empty_labels_cost_nothing(tmp_path):
     pool = Dataset.from_dict({"prompt": ["a", "b", "c"], "solution": ["1", None, ""]})
     ids = pool_ids(pool)
-    ledger = open_ledger(pool_id=pool_fingerprint(ids))
-    assert ledger.buy(ids, LabelVault(pool, ["solution"], ids), "probe", epoch=0) == 1
+    ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 20, ids)
+    ask_for(ledger, ids)
+    assert ledger.buy(LabelVault(pool, ["solution"], ids)) == 1
+
+
+ACTIONS = st.lists(
+    st.tuples(
+        st.sampled_from(["ask", "answer", "decline", "skip", "broken", "undo", "reopen", "budget"]),
+        st.integers(0, 7),
+        st.sampled_from(["ann", "bob"]),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=40)
+@given(actions=ACTIONS)
+def test_whatever_people_do(actions, tmp_path_factory):
+    """Against a model of a few lines: who is paid, what the labels are, what the queue holds."""
+    path, ids = tmp_path_factory.mktemp("ledger") / "ledger.sqlite", [f"p{n}" for n in range(8)]
+    budget, paid, labels = 4, set(), {}
+    ledger = AnnotationLedger(path, budget, ids)
+    for kind, number, author in actions:
+        identity = ids[number]
+        if kind == "ask":
+            ledger.request([Query(i) for i in ids[number:]])
+        elif kind == "answer":
+            (outcome,) = ledger.record([Answer(identity, {"solution": str(number)}, author)])
+            if outcome is Outcome.RECORDED:
+                assert identity in paid or len(paid) < budget
+                paid.add(identity)
+                labels[identity] = {"solution": str(number)}
+        elif kind == "decline":
+            ledger.record([Answer(identity, None, author)])
+        elif kind == "skip":
+            ledger.skip(identity, author)
+        elif kind == "broken":
+            ledger.mark_broken(identity, author)
+        elif kind == "undo":
+            authors = {i: ledger.author(i) for i in labels}
+            query = ledger.undo(author)
+            lost = {i for i in labels if ledger.label(i) is None}
+            assert lost <= {query.prompt_id} if query else not lost
+            assert all(authors[i] == author for i in lost)
+            labels = {i: label for i, label in labels.items() if i not in lost}
+        elif kind == "budget":
+            budget = number
+            ledger.close()
+            ledger = AnnotationLedger(path, budget, ids)
+        else:
+            ledger.close()
+            ledger = AnnotationLedger.open(path)
+        assert {i: ledger.label(i) for i in ids if ledger.label(i)} == labels
+        assert ledger.num_bought == len(paid) and ledger.num_left == max(budget - len(paid), 0)
+        assert not {q.prompt_id for q in ledger.queue()} & set(labels)
+    ledger.close()

@@ -16,6 +16,8 @@ def test_ids_survive_reordering_and_white_space():
     assert pool_fingerprint(ids) == pool_fingerprint(ids[::-1])
     assert prompt_id("What is  2+2?\n") == prompt_id("What is 2+2?")
     assert prompt_id("What is 2+2?") != prompt_id("What is 2+3?")
+    user = {"role": "user", "content": "What is 2+2?"}
+    assert prompt_id([user]) == prompt_id("What is 2+2?") != prompt_id([{"role": "system", "content": "?"}, user])
 
 
 def test_errors_name_the_fix():

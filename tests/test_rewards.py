@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pivottrace_trl import AnnotationLedger, LabelVault, PoolRouter, TriageConfig, pool_fingerprint, pool_ids
+from pivottrace_trl import AnnotationLedger, LabelVault, PoolRouter, Query, TriageConfig, pool_ids
 from pivottrace_trl.rewards import ROW_COLUMN, LabelRouter, RoutedReward
 
 from .conftest import make_pool
@@ -16,9 +16,10 @@ GROUP = 4
 def label_router(tmp_path):
     pool = make_pool(10)
     ids = pool_ids(pool)
-    ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 5, pool_fingerprint(ids))
+    ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 5, ids)
     vault = LabelVault(pool, ["solution", "answer"] if "answer" in pool.column_names else ["solution"], ids)
-    ledger.buy(ids[:2], vault, "probe", epoch=0)  # the labels of rows 0 and 1 are "0" and "2"
+    ledger.request([Query(ids[0]), Query(ids[1])])
+    ledger.buy(vault)  # the labels of rows 0 and 1 are "0" and "2"
     router = PoolRouter(ids, ledger, vault, TriageConfig(min_agreement=0.5))
     return LabelRouter(router, "solution", ["solution"], GROUP)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pivottrace_trl import AnnotationLedger, PoolRouter, Route, TriageConfig
+from pivottrace_trl import AnnotationLedger, Answer, PoolRouter, Route, TriageConfig
 
 
 class Oracle:
@@ -14,15 +14,16 @@ class Oracle:
 
     def ask(self, prompt_ids):
         self.asked += prompt_ids
-        return [None if i in self.declined else {"solution": "1"} for i in prompt_ids]
+        return [Answer(i, None if i in self.declined else {"solution": "1"}, "oracle") for i in prompt_ids]
 
 
 @pytest.fixture
 def make_router(tmp_path):
-    def make(budget=20, num_prompts=100, oracle=None, **config):
+    def make(budget=20, num_prompts=100, oracle=None, wait=None, **config):
         ids = [f"p{row:03d}" for row in range(num_prompts)]
-        ledger = AnnotationLedger(tmp_path / "ledger.sqlite", budget, "pool")
-        router = PoolRouter(ids, ledger, oracle, TriageConfig(**config))
+        ledger = AnnotationLedger(tmp_path / "ledger.sqlite", budget, ids)
+        texts = lambda rows: [f"text {row}" for row in rows]  # noqa: E731
+        router = PoolRouter(ids, ledger, oracle, TriageConfig(**config), texts, wait)
         router.update_scores(np.arange(num_prompts), np.arange(float(num_prompts)), np.full(num_prompts, 0.1))
         return router
 
@@ -37,7 +38,7 @@ def test_first_routing_buys_probes_first_and_the_most_uncertain_then(make_router
     oracle = Oracle()
     router = make_router(oracle=oracle)
     result = router.first_routing(below(60))
-    assert oracle.asked[:10] == [f"p{row:03d}" for row in range(5, 100, 10)]
+    assert oracle.asked[:10] == [f"p{row:03d}" for row in range(95, 0, -10)]
     assert oracle.asked[10:] == [f"p{row:03d}" for row in [99, 98, 97, 96, 94, 93, 92, 91, 90, 89]]
     assert router.ledger.num_bought == 20
     assert (result.routes[:40] == Route.DISCARD).all() and (result.routes[95:] == Route.ANNOTATE).all()
@@ -61,7 +62,9 @@ def test_what_is_left_is_spent_where_votes_fail(make_router):
     result = router.route(epoch=1)
     assert oracle.asked[10:] == ["p032", "p030"]
     assert result.routes[30] == result.routes[32] == Route.ANNOTATE and result.routes[31] != Route.ANNOTATE
-    assert [event["epoch"] for event in router.ledger.events()][10:] == [1, 1]
+    requests = [event for event in router.ledger.events() if event["kind"] == "request"]
+    assert [event["epoch"] for event in requests[10:]] == [1, 1]
+    assert {event["purpose"] for event in requests[:10]} == {"probe"}
 
 
 def test_prompts_that_nobody_can_answer_stay_weak(make_router):
@@ -81,12 +84,57 @@ def test_mastered_in_training_is_discarded(make_router):
     assert router.route(epoch=1).routes[99] == Route.DISCARD
 
 
-def test_without_an_oracle_nothing_is_bought_or_discarded(make_router):
+def answer(router, rows):
+    router.ledger.record([Answer(router.prompt_ids[row], {"solution": "1"}, "ann") for row in rows])
+
+
+def test_without_an_oracle_the_queue_holds_what_the_budget_allows(make_router):
     router = make_router(oracle=None)
-    result = router.first_routing(below(60))
+    result = router.first_routing(below(60), buy=False)
     assert result.counts() == {"discard": 0, "weak": 80, "annotate": 20}
     assert (result.routes[router.probes] == Route.ANNOTATE).all() and result.routes[99] == Route.ANNOTATE
     assert router.ledger.num_bought == 0
+    queue = router.ledger.queue()
+    assert [query.purpose for query in queue] == ["probe"] * 10 + ["annotate"] * 10
+    assert [query.prompt for query in queue[10:]] == [
+        f"text {row}" for row in [99, 98, 97, 96, 94, 93, 92, 91, 90, 89]
+    ]
+
+
+def test_answers_that_arrive_later_are_taken_up_by_the_next_routing(make_router):
+    router = make_router(oracle=None)
+    assert router.first_routing(below(60)).counts() == {"discard": 0, "weak": 100, "annotate": 0}
+    answer(router, router.probes)
+    result = router.route(epoch=1)
+    # Ten probes say where it masters the pool and where its votes fail; what it asks for now is not answered yet.
+    assert (result.routes[:40] == Route.DISCARD).all() and (result.routes[99] == Route.WEAK)
+    assert [query.prompt_id for query in router.ledger.queue()][:2] == ["p099", "p098"]
+    answer(router, [99, 94])
+    result = router.route(epoch=2)
+    assert (result.routes[[99, 94]] == Route.ANNOTATE).all()
+    assert np.isfinite(router.evidence.pass_rate[[99, 94]]).all()
+    assert router.ledger.num_left == 20 - 12 and len(router.ledger.queue()) == 8
+
+
+def test_training_waits_for_people(make_router):
+    seen = []
+
+    def wait(ledger):
+        seen.append(len(ledger.queue()))
+        ledger.record([Answer(query.prompt_id, {"solution": "1"}, "ann") for query in ledger.queue()])
+
+    router = make_router(oracle=None, wait=wait)
+    result = router.first_routing(below(60))
+    assert seen == [10, 10]
+    assert (result.routes[99] == Route.ANNOTATE) and router.ledger.num_bought == 20
+
+
+def test_the_queue_shows_what_the_policy_answered(make_router):
+    router = make_router(oracle=None)
+    router.first_routing(below(60))
+    router.update_votes([99, 98, 97], [0.5, 0.5, 0.0], ["42", "43", None])
+    router.route(epoch=1)
+    assert [query.suggestion for query in router.ledger.queue()[10:13]] == ["42", "43", None]
 
 
 @pytest.mark.parametrize(("budget", "size"), [(1, 1), (2, 1), (20, 10), (64, 32), (90, 32)])
@@ -102,4 +150,4 @@ def test_a_score_that_does_not_separate_the_pool_is_reported(make_router, caplog
     (warning,) = {record.message for record in caplog.records if "does not separate your pool" in record.message}
     assert "AUROC 0.00" in warning and "drawn at random" in warning
     # What triage asked for does not follow the score any more.
-    assert len(oracle.asked) == 20 and oracle.asked[10:] != sorted(oracle.asked[10:], reverse=True)
+    assert len(oracle.asked) == 20 and min(oracle.asked[10:]) < "p050"

@@ -10,6 +10,7 @@ from torch import nn
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOTrainer
 
+from ..pool import prompt_text
 from ..response_tracer import ResponseTracer
 from ..rewards import ROW_COLUMN
 from ..rollouts import Rollout, generate_rollouts
@@ -114,6 +115,10 @@ class TrainerAttachment:
         """Rows of the pool with the given ids, without label columns."""
         blind = self._blind_dataset.remove_columns(ROW_COLUMN)
         return [blind[self._row[identity]] for identity in prompt_ids]
+
+    def texts(self, rows: Sequence[int]) -> list[str]:
+        """Prompts of the given rows, for people."""
+        return [prompt_text(prompt) for prompt in self._blind_dataset.select(list(rows))["prompt"]]
 
     def tokenize(self, rows: Sequence[int]) -> list[list[int]]:
         """Token ids of the prompts of the given rows, as the trainer makes them."""

@@ -1,0 +1,73 @@
+"""What crosses the ledger's doorway: queries, answers, outcomes, and whoever answers."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True)
+class Query:
+    """
+    One prompt whose label is wanted.
+
+    Attributes:
+        prompt_id (`str`): its id.
+        prompt (`str` or `None`): its text, for people.
+        purpose (`str`): `"probe"` or `"annotate"`.
+        route (`str` or `None`): route of the prompt when the label was asked for.
+        score (`float` or `None`): its uncertainty then.
+        suggestion (`str` or `None`): the policy's own answer then.
+    """
+
+    prompt_id: str
+    prompt: str | None = None
+    purpose: str = "annotate"
+    route: str | None = None
+    score: float | None = None
+    suggestion: str | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """
+    What an annotator said.
+
+    Attributes:
+        prompt_id (`str`): the prompt.
+        label (`dict[str, Any]` or `None`): label column -> value; `None` if the annotator has no answer.
+        author (`str`): who said it.
+        price (`float`): what it cost, in the user's currency.
+    """
+
+    prompt_id: str
+    label: dict[str, Any] | None
+    author: str
+    price: float = 0.0
+
+
+class Outcome(str, Enum):
+    """What became of an answer."""
+
+    RECORDED = "recorded"
+    DECLINED = "declined"
+    """The annotator has no answer. It costs nothing of the budget and is not asked for again."""
+    DUPLICATE = "duplicate"
+    """The same answer was recorded before: nothing is done."""
+    CONFLICT = "conflict"
+    """Another answer stands: this one is kept in the ledger, but neither paid nor used."""
+    OVER_BUDGET = "over budget"
+    """The budget is spent: the answer is kept in the ledger, but neither paid nor used."""
+    UNKNOWN = "unknown prompt"
+    """Nobody asked for this prompt: nothing is done."""
+
+
+class Oracle(Protocol):
+    """Whoever knows the labels."""
+
+    def ask(self, prompt_ids: Sequence[str]) -> Iterable[Answer]:
+        """
+        Return an answer for each prompt, in any order. The answers of a list are recorded at once, those of a
+        generator one by one as they come, so that an interruption loses none.
+        """
+        ...

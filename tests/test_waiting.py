@@ -1,0 +1,95 @@
+"""People answer while training runs, or training waits for them."""
+
+import threading
+import time
+
+import pytest
+
+from pivottrace_trl import AnnotationLedger, Answer, PivotDensityCallback, Query, Route
+from pivottrace_trl.waiting import AnnotationWait
+
+from .conftest import first_digit, make_pool
+
+
+def answer_queue(path, num_answers=None):
+    ledger = AnnotationLedger.open(path)
+    queue = ledger.queue()[:num_answers]
+    ledger.record([Answer(query.prompt_id, {"solution": "4"}, "ann") for query in queue])
+    ledger.close()
+    return len(queue)
+
+
+@pytest.mark.parametrize(("share", "polls"), [(0.1, 1), (0.5, 5), (1.0, 10)])
+def test_waits_for_a_share_of_the_queue(share, polls, tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    ledger = AnnotationLedger(path, 10, [f"p{n}" for n in range(10)])
+    ledger.request([Query(f"p{n}", f"text {n}") for n in range(10)])
+    naps = []
+
+    def sleep(seconds):
+        naps.append(seconds)
+        answer_queue(path, 1)
+
+    AnnotationWait(share, poll_seconds=0.5, sleep=sleep)(ledger)
+    assert naps == [0.5] * polls and ledger.num_bought == polls
+    AnnotationWait(share, sleep=sleep)(AnnotationLedger(tmp_path / "empty.sqlite", 10, ["p0"]))
+    assert len(naps) == polls
+
+
+@pytest.mark.parametrize("share", [0.0, -1, 1.5, float("nan")])
+def test_impossible_shares(share):
+    with pytest.raises(ValueError, match="`wait_for_annotations` is .* share of the queue"):
+        AnnotationWait(share)
+
+
+def attach(trainer, **options):
+    options = {"annotation_budget": 10, "annotator": "queue", "extract_answer": first_digit, **options}
+    callback = PivotDensityCallback(trainer, **options)
+    trainer.add_callback(callback)
+    return callback
+
+
+def test_answers_that_arrive_while_it_runs(make_trainer):
+    trainer = make_trainer(dataset=make_pool().remove_columns("solution"), num_train_epochs=3)
+    callback = attach(trainer)
+    routings = []
+    finish = callback._finish_routing
+
+    def spy(result, epoch):
+        routings.append(result.counts())
+        finish(result, epoch)
+        answer_queue(callback.ledger.path)
+
+    callback._finish_routing = spy
+    trainer.train()
+    # Nothing is known in the first epoch; in the later ones what was answered in between is used.
+    assert routings[0] == {"discard": 0, "weak": 32, "annotate": 0}
+    assert routings[1]["annotate"] + routings[1]["discard"] > 0
+    assert callback.summary()["annotated"] == 10
+    texts = {query.prompt for query in AnnotationLedger.open(callback.ledger.path).queue()}
+    assert all(text.endswith("=?") for text in texts)
+
+
+def test_training_waits(make_trainer):
+    trainer = make_trainer(dataset=make_pool().remove_columns("solution"))
+    with pytest.raises(ValueError, match="nobody is waited for"):
+        PivotDensityCallback(trainer, annotator=lambda rows: ["1"] * len(rows), wait_for_annotations=0.5)
+    callback = attach(trainer, wait_for_annotations=1.0)
+    is_over = threading.Event()
+
+    def person():
+        while not is_over.is_set():
+            if callback.ledger.path.exists():
+                answer_queue(callback.ledger.path, 2)
+            time.sleep(0.05)
+
+    callback.router._wait._poll_seconds = 0.05
+    thread = threading.Thread(target=person)
+    thread.start()
+    try:
+        trainer.train()
+    finally:
+        is_over.set()
+        thread.join()
+    assert callback.summary()["annotated"] == 10
+    assert (callback.router.routes[callback.router.probes] != Route.WEAK).any()
