@@ -1,5 +1,5 @@
 from .annotation import Answer, Oracle, Outcome, Query
-from .answers import Vote, extract_answer, is_correct, majority_vote
+from .answers import Reading, Vote, extract_answer, is_correct, majority_vote, read_answer
 from .attention import AttentionStatistics
 from .calibration import Calibration
 from .callback import PivotDensityCallback
@@ -22,6 +22,7 @@ from .estimators import (
     TotalEntropy,
     get_estimator,
 )
+from .exchange import AnnotationStatus, ImportReport, annotation_status, export_queue, import_answers
 from .ledger import AnnotationLedger
 from .offline import PoolTriage, triage_pool
 from .oracles import CallableAnnotator, LabelVault
@@ -34,12 +35,15 @@ from .traces import OPTIONAL_SIGNALS, ResponseTrace
 from .tracing import AttentionCapture, AttentionTracer
 from .tracing_pass import trace_rollouts
 from .triage import Evidence, Route, TriageResult, assign_routes, choose_probes, rank_pool, resolve_budget
+from .workers import AnswerReader
 
 __version__: str
 
 __all__ = [
     "AnnotationLedger",
+    "AnnotationStatus",
     "Answer",
+    "AnswerReader",
     "AttentionCapture",
     "AttentionStatistics",
     "AttentionTracer",
@@ -52,6 +56,7 @@ __all__ = [
     "Estimator",
     "Evidence",
     "ForkingTokens",
+    "ImportReport",
     "LabelVault",
     "MeanEntropy",
     "OPTIONAL_SIGNALS",
@@ -70,6 +75,7 @@ __all__ = [
     "Query",
     "RAUQ",
     "RandomScore",
+    "Reading",
     "ResponseLength",
     "ResponseTrace",
     "Rollout",
@@ -79,18 +85,22 @@ __all__ = [
     "TriageConfig",
     "TriageResult",
     "Vote",
+    "annotation_status",
     "assign_routes",
     "choose_probes",
     "drop_duplicates",
+    "export_queue",
     "extract_answer",
     "generate_rollouts",
     "get_estimator",
+    "import_answers",
     "is_correct",
     "majority_vote",
     "pool_fingerprint",
     "pool_ids",
     "prompt_id",
     "rank_pool",
+    "read_answer",
     "resolve_budget",
     "trace_rollouts",
     "triage_pool",

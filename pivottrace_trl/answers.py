@@ -3,15 +3,24 @@
 import logging
 import re
 import threading
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+from sympy import latex
 
 
 # Bare intervals and tuples parse to nothing or to the wrong thing unless they are set in math mode.
 _TUPLE = re.compile(r"[(\[].*,.*[)\]]", re.DOTALL)
+_NUMBER = re.compile(r"[+-]?[\d,]*\.?\d+(/\d+)?%?")
+_MIXED_NUMBER = re.compile(r"([+-]?)(\d{1,15})\s+(\d{1,15})/(\d{1,15})")
+_SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})")
+_MATHEMATICS = re.compile(r"[\\^_{}]")
+_PLAIN_CHARACTERS = str.maketrans(
+    {"−": "-", "–": "-", "⁄": "/", "∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": "*"}
+)
 # Answers longer than this are prose or runaway generations; parsing them only costs time.
 _MAX_ANSWER_LENGTH = 1000
 # The end of a response holds its answer; the parser is slow on very long texts.
@@ -57,17 +66,72 @@ def extract_answer(response: str) -> str | None:
 
 
 def as_label(answer: str) -> str:
-    """
-    Write an answer so that `accuracy_reward` reads it as a whole: bare tuples and intervals are set in math mode.
+    r"""
+    Write an answer so that `accuracy_reward` reads it as a whole. Outside math mode math-verify sees nothing in
+    `\sqrt{2}` and `(1,2)`, and a 2 in `2\pi`: whatever is no plain number is set in math mode.
 
     Args:
         answer (`str`):
-            Answer as extracted.
+            Answer as extracted or typed.
 
     Returns:
         `str`: the same answer, usable as the value of a label column.
     """
-    return f"${answer}$" if _TUPLE.fullmatch(answer.strip()) else answer
+    answer = answer.strip()
+    if _NUMBER.fullmatch(answer) or "$" in answer or "\\boxed" in answer:
+        return answer
+    if _MATHEMATICS.search(answer) or _TUPLE.fullmatch(answer):
+        return f"${answer}$"
+    return answer if parse(answer[-_MAX_RESPONSE_LENGTH:], parsing_timeout=_timeouts()[0]) else f"${answer}$"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """
+    How a typed answer is understood.
+
+    Attributes:
+        label (`str`): the answer as it is kept.
+        latex (`str`): what math-verify reads in it, as LaTeX.
+    """
+
+    label: str
+    latex: str
+
+
+def read_answer(text: str) -> Reading:
+    r"""
+    Check and normalise what a person typed, so that `accuracy_reward` understands it.
+
+    Args:
+        text (`str`):
+            A number, formula, tuple, interval or set; `\boxed{}` and GSM8K's `####` may stand around it.
+
+    Returns:
+        [`Reading`]
+
+    Raises:
+        ValueError: if there is nothing in it, or nothing that math-verify can read.
+    """
+    answer = unicodedata.normalize("NFKC", text).translate(_PLAIN_CHARACTERS).rsplit("####", 1)[-1].strip()
+    if "\\boxed" in answer:
+        answer = extract_answer(answer) or ""
+    answer = answer.removeprefix("$").removesuffix("$").strip().removeprefix("+")
+    if not answer:
+        raise ValueError("the answer is empty")
+    if len(answer) > _MAX_ANSWER_LENGTH:
+        raise ValueError(f"the answer has {len(answer):,} characters, more than {_MAX_ANSWER_LENGTH:,}")
+    if mixed := _MIXED_NUMBER.fullmatch(answer):
+        sign, whole, numerator, denominator = mixed.groups()
+        answer = f"{sign}{int(whole) * int(denominator) + int(numerator)}/{denominator}"
+    if power := _SCIENTIFIC.fullmatch(answer):
+        answer = rf"{power[1]} \times 10^{{{int(power[2])}}}"
+    label = as_label(answer)
+    parsed = parse(label, parsing_timeout=_timeouts()[0])
+    readable = [item for item in parsed if not isinstance(item, str)]
+    if not readable:
+        raise ValueError(f"math-verify reads nothing in {answer[:80]!r}: write a number or a formula in LaTeX")
+    return Reading(label, label.replace("%", r"\%") if _NUMBER.fullmatch(label) else latex(readable[0]))
 
 
 def _parse_label(label: str) -> list:

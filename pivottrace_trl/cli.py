@@ -1,8 +1,12 @@
 """The `pivottrace` command: parse, call, print."""
 
 import argparse
+import getpass
 import sys
 from pathlib import Path
+
+
+_RUN = "folder of a run: `output_dir` of a training, or `--output` of a triage"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -19,10 +23,11 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_triage(commands)
     _add_study(commands)
+    _add_annotate(commands)
     _add_demo(commands)
     args = parser.parse_args(argv)
     try:
-        return args.run(args)
+        return args.run_command(args)
     except (ValueError, TypeError, FileNotFoundError) as error:
         print(f"pivottrace {args.command}: {error}", file=sys.stderr)
         return 2
@@ -45,7 +50,7 @@ def _add_triage(commands) -> None:
         help="name of a score, such as total_entropy, pivot_entropy or length; an unknown name lists all "
         "(default: total_entropy)",
     )
-    parser.set_defaults(run=_run_triage)
+    parser.set_defaults(run_command=_run_triage)
 
 
 def _add_study(commands) -> None:
@@ -55,7 +60,7 @@ def _add_study(commands) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder; a second call goes on where one stopped")
     parser.add_argument("--samples", type=int, default=8, help="sampled responses a prompt (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of samples and bootstrap (default: %(default)s)")
-    parser.set_defaults(run=_run_study)
+    parser.set_defaults(run_command=_run_study)
 
 
 def _add_pool_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,12 +75,38 @@ def _add_pool_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--load-in-4bit", action="store_true", help="quantize the model with bitsandbytes (nf4)")
 
 
+def _add_annotate(commands) -> None:
+    parser = commands.add_parser("annotate", help="hand out the queue, take answers in, see where it stands")
+    actions = parser.add_subparsers(dest="action", required=True)
+    export = actions.add_parser("export", help="write the queue, most valuable first, with room for the answers")
+    export.add_argument("run", type=Path, help=_RUN)
+    export.add_argument("--format", default="jsonl", choices=["jsonl", "csv", "parquet", "label-studio"])
+    export.add_argument("--output", type=Path, help="file (default: queue.jsonl and so on, beside the ledger)")
+    export.add_argument(
+        "--with-suggestions",
+        action="store_true",
+        help="show the policy's own answer: saves typing, but biases people towards its errors",
+    )
+    export.add_argument("--limit", type=int, help="number of queries (default: all)")
+    export.set_defaults(run_command=_run_export)
+    take = actions.add_parser("import", help="take answers in; a file may be partial, and may be imported again")
+    take.add_argument("run", type=Path, help=_RUN)
+    take.add_argument("file", type=Path, help=".jsonl, .csv, .parquet, or .json from Label Studio")
+    take.add_argument("--author", default=getpass.getuser(), help="who answered, where the file does not say")
+    take.add_argument("--price", type=float, default=0.0, help="price of an answer, where the file does not say")
+    take.add_argument("--replace", action="store_true", help="let these answers take the place of others")
+    take.set_defaults(run_command=_run_import)
+    status = actions.add_parser("status", help="queue, spend, throughput, and who answered")
+    status.add_argument("run", type=Path, help=_RUN)
+    status.set_defaults(run_command=_run_status)
+
+
 def _add_demo(commands) -> None:
     parser = commands.add_parser("demo", help="full supervision against PivotTrace on a tiny model, offline, on a CPU")
     parser.add_argument("--output", type=Path, default=Path("pivottrace-demo"), help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of pool, training and evaluation")
     parser.add_argument("--max-steps", type=int, help="optimizer steps of each arm (default: see the demo's settings)")
-    parser.set_defaults(run=_run_demo)
+    parser.set_defaults(run_command=_run_demo)
 
 
 def _number(text: str) -> float | int:
@@ -150,6 +181,50 @@ def _run_study(args: argparse.Namespace) -> int:
     plot_auroc(reports, args.output / "auroc.png", title)
     plot_risk_coverage(reports, pool, args.output / "risk_coverage.png", title)
     plot_reliability(reports, pool, args.output / "reliability.png", title)
+    return 0
+
+
+def _open_ledger(run: Path):
+    from .ledger import AnnotationLedger
+
+    places = [run / "ledger.sqlite", run / "pivottrace" / "ledger.sqlite"]
+    for path in places:
+        if path.is_file():
+            return AnnotationLedger.open(path)
+    raise FileNotFoundError(f"There is no ledger in {run}: neither {places[0]} nor {places[1]} exists.")
+
+
+def _run_export(args: argparse.Namespace) -> int:
+    from .exchange import export_queue
+    from .exchange.tables import SUFFIXES
+
+    ledger = _open_ledger(args.run)
+    path = args.output or ledger.path.with_name("queue" + SUFFIXES[args.format])
+    count = export_queue(ledger, path, args.format, args.with_suggestions, args.limit)
+    print(f"{count} queries in {path}. Fill in `answer` and run: pivottrace annotate import {args.run} {path}")
+    return 0
+
+
+def _run_import(args: argparse.Namespace) -> int:
+    from .exchange import import_answers
+
+    ledger = _open_ledger(args.run)
+    report = import_answers(ledger, args.file, args.author, args.price, args.replace)
+    print(
+        f"{report.recorded} answers recorded, {report.duplicates} known before, {report.unanswered} not answered yet, "
+        f"{report.rejected} rejected. {ledger.num_bought} of {ledger.budget} labels are bought."
+    )
+    if report.rejected_path is not None:
+        reasons = ", ".join(f"{count} {kind}" for kind, count in report.reasons.items())
+        print(f"Rejected: {reasons}. Each with its reason in {report.rejected_path}")
+    return 0
+
+
+def _run_status(args: argparse.Namespace) -> int:
+    from .exchange import annotation_status
+    from .report.annotation import print_status
+
+    print_status(annotation_status(_open_ledger(args.run)))
     return 0
 
 

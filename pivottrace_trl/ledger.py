@@ -271,6 +271,7 @@ class AnnotationLedger:
         self,
         answers: Sequence[Answer],
         is_same: Callable[[dict[str, Any], dict[str, Any]], bool] = lambda first, second: first == second,
+        replace: bool = False,
     ) -> list[Outcome]:
         """
         Record answers in one transaction: all of them or, if the process dies, none.
@@ -280,14 +281,19 @@ class AnnotationLedger:
                 The answers.
             is_same (`Callable[[dict, dict], bool]`, *optional*):
                 Whether two labels mean the same. Defaults to equality.
+            replace (`bool`, *optional*, defaults to `False`):
+                Whether an answer takes the place of another that stands, instead of being in conflict with it. The
+                prompt is not paid for again.
 
         Returns:
             `list[Outcome]`: what became of each.
         """
         with self._writing():
-            return [self._record(answer, is_same) for answer in answers]
+            return [self._record(answer, is_same, replace) for answer in answers]
 
-    def _record(self, answer: Answer, is_same: Callable[[dict[str, Any], dict[str, Any]], bool]) -> Outcome:
+    def _record(
+        self, answer: Answer, is_same: Callable[[dict[str, Any], dict[str, Any]], bool], replace: bool
+    ) -> Outcome:
         identity, label = answer.prompt_id, answer.label
         if identity not in self._state.requests:
             return Outcome.UNKNOWN
@@ -300,8 +306,12 @@ class AnnotationLedger:
         if standing is not None:
             if is_same(standing, label):
                 return Outcome.DUPLICATE
-            self._keep_unused(answer, label, Outcome.CONFLICT)
-            return Outcome.CONFLICT
+            if not replace:
+                self._keep_unused(answer, label, Outcome.CONFLICT)
+                return Outcome.CONFLICT
+            latest = "SELECT max(event_id) FROM events WHERE kind = 'answer' AND prompt_id = ?"
+            (event,) = self._connection.execute(latest, (identity,)).fetchone()
+            self._append("undo", identity, author=answer.author, undoes=event)
         if identity not in self._state.paid:
             if self.num_left == 0:
                 self._keep_unused(answer, label, Outcome.OVER_BUDGET)

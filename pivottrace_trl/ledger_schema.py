@@ -29,6 +29,7 @@ CREATE TABLE events (
 );
 CREATE INDEX settings_of_the_run ON events (event_id) WHERE kind = 'settings';
 CREATE INDEX events_of_an_author ON events (author, event_id) WHERE author IS NOT NULL;
+CREATE INDEX events_of_a_prompt ON events (prompt_id, event_id) WHERE kind IN ('answer', 'unused');
 CREATE TABLE purchases (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     prompt_id TEXT NOT NULL UNIQUE REFERENCES prompts (prompt_id)

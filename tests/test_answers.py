@@ -3,9 +3,11 @@
 import threading
 
 import pytest
+from trl.rewards import accuracy_reward
 
 from pivottrace_trl import extract_answer, is_correct, majority_vote
-from pivottrace_trl.answers import are_equivalent, as_label
+from pivottrace_trl.answers import are_equivalent, as_label, read_answer
+from pivottrace_trl.workers import AnswerReader
 
 
 @pytest.mark.parametrize(
@@ -54,6 +56,57 @@ def test_bare_tuples_are_set_in_math_mode():
     assert as_label("(1,2)") == "$(1,2)$"
     assert as_label("[0,1)") == "$[0,1)$"
     assert as_label("1000") == "1000"
+
+
+TYPED = [
+    ("42", "42", "42"),
+    (" 1,234 ", "1,234", "1234"),
+    (r"\frac{1}{2}", r"$\frac{1}{2}$", "0.5"),
+    ("½", "1/2", "0.5"),
+    ("1 2/3", "5/3", r"\frac{5}{3}"),
+    ("-1 1/2", "-3/2", "-1.5"),
+    ("−3", "-3", "-3"),
+    ("+7", "7", "7"),
+    ("2π", r"$2\pi$", r"2\pi"),
+    (r"2\pi", r"$2\pi$", r"2\pi"),
+    (r"\sqrt{2}", r"$\sqrt{2}$", r"\sqrt{2}"),
+    ("(1, 2)", "$(1, 2)$", "(1,2)"),
+    ("[0, 1)", "$[0, 1)$", "[0,1)"),
+    ("x^2+1", "$x^2+1$", "1+x^2"),
+    ("1.5e3", r"$1.5 \times 10^{3}$", "1500"),
+    (r"\boxed{7}", "7", "7"),
+    ("$5$", "5", "5"),
+    ("3 + 4 = 7 #### 7", "7", "7"),
+    ("50%", "50%", "50\\%"),
+]
+
+
+@pytest.mark.parametrize(("typed", "label", "boxed"), TYPED)
+def test_what_people_type_becomes_a_label_that_trl_understands(typed, label, boxed):
+    reading = read_answer(typed)
+    assert reading.label.split() == label.split() and reading.latex
+    wrong, right = ([{"role": "assistant", "content": rf"\boxed{{{answer}}}"}] for answer in ("17", boxed))
+    assert accuracy_reward([right, wrong], [reading.label] * 2) == [1.0, 0.0]
+    assert read_answer(reading.label).label.split() == label.split()
+
+
+@pytest.mark.parametrize("typed", ["", "  ", "$$", r"\boxed{}", "()", r"\frac{1}{", "٣", "\x00", "9" * 2000])
+def test_what_cannot_be_read_is_refused(typed):
+    with pytest.raises(ValueError, match="the answer is empty|reads nothing in|characters, more than"):
+        read_answer(typed)
+
+
+def test_endless_mathematics_is_cut_off():
+    with AnswerReader(timeout=1.0) as reader:
+        assert reader.read("3").label == "3"
+        first = reader._process
+        with pytest.raises(ValueError, match="cannot be read in 1 seconds"):
+            reader.read("{" * 500)
+        assert reader.read("4").label == "4" and reader._process is not first
+        assert reader.are_equivalent("1/2", "0.5") and not reader.are_equivalent("1/2", "0.51")
+        with pytest.raises(ValueError, match="the answer is empty"):
+            reader.read("")
+    assert reader._process is None
 
 
 def test_vote():

@@ -1,0 +1,169 @@
+"""Answers from files."""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..annotation import Answer, Outcome
+from ..files import replace_atomically
+from ..ledger import AnnotationLedger
+from ..progress import progress_bar
+from ..workers import AnswerReader
+from .label_studio import from_task
+from .tables import Row, read_rows
+
+
+# Rows of one transaction: an interruption costs no more than these, and the same file can be imported again.
+_CHUNK_SIZE = 200
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """
+    What became of the rows of a file.
+
+    Attributes:
+        recorded (`int`): new answers.
+        duplicates (`int`): answers that were known, and mean the same.
+        unanswered (`int`): rows without an answer.
+        rejected (`int`): rows that were not taken, with the reason in `rejected_path`.
+        reasons (`dict[str, int]`): how often each kind of reason occurred.
+        rejected_path (`Path` or `None`): the file of rejected rows, if there are any.
+    """
+
+    recorded: int
+    duplicates: int
+    unanswered: int
+    rejected: int
+    reasons: dict[str, int]
+    rejected_path: Path | None
+
+
+def import_answers(
+    ledger: AnnotationLedger,
+    path: Path,
+    author: str,
+    price: float = 0.0,
+    replace: bool = False,
+    progress: bool = True,
+) -> ImportReport:
+    """
+    Take answers from a file: one of [`export_queue`]'s formats, a Label Studio export in JSON or JSON-MIN, or any
+    table with columns `prompt_id` and `answer` (and `author`, `price`).
+
+    Importing a file again changes nothing. Each row stands on its own: those that cannot be taken are written to
+    `<name>.rejected.jsonl` beside the file, with the reason, and the others are kept.
+
+    Args:
+        ledger ([`AnnotationLedger`]):
+            The run's ledger.
+        path (`Path`):
+            The file.
+        author (`str`):
+            Who answered, where the file does not say.
+        price (`float`, *optional*, defaults to `0.0`):
+            What each answer cost, where the file does not say.
+        replace (`bool`, *optional*, defaults to `False`):
+            Whether an answer takes the place of another that stands, instead of being rejected.
+        progress (`bool`, *optional*, defaults to `True`):
+            Whether to show a progress bar.
+
+    Returns:
+        [`ImportReport`]
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read at all, or no row has the columns `prompt_id` and `answer`.
+    """
+    path = Path(path)
+    rows = [row for item in read_rows(path) for row in (from_task(item) if "data" in item else [item])]
+    if rows and not any("prompt_id" in row and "answer" in row for row in rows):
+        raise ValueError(
+            f"{path} has no columns `prompt_id` and `answer`, only {sorted(set().union(*rows))}. Nothing was imported."
+        )
+    counts: Counter[str] = Counter()
+    rejected: list[Row] = []
+    with AnswerReader() as reader, progress_bar("Importing answers", len(rows), progress) as advance:
+        for start in range(0, len(rows), _CHUNK_SIZE):
+            chunk = list(enumerate(rows[start : start + _CHUNK_SIZE], start))
+            answers: list[tuple[int, Answer]] = []
+            for number, row in chunk:
+                try:
+                    answer = _to_answer(row, ledger, reader, author, price)
+                except ValueError as error:
+                    kind = "unreadable answer" if "answer" in row and "prompt_id" in row else "malformed row"
+                    counts[kind] += 1
+                    rejected.append({"row": number + 1, "reason": str(error), **_plain(row)})
+                    continue
+                if answer is None:
+                    counts["unanswered"] += 1
+                else:
+                    answers.append((number, answer))
+
+            def is_same(first: dict[str, Any], second: dict[str, Any]) -> bool:
+                one, other = (str(label.get(ledger.label_column)) for label in (first, second))
+                return one == other or (ledger.answer_format == "math" and reader.are_equivalent(one, other))
+
+            outcomes = ledger.record([answer for _, answer in answers], is_same, replace)
+            for (number, answer), outcome in zip(answers, outcomes, strict=True):
+                counts[outcome.value] += 1
+                if outcome not in (Outcome.RECORDED, Outcome.DUPLICATE):
+                    reason = _reason(ledger, answer, outcome)
+                    rejected.append({"row": number + 1, "reason": reason, **_plain(rows[number])})
+            advance(len(chunk))
+    rejected_path = path.with_name(f"{path.stem}.rejected.jsonl")
+    if rejected:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sorted(rejected, key=lambda r: r["row"]))
+        replace_atomically(rejected_path, lambda temporary: temporary.write_text(lines, encoding="utf-8"))
+    else:
+        rejected_path.unlink(missing_ok=True)  # of an earlier import of the same file
+    taken = (Outcome.RECORDED.value, Outcome.DUPLICATE.value, "unanswered")
+    return ImportReport(
+        recorded=counts[Outcome.RECORDED.value],
+        duplicates=counts[Outcome.DUPLICATE.value],
+        unanswered=counts["unanswered"],
+        rejected=len(rejected),
+        reasons={kind: count for kind, count in counts.items() if kind not in taken},
+        rejected_path=rejected_path if rejected else None,
+    )
+
+
+def _to_answer(row: Row, ledger: AnnotationLedger, reader: AnswerReader, author: str, price: float) -> Answer | None:
+    if "error" in row:
+        raise ValueError(row["error"])
+    identity, text = row.get("prompt_id"), row.get("answer")
+    if not identity or not isinstance(identity, str):
+        raise ValueError(f"`prompt_id` is {identity!r}, but must be one of an exported queue")
+    if text is None or text == "":
+        return None
+    text = str(text)
+    if not text.strip():
+        raise ValueError("the answer is empty")
+    row_price = row.get("price")
+    try:
+        paid = price if row_price in (None, "") else float(row_price)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        paid = float("nan")
+    if not 0.0 <= paid < float("inf"):
+        raise ValueError(f"`price` is {row_price!r}, but must be a number of at least 0")
+    label = reader.read(text).label if ledger.answer_format == "math" else text.strip()
+    return Answer(identity, {ledger.label_column: label}, str(row.get("author") or author), paid)
+
+
+def _reason(ledger: AnnotationLedger, answer: Answer, outcome: Outcome) -> str:
+    if outcome is Outcome.CONFLICT:
+        standing = ledger.label(answer.prompt_id) or {}
+        return (
+            f"conflict: {ledger.author(answer.prompt_id)} answered {standing.get(ledger.label_column)!r} before; "
+            "import with --replace to change it"
+        )
+    if outcome is Outcome.OVER_BUDGET:
+        return f"over budget: all {ledger.budget} labels are bought"
+    return "unknown prompt: this run never asked for it"
+
+
+def _plain(row: Row) -> Row:
+    """What JSON can hold of a row; Parquet may bring other types."""
+    return json.loads(json.dumps(row, ensure_ascii=False, default=str))
