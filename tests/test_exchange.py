@@ -17,7 +17,12 @@ from pivottrace_trl.exchange.tables import SUFFIXES, WRITERS, guard_cell, read_r
 
 
 IDS = [f"p{number}" for number in range(13)]
-PROMPTS = [f"What is {number}+1?" for number in range(10)] + ['=HYPERLINK("http://x","y")', 'a,\n"b"; ünï\u2028 \'']
+PROMPTS = [
+    *(f"What is {number}+1?" for number in range(10)),
+    '=HYPERLINK("http://x","y")',
+    'a,\n"b"; ünï \'',
+    "\u2028x\x0by",
+]
 
 
 @pytest.fixture
