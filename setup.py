@@ -41,7 +41,8 @@ setup(
         "psutil",
     ],
     extras_require={
-        "test": ["hypothesis>=6.100", "pytest>=8", "ruff==0.17.6", "mypy==2.4.1"],
+        "desk": ["gradio>=6"],
+        "test": ["gradio>=6", "hypothesis>=6.100", "playwright>=1.50", "pytest>=8", "ruff==0.17.6", "mypy==2.4.1"],
     },
     entry_points={"console_scripts": ["pivottrace=pivottrace_trl.cli:main"]},
     classifiers=[

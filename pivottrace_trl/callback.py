@@ -20,6 +20,7 @@ from .integration import TrainerAttachment, check_trainer, find_label_columns, f
 from .ledger import AnnotationLedger
 from .oracles import CallableAnnotator, LabelVault
 from .pool import pool_ids
+from .report.attempts import write_attempts
 from .report.run import RunReport
 from .response_tracer import ResponseTracer
 from .rewards import SUCCESS_REWARD, LabelRouter, RoutedReward
@@ -244,6 +245,10 @@ class PivotDensityCallback(TrainerCallback):
         pool_scores = self.scorer(model, rollouts, progress, agreement)
         self.router.update_scores(np.array(rows), pool_scores.scores, pool_scores.densities)
         self.report.note_traces(rollouts, pool_scores.traces, self.scorer.density)
+        if self.router.oracle is None:
+            path, threshold = self.output_dir / "attempts.parquet", self.scorer.density.threshold or 0.0
+            tokenizer = self._trainer._tokenizer
+            write_attempts(path, self.router.prompt_ids, rollouts, pool_scores.traces, threshold, tokenizer)
 
         def verify(labelled: list[int]) -> list[bool]:
             labels = [self.ledger.label(self.router.prompt_ids[row]) for row in labelled]

@@ -2,6 +2,7 @@
 
 import argparse
 import getpass
+import importlib.util
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_triage(commands)
     _add_study(commands)
     _add_annotate(commands)
+    _add_desk(commands)
     _add_demo(commands)
     args = parser.parse_args(argv)
     try:
@@ -101,6 +103,22 @@ def _add_annotate(commands) -> None:
     status.set_defaults(run_command=_run_status)
 
 
+def _add_desk(commands) -> None:
+    parser = commands.add_parser("desk", help="a local page for a person who answers, and the run's picture")
+    parser.add_argument("run", type=Path, help=_RUN)
+    parser.add_argument("--author", default=getpass.getuser(), help="who answers (default: %(default)s)")
+    parser.add_argument("--price", type=float, default=0.0, help="price of an answer (default: %(default)s)")
+    parser.add_argument(
+        "--show-attempts",
+        action="store_true",
+        help="show the policy's attempt, its pivots marked: tells where it hesitated, but biases people",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
+    parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
+    parser.add_argument("--no-token", action="store_true", help="let in everybody who reaches the address")
+    parser.set_defaults(run_command=_run_desk)
+
+
 def _add_demo(commands) -> None:
     parser = commands.add_parser("demo", help="full supervision against PivotTrace on a tiny model, offline, on a CPU")
     parser.add_argument("--output", type=Path, default=Path("pivottrace-demo"), help="folder (default: %(default)s)")
@@ -133,7 +151,7 @@ def _load_model(args: argparse.Namespace):
 def _run_triage(args: argparse.Namespace) -> int:
     from .loading import load_pool
     from .offline import triage_pool
-    from .report.tables import print_triage
+    from .report.triage import plot_triage, print_triage
     from .routing import TriageConfig
 
     dataset = load_pool(args.dataset, args.split, args.config_name, args.limit)
@@ -151,6 +169,7 @@ def _run_triage(args: argparse.Namespace) -> int:
         max_completion_length=args.max_completion_length,
         batch_size=args.batch_size,
     )
+    plot_triage(outcome, tokenizer, args.output)
     print_triage(outcome, args.output)
     return 0
 
@@ -225,6 +244,24 @@ def _run_status(args: argparse.Namespace) -> int:
     from .report.annotation import print_status
 
     print_status(annotation_status(_open_ledger(args.run)))
+    return 0
+
+
+def _run_desk(args: argparse.Namespace) -> int:
+    if importlib.util.find_spec("gradio") is None:
+        raise ValueError('the desk needs Gradio: pip install "pivottrace-trl[desk]"')
+    from .desk.server import serve
+
+    serve(
+        _open_ledger(args.run),
+        args.author,
+        host=args.host,
+        port=args.port,
+        show_attempts=args.show_attempts,
+        price=args.price,
+        has_token=not args.no_token,
+        announce=lambda text: print(text, flush=True),
+    )
     return 0
 
 

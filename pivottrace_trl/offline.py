@@ -17,6 +17,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .answers import extract_answer, is_correct, majority_vote
 from .estimators import Estimator
+from .exchange import export_queue
 from .files import replace_atomically
 from .ledger import AnnotationLedger
 from .oracles import LabelVault
@@ -45,6 +46,7 @@ class PoolTriage:
         router ([`PoolRouter`]): probes, evidence and ledger.
         seconds (`dict[str, float]`): wall-clock time of each stage.
         peak_memory_gb (`float`): highest resident memory of the process so far, in GiB.
+        pivot_threshold (`float`): height of a jump of long-range attention that makes a pivot.
     """
 
     result: TriageResult
@@ -54,6 +56,7 @@ class PoolTriage:
     router: PoolRouter
     seconds: dict[str, float]
     peak_memory_gb: float
+    pivot_threshold: float
 
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[dict]]) -> list[list[int]]:
@@ -197,8 +200,9 @@ def triage_pool(
 
     result = router.first_routing(verify, buy=False, rescore=rescore)
     seconds["triage"] = time.perf_counter() - start
-    outcome = PoolTriage(result, pool_scores, rollouts, responses, router, seconds, peak_memory_gb())
-    _write(outcome, scorer, dataset[prompt_column], output_dir)
+    threshold = scorer.density.threshold or 0.0
+    outcome = PoolTriage(result, pool_scores, rollouts, responses, router, seconds, peak_memory_gb(), threshold)
+    _write(outcome, dataset[prompt_column], output_dir)
     return outcome
 
 
@@ -218,9 +222,9 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def _write(outcome: PoolTriage, scorer: PoolScorer, prompts: Sequence, output_dir: Path) -> None:
+def _write(outcome: PoolTriage, prompts: Sequence, output_dir: Path) -> None:
     router, scores = outcome.router, outcome.pool_scores
-    threshold = scorer.density.threshold or 0.0
+    threshold = outcome.pivot_threshold
     columns = {
         "row": list(range(len(router.prompt_ids))),
         "prompt_id": router.prompt_ids,
@@ -242,31 +246,13 @@ def _write(outcome: PoolTriage, scorer: PoolScorer, prompts: Sequence, output_di
     }
     replace_atomically(output_dir / "traces.parquet", lambda path: pq.write_table(pa.table(traces), path))
 
-    ranking = outcome.result.ranking[::-1]
-    wanted = (outcome.result.routes == Route.ANNOTATE) & ~router.evidence.is_labelled
-    # Probes first: their answers calibrate the thresholds for all the others.
-    queue = [r for r in ranking if wanted[r] and r in set(router.probes)]
-    queue += [r for r in ranking if wanted[r] and r not in set(router.probes)]
-    lines = [
-        json.dumps(
-            {
-                "prompt_id": router.prompt_ids[row],
-                "row": int(row),
-                "prompt": columns["prompt"][row],
-                "score": float(scores.scores[row]),
-                "purpose": "probe" if columns["is_probe"][row] else "annotate",
-            },
-            ensure_ascii=False,
-        )
-        for row in queue
-    ]
-    replace_atomically(output_dir / "queue.jsonl", lambda path: path.write_text("".join(f"{s}\n" for s in lines)))
+    num_queries = export_queue(router.ledger, output_dir / "queue.jsonl", "jsonl")
     summary = {
         "pool_size": len(router.prompt_ids),
         "annotation_budget": router.ledger.budget,
         "annotated": router.ledger.num_bought,
         "routes": outcome.result.counts(),
-        "queue": len(queue),
+        "queue": num_queries,
         "probe_success": float(np.nanmean(router.evidence.pass_rate)) if router.ledger.num_bought else None,
         "calibration_error": _finite_or_none(outcome.result.calibration.error),
         "score_auroc": _finite_or_none(outcome.result.calibration.separation),

@@ -43,7 +43,11 @@ def test_triage_with_labels(options, model_path, pool_path, tmp_path, capsys):
     assert sum(summary["routes"].values()) == 30
     queue = [json.loads(line) for line in (tmp_path / "out" / "queue.jsonl").read_text().splitlines()]
     assert len(queue) == summary["queue"] <= 4
-    assert all("answer" not in row and row["purpose"] == "annotate" for row in queue)
+    assert all(row["answer"] == "" and row["purpose"] == "annotate" for row in queue)
+    assert (tmp_path / "out" / "scores.png").stat().st_size > 0
+    attempts = pq.read_table(tmp_path / "out" / "attempts.parquet").to_pydict()
+    assert attempts["prompt_id"] == routes["prompt_id"]
+    assert [len(starts) for starts in attempts["pivot_start"]] == routes["num_pivots"]
     assert [row["score"] for row in queue] == sorted((row["score"] for row in queue), reverse=True)
     traces = pq.read_table(tmp_path / "out" / "traces.parquet").to_pydict()
     assert [len(signal) for signal in traces["long_range_mass"]] == [n if n > 1 else 0 for n in routes["num_tokens"]]

@@ -44,7 +44,7 @@ LAYERS = [
     {"report"},
     {"integration"},
     {"callback"},
-    {"demo", "study"},
+    {"demo", "desk", "study"},
     {"cli"},
     {"__init__", "__main__"},
 ]

@@ -1,10 +1,12 @@
 """Plots of a run as PNG."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 
 from ..files import replace_atomically
@@ -109,6 +111,71 @@ def plot_calibration(result: TriageResult, evidence: Evidence, tau_high: float, 
     separation = "" if np.isnan(calibration.separation) else f", AUROC of the score {calibration.separation:.2f}"
     axes.set_title(f"calibration error {calibration.error:.2f}{separation}", fontsize=9, loc="left")
     axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    save_figure(figure, path)
+
+
+def plot_scores(scores: np.ndarray, densities: np.ndarray, result: TriageResult, path: Path) -> None:
+    """
+    Draw how scores and pivot densities are spread over the pool, by route, and the scores at which the zones end.
+
+    Args:
+        scores (`np.ndarray` of shape `(num_prompts,)`):
+            Uncertainty of each prompt.
+        densities (`np.ndarray` of shape `(num_prompts,)`):
+            Pivots per response token of each prompt.
+        result ([`TriageResult`]):
+            The triage.
+        path (`Path`):
+            PNG file.
+    """
+    figure = Figure(figsize=(9.0, 3.4), layout="constrained")
+    for axes, values, name in zip(figure.subplots(1, 2), (scores, densities), ("score", "pivot density"), strict=True):
+        is_known = np.isfinite(values)
+        groups = [values[is_known & (result.routes == route)] for route in Route]
+        if is_known.any():
+            # A few prompts far out must not squeeze all others into one bar.
+            limits = np.quantile(values[is_known], [0.0, 0.995])
+            bins = np.linspace(limits[0], max(limits[1], limits[0] + 1e-9), 31)
+            clipped = [np.minimum(group, bins[-1]) for group in groups]
+            colors = [ROUTE_COLORS[route] for route in Route]
+            axes.hist(clipped, bins, stacked=True, color=colors, label=[route.name.lower() for route in Route])
+        axes.set_xlabel(name)
+        axes.spines[["top", "right"]].set_visible(False)
+    left, right = figure.axes
+    left.set_ylabel("prompts")
+    for threshold, name in ((result.discard_below, "discard below"), (result.annotate_above, "annotate above")):
+        if np.isfinite(threshold):
+            left.axvline(threshold, color="#c8453b", linewidth=1, linestyle="--")
+            left.text(threshold, left.get_ylim()[1], f" {name}", rotation=90, va="top", ha="right", fontsize=8)
+    right.legend(frameon=False, fontsize=8)
+    save_figure(figure, path)
+
+
+def plot_spend(times: Sequence[datetime], budget: int, path: Path) -> None:
+    """
+    Draw the labels bought over time.
+
+    Args:
+        times (`Sequence[datetime]`):
+            When each label was bought.
+        budget (`int`):
+            Labels that may be bought.
+        path (`Path`):
+            PNG file.
+    """
+    figure = Figure(figsize=(6.5, 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    if times:
+        places, counts = date2num(sorted(times)[:1] + sorted(times)), np.arange(len(times) + 1)
+        axes.step(places, counts, where="post", color="#2f6fb2")
+        axes.fill_between(places, counts, step="post", color="#2f6fb2", alpha=0.15)
+        axes.xaxis_date()
+    axes.axhline(budget, color="#c8453b", linewidth=1, linestyle="--")
+    axes.text(0.01, budget, f"budget {budget}", va="bottom", fontsize=8, transform=axes.get_yaxis_transform())
+    axes.set_ylim(0, 1.15 * max(budget, len(times), 1))
+    axes.set_ylabel("labels bought")
+    axes.tick_params(axis="x", labelrotation=20, labelsize=7)
     axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 

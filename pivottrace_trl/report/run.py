@@ -17,7 +17,7 @@ from ..rollouts import Rollout
 from ..routing import PoolRouter
 from ..traces import ResponseTrace
 from ..triage import Route, TriageResult, count_routes
-from .plots import plot_calibration, plot_route_flow, plot_trace
+from .plots import plot_calibration, plot_route_flow, plot_scores, plot_trace
 
 
 class RunReport:
@@ -27,7 +27,7 @@ class RunReport:
     Args:
         output_dir (`Path`):
             Folder for `routes-epoch-000.parquet` and so on, `summary.json`, `trace.png`,
-            `calibration.png` (of the latest routing) and `route_flow.png`.
+            `calibration.png` and `scores.png` (of the latest routing) and `route_flow.png`.
     """
 
     def __init__(self, output_dir: Path):
@@ -54,7 +54,7 @@ class RunReport:
     def note_routing(
         self, epoch: int, router: PoolRouter, result: TriageResult, tokenizer: PreTrainedTokenizerBase
     ) -> None:
-        """Write the routes of an epoch, and the trace plot with the first of them."""
+        """Write the routes of an epoch and its plots; the trace plot with the first of them."""
         is_probe = np.isin(np.arange(len(router.prompt_ids)), router.probes)
         columns = {
             "prompt_id": router.prompt_ids,
@@ -75,6 +75,8 @@ class RunReport:
             plot_calibration(result, router.evidence, config.tau_high, config.tau_low, path)
         self._routes.append(result.routes.copy())
         self._epochs.append(epoch)
+        plot_scores(router.scores, router.densities, result, self.output_dir / "scores.png")
+        plot_route_flow(self._routes, self.output_dir / "route_flow.png")
         if self._example is not None and len(self._routes) == 1:
             rollout, trace = self._example
             tokens = tokenizer.batch_decode([[token] for token in rollout.completion_ids])
@@ -82,11 +84,9 @@ class RunReport:
             plot_trace(trace, tokens, self._threshold, self.output_dir / "trace.png", title)
 
     def finish(self, summary: dict[str, Any], router: PoolRouter, log_history: list[dict[str, float]]) -> None:
-        """Write summary and route flow, and print the table."""
+        """Write the summary and print the table."""
         text = json.dumps(summary, indent=2) + "\n"
         replace_atomically(self.output_dir / "summary.json", lambda path: path.write_text(text))
-        if self._routes:
-            plot_route_flow(self._routes, self.output_dir / "route_flow.png")
         table = Table(title="PivotTrace")
         table.add_column("epoch", justify="right")
         for route in Route:

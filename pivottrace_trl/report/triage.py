@@ -1,13 +1,34 @@
-"""Tables for the terminal."""
+"""Table and plots of a triage."""
 
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from transformers import PreTrainedTokenizerBase
 
 from ..offline import PoolTriage
 from ..triage import Route
+from .attempts import write_attempts
+from .plots import plot_calibration, plot_scores
+
+
+def plot_triage(outcome: PoolTriage, tokenizer: PreTrainedTokenizerBase, output_dir: Path) -> None:
+    """
+    Write `scores.png`, `calibration.png` if anything was verified, and the attempts for the desk.
+
+    Args:
+        outcome ([`PoolTriage`]): what [`triage_pool`] returned.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): the model's tokenizer.
+        output_dir (`Path`): where its files are.
+    """
+    router, scores = outcome.router, outcome.pool_scores
+    plot_scores(scores.scores, scores.densities, outcome.result, output_dir / "scores.png")
+    if np.isfinite(router.evidence.pass_rate).any():
+        config, path = router.config, output_dir / "calibration.png"
+        plot_calibration(outcome.result, router.evidence, config.tau_high, config.tau_low, path)
+    path = output_dir / "attempts.parquet"
+    write_attempts(path, router.prompt_ids, outcome.rollouts, scores.traces, outcome.pivot_threshold, tokenizer)
 
 
 def print_triage(outcome: PoolTriage, output_dir: Path) -> None:

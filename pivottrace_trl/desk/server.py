@@ -1,0 +1,115 @@
+"""The desk's server: loopback only, behind a token."""
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse, RedirectResponse, Response
+
+from ..ledger import AnnotationLedger
+from ..workers import AnswerReader
+from .page import CSS, HEAD, THEME, build_page
+from .session import DeskSession
+
+
+def load_token(folder: Path) -> str:
+    """
+    The token of a run's desk: made once, so that open tabs go on after a restart. Only its owner can read the file.
+
+    Args:
+        folder (`Path`): where the ledger is.
+
+    Returns:
+        `str`
+    """
+    path = folder / "desk-token"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        token = path.read_text().strip()
+        if token:
+            return token
+        descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)
+    token = secrets.token_urlsafe(24)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(token + "\n")
+    return token
+
+
+def make_app(session: DeskSession, author: str, show_attempts: bool, token: str | None) -> FastAPI:
+    """
+    Build the web application.
+
+    Args:
+        session ([`DeskSession`]): takes the answers.
+        author (`str`): name of the person until the page is told another.
+        show_attempts (`bool`): whether to show the policy's attempt with its pivots.
+        token (`str` or `None`): what the URL must carry; `None` lets everybody in.
+
+    Returns:
+        `FastAPI`
+    """
+    app = FastAPI(openapi_url=None)
+    # Cookies do not tell ports apart: the desks of two runs need two names.
+    cookie = f"pivottrace-{secrets.token_hex(4)}" if token is None else f"pivottrace-{token[:8]}"
+
+    @app.middleware("http")
+    async def check_token(request: Request, call_next) -> Response:
+        if token is None:
+            return await call_next(request)
+        given = request.query_params.get("token")
+        if given is not None and secrets.compare_digest(given.encode(), token.encode()):
+            # The token leaves the address bar, and with it the history and every screenshot.
+            response: Response = RedirectResponse(str(request.url.remove_query_params("token")), status_code=303)
+            response.set_cookie(cookie, token, httponly=True, samesite="strict", max_age=30 * 24 * 3600)
+            return response
+        if secrets.compare_digest(request.cookies.get(cookie, "").encode(), token.encode()):
+            return await call_next(request)
+        return PlainTextResponse("Open the address that `pivottrace desk` printed, with its token.", status_code=403)
+
+    return gr.mount_gradio_app(
+        app,
+        build_page(session, author, show_attempts),
+        path="/",
+        theme=THEME,
+        css=CSS,
+        head=HEAD,
+        footer_links=[],
+        ssr_mode=False,
+        enable_monitoring=False,
+    )
+
+
+def serve(
+    ledger: AnnotationLedger,
+    author: str,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    show_attempts: bool = False,
+    price: float = 0.0,
+    has_token: bool = True,
+    announce: Callable[[str], None] = print,
+) -> None:
+    """
+    Serve the desk until interrupted.
+
+    Args:
+        ledger ([`AnnotationLedger`]): the run's ledger.
+        author (`str`): name of the person until the page is told another.
+        host (`str`, *optional*, defaults to `"127.0.0.1"`): address to listen at.
+        port (`int`, *optional*, defaults to `7860`): port to listen at.
+        show_attempts (`bool`, *optional*, defaults to `False`): whether to show the policy's attempt.
+        price (`float`, *optional*, defaults to `0.0`): what each answer costs.
+        has_token (`bool`, *optional*, defaults to `True`): whether the URL must carry a token.
+        announce (`Callable[[str], None]`, *optional*): told where to open the page.
+    """
+    token = load_token(ledger.path.parent) if has_token else None
+    with AnswerReader() as reader:
+        app = make_app(DeskSession(ledger, reader, price), author, show_attempts, token)
+        query = "" if token is None else f"?token={token}"
+        announce(f"The desk is at http://{host}:{port}/{query} (Ctrl+C ends it; every answer is in {ledger.path})")
+        uvicorn.run(app, host=host, port=port, log_level="warning")

@@ -1,0 +1,179 @@
+"""Who is answering what. Knows no web page."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..annotation import Answer, Outcome, Query
+from ..ledger import AnnotationLedger
+from ..workers import AnswerReader
+
+
+# A question that a tab shows is kept from the others for so long.
+_CLAIM_SECONDS = 15 * 60.0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """
+    What a tab shows next.
+
+    Attributes:
+        query ([`Query`] or `None`): the question; `None` if the queue is empty.
+        message (`str`): what became of the last action.
+        draft (`str`): what stands in the answer box.
+    """
+
+    query: Query | None
+    message: str
+    draft: str = ""
+
+
+class DeskSession:
+    """
+    Hands out questions to tabs and takes their answers, on the ledger. Safe to use from several threads; all that it
+    keeps besides the ledger is which tab shows what, which a restart may forget.
+
+    Args:
+        ledger ([`AnnotationLedger`]):
+            The run's ledger.
+        reader ([`AnswerReader`]):
+            Reads answers.
+        price (`float`, *optional*, defaults to `0.0`):
+            What each answer costs.
+        now (`Callable[[], float]`, *optional*):
+            Clock in seconds.
+    """
+
+    def __init__(
+        self,
+        ledger: AnnotationLedger,
+        reader: AnswerReader,
+        price: float = 0.0,
+        now: Callable[[], float] = time.monotonic,
+    ):
+        self.ledger = ledger
+        self._reader = reader
+        self._price = price
+        self._now = now
+        self._claims: dict[str, tuple[str, float]] = {}
+        self._lock = threading.RLock()
+
+    def next(self, tab: str, message: str = "", after: str | None = None) -> Shown:
+        """
+        The most valuable question that no other tab shows; the one this tab shows already, if it is still open.
+
+        Args:
+            tab (`str`): id of the tab.
+            message (`str`, *optional*): passed on.
+            after (`str`, *optional*): prompt that must not come again at once, as it was just skipped.
+
+        Returns:
+            [`Shown`]
+        """
+        with self._lock:
+            self.ledger.refresh()
+            queue = self.ledger.queue()
+            now = self._now()
+            taken = {i: owner for i, (owner, since) in self._claims.items() if now - since < _CLAIM_SECONDS}
+            free = [query for query in queue if taken.get(query.prompt_id, tab) == tab]
+            own = [query for query in free if taken.get(query.prompt_id) == tab and query.prompt_id != after]
+            others = [query for query in free if query.prompt_id != after]
+            query = next(iter(own or others or free), None)
+            self._claims = {i: claim for i, claim in self._claims.items() if i in taken and claim[0] != tab}
+            if query is not None:
+                self._claims[query.prompt_id] = (tab, now)
+            elif queue:
+                message = f"{message} All {len(queue)} open questions are on other screens.".strip()
+            return Shown(query, message)
+
+    def preview(self, text: str) -> str:
+        """
+        How an answer is read.
+
+        Args:
+            text (`str`): what stands in the answer box.
+
+        Returns:
+            `str`: LaTeX, or for free text the text.
+
+        Raises:
+            ValueError: if it cannot be read.
+        """
+        if self.ledger.answer_format == "text":
+            if not text.strip():
+                raise ValueError("the answer is empty")
+            return text.strip()
+        return self._reader.read(text).latex
+
+    def answer(self, tab: str, author: str, prompt_id: str, text: str) -> Shown:
+        """
+        Record an answer and show the next question; show the same one, with the reason, if it cannot be read.
+
+        Args:
+            tab (`str`): id of the tab.
+            author (`str`): the person.
+            prompt_id (`str`): the question.
+            text (`str`): the answer as typed.
+
+        Returns:
+            [`Shown`]
+        """
+        try:
+            label = text.strip() if self.ledger.answer_format == "text" else self._reader.read(text).label
+            if not label:
+                raise ValueError("the answer is empty")
+        except ValueError as error:
+            return self._stay(tab, prompt_id, f"Not recorded: {error}.", text)
+        answer = Answer(prompt_id, {self.ledger.label_column: label}, author or "unknown", self._price)
+        (outcome,) = self.ledger.record([answer], self._is_same)
+        standing = (self.ledger.label(prompt_id) or {}).get(self.ledger.label_column)
+        other = self.ledger.author(prompt_id)
+        message = {
+            Outcome.RECORDED: f"Recorded: {label}",
+            Outcome.DUPLICATE: f"{other} gave the same answer before.",
+            Outcome.CONFLICT: f"{other} answered {standing} before, which stands. Your {label} is kept in the ledger.",
+            Outcome.OVER_BUDGET: f"The budget of {self.ledger.budget} labels is spent. Your answer is kept in the "
+            "ledger, but not used.",
+            Outcome.UNKNOWN: "Not recorded: this run does not ask for this prompt.",
+        }[outcome]
+        return self.next(tab, message)
+
+    def _is_same(self, first: dict, second: dict) -> bool:
+        one, other = (str(label.get(self.ledger.label_column)) for label in (first, second))
+        return one == other or (self.ledger.answer_format == "math" and self._reader.are_equivalent(one, other))
+
+    def _stay(self, tab: str, prompt_id: str, message: str, draft: str) -> Shown:
+        with self._lock:
+            shown = self.next(tab, message)
+            for query in self.ledger.queue():
+                if query.prompt_id == prompt_id:
+                    return Shown(query, message, draft)
+            return shown
+
+    def skip(self, tab: str, author: str, prompt_id: str) -> Shown:
+        """Put a question at the end of the queue and show the next."""
+        self.ledger.skip(prompt_id, author)
+        return self.next(tab, "Skipped: it comes again at the end.", after=prompt_id)
+
+    def mark_broken(self, tab: str, author: str, prompt_id: str) -> Shown:
+        """Take a question that cannot be answered out of the queue and show the next."""
+        self.ledger.mark_broken(prompt_id, author)
+        return self.next(tab, "Marked as broken: nobody is asked again.")
+
+    def undo(self, tab: str, author: str) -> Shown:
+        """Take back the latest action of a person and show its question again."""
+        with self._lock:
+            query = self.ledger.undo(author)
+            if query is None:
+                return self.next(tab, "There is nothing to undo.")
+            self._claims = {i: claim for i, claim in self._claims.items() if claim[0] != tab}
+            self._claims[query.prompt_id] = (tab, self._now())
+            return Shown(query, "Undone.")
+
+    def progress(self) -> str:
+        """Queue and budget in a line."""
+        self.ledger.refresh()
+        ledger = self.ledger
+        return f"{len(ledger.queue())} in the queue · {ledger.num_bought} of {ledger.budget} labels bought"
