@@ -9,14 +9,26 @@ from .picture import picture_html
 from .session import DeskSession, Shown
 
 
-# A tab keeps its name over a reload, and the browser the person's.
-_REMEMBER = """(tab, author) => {
+# A tab keeps its name, its question and what was typed over a reload, which Gradio makes by itself when its server
+# comes back; the browser keeps the person's name.
+_REMEMBER = """(tab, author, promptId) => {
     tab = sessionStorage.getItem("pivottrace-tab") || Math.random().toString(36).slice(2);
     sessionStorage.setItem("pivottrace-tab", tab);
-    return [tab, localStorage.getItem("pivottrace-author") || author];
+    const author_before = localStorage.getItem("pivottrace-author");
+    return [tab, author_before || author, sessionStorage.getItem("pivottrace-prompt") || ""];
 }"""
 _KEEP_AUTHOR = """(author) => { localStorage.setItem("pivottrace-author", author); }"""
-_FOCUS = """() => { setTimeout(() => document.querySelector("#answer textarea, #answer input")?.focus(), 50); }"""
+_KEEP_DRAFT = """(promptId, text) => {
+    sessionStorage.setItem("pivottrace-draft", JSON.stringify([promptId, text]));
+}"""
+_RESTORE_DRAFT = """(promptId, text) => {
+    const [draftId, draft] = JSON.parse(sessionStorage.getItem("pivottrace-draft") || "[]");
+    return promptId && draftId === promptId ? draft : text;
+}"""
+_FOCUS = """(promptId) => {
+    sessionStorage.setItem("pivottrace-prompt", promptId);
+    setTimeout(() => document.querySelector("#answer textarea, #answer input")?.focus(), 50);
+}"""
 HEAD = """<script>
 document.addEventListener("keydown", (event) => {
     const buttons = {s: "skip", b: "broken", z: "undo"};
@@ -73,6 +85,7 @@ def build_page(session: DeskSession, author: str, show_attempts: bool) -> gr.Blo
         return f"reads as {formula(read) if session.ledger.answer_format == 'math' else to_markdown(read)}"
 
     with gr.Blocks(title="PivotTrace desk", analytics_enabled=False) as page:
+        gr.Navbar(main_page_name="Answer")
         tab = gr.Textbox(visible="hidden", elem_id="tab")
         prompt_id = gr.Textbox(visible="hidden", elem_id="prompt-id")
         with gr.Row():
@@ -94,18 +107,26 @@ def build_page(session: DeskSession, author: str, show_attempts: bool) -> gr.Blo
             shown_parts.append(gr.HTML(elem_id="attempt"))
 
         def act(trigger, function, inputs: list) -> None:
-            event = trigger(lambda *given: render(function(*given)), inputs, shown_parts, show_progress="hidden")
-            event.then(None, None, None, js=_FOCUS)
+            event = trigger(
+                lambda *given: render(function(*given)), inputs, shown_parts, show_progress="hidden", queue=False
+            )
+            event.then(None, [prompt_id], None, js=_FOCUS)
 
-        page.load(None, [tab, name], [tab, name], js=_REMEMBER).then(
-            lambda owner: render(session.next(owner)), [tab], shown_parts, show_progress="hidden"
-        ).then(None, None, None, js=_FOCUS)
+        started = page.load(None, [tab, name, prompt_id], [tab, name, prompt_id], js=_REMEMBER).then(
+            lambda owner, shown: render(session.next(owner, shown=shown)),
+            [tab, prompt_id],
+            shown_parts,
+            show_progress="hidden",
+        )
+        restored = started.then(None, [prompt_id, answer], [answer], js=_RESTORE_DRAFT)
+        restored.then(None, [prompt_id], None, js=_FOCUS)
         for trigger in (record.click, answer.submit):
             act(trigger, session.answer, [tab, name, prompt_id, answer])
         act(skip.click, session.skip, [tab, name, prompt_id])
         act(broken.click, session.mark_broken, [tab, name, prompt_id])
         act(undo.click, session.undo, [tab, name])
         answer.input(preview, [answer], [reading], show_progress="hidden", trigger_mode="always_last")
+        answer.input(None, [prompt_id, answer], None, js=_KEEP_DRAFT)
         name.change(None, [name], None, js=_KEEP_AUTHOR)
 
     with page.route("Run", "/run"):

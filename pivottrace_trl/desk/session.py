@@ -60,7 +60,7 @@ class DeskSession:
         self._claims: dict[str, tuple[str, float]] = {}
         self._lock = threading.RLock()
 
-    def next(self, tab: str, message: str = "", after: str | None = None) -> Shown:
+    def next(self, tab: str, message: str = "", after: str | None = None, shown: str = "") -> Shown:
         """
         The most valuable question that no other tab shows; the one this tab shows already, if it is still open.
 
@@ -68,6 +68,7 @@ class DeskSession:
             tab (`str`): id of the tab.
             message (`str`, *optional*): passed on.
             after (`str`, *optional*): prompt that must not come again at once, as it was just skipped.
+            shown (`str`, *optional*): prompt that this tab says it shows; a restarted desk has forgotten.
 
         Returns:
             [`Shown`]
@@ -78,7 +79,7 @@ class DeskSession:
             now = self._now()
             taken = {i: owner for i, (owner, since) in self._claims.items() if now - since < _CLAIM_SECONDS}
             free = [query for query in queue if taken.get(query.prompt_id, tab) == tab]
-            own = [query for query in free if taken.get(query.prompt_id) == tab and query.prompt_id != after]
+            own = [q for q in free if q.prompt_id != after and (taken.get(q.prompt_id) == tab or q.prompt_id == shown)]
             others = [query for query in free if query.prompt_id != after]
             query = next(iter(own or others or free), None)
             self._claims = {i: claim for i, claim in self._claims.items() if i in taken and claim[0] != tab}

@@ -1,7 +1,7 @@
 """Plots of a run as PNG."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +167,9 @@ def plot_spend(times: Sequence[datetime], budget: int, path: Path) -> None:
     figure = Figure(figsize=(6.5, 3.0), layout="constrained")
     axes = figure.add_subplot()
     if times:
-        places, counts = date2num(sorted(times)[:1] + sorted(times)), np.arange(len(times) + 1)
+        now = datetime.now(times[0].tzinfo)
+        places = date2num([min(*times, now - timedelta(hours=1)), *sorted(times), now])
+        counts = np.concatenate([np.arange(len(times) + 1), [len(times)]])
         axes.step(places, counts, where="post", color="#2f6fb2")
         axes.fill_between(places, counts, step="post", color="#2f6fb2", alpha=0.15)
         axes.xaxis_date()
