@@ -42,7 +42,16 @@ setup(
     ],
     extras_require={
         "desk": ["gradio>=6"],
-        "test": ["gradio>=6", "hypothesis>=6.100", "playwright>=1.50", "pytest>=8", "ruff==0.17.6", "mypy==2.4.1"],
+        "endpoint": ["openai>=2"],
+        "test": [
+            "gradio>=6",
+            "hypothesis>=6.100",
+            "mypy==2.4.1",
+            "openai>=2",
+            "playwright>=1.50",
+            "pytest>=8",
+            "ruff==0.17.6",
+        ],
     },
     entry_points={"console_scripts": ["pivottrace=pivottrace_trl.cli:main"]},
     classifiers=[

@@ -3,6 +3,7 @@ from .answers import Reading, Vote, extract_answer, is_correct, majority_vote, r
 from .attention import AttentionStatistics
 from .calibration import Calibration
 from .callback import PivotDensityCallback
+from .endpoint import EndpointAnnotator
 from .estimators import (
     ESTIMATORS,
     RAUQ,
@@ -53,6 +54,7 @@ __all__ = [
     "CoE",
     "Consistency",
     "ESTIMATORS",
+    "EndpointAnnotator",
     "Estimator",
     "Evidence",
     "ForkingTokens",

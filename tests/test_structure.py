@@ -34,7 +34,7 @@ LAYERS = [
         "loading",
         "progress",
     },
-    {"ledger", "workers", "tracing", "rollouts", "triage", "distributions", "hidden_states", "traces"},
+    {"ledger", "endpoint", "workers", "tracing", "rollouts", "triage", "distributions", "hidden_states", "traces"},
     {"batches", "exchange", "oracles", "waiting", "response_tracer", "sampler"},
     {"tracing_pass"},
     {"estimators"},
