@@ -161,9 +161,13 @@ class AnnotationLedger:
                 Id of the prompt.
 
         Returns:
-            `dict[str, Any]` or `None`: label column -> value.
+            `dict[str, Any]` or `None`: label column -> value. An answer that was given when the run had another label
+            column stands under the present one.
         """
-        return self._state.labels.get(prompt_id)
+        label = self._state.labels.get(prompt_id)
+        if label is not None and len(label) == 1 and self.label_column not in label:
+            return {self.label_column: next(iter(label.values()))}
+        return label
 
     def author(self, prompt_id: str) -> str | None:
         """Who answered a prompt; `None` if nobody did."""

@@ -146,6 +146,14 @@ def test_reopening_keeps_everything(pool, ids, open_ledger, tmp_path):
     assert sum(event["price"] for event in again.events()) == 2.0
 
 
+def test_the_label_column_may_change(ids, open_ledger, tmp_path):
+    ledger = open_ledger()
+    ask_for(ledger, ids[:2])
+    ledger.record([Answer(ids[0], {"solution": "1"}, "ann"), Answer(ids[1], {"solution": "2", "level": 3}, "dataset")])
+    ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 20, ids, "answer")
+    assert ledger.label(ids[0]) == {"answer": "1"} and ledger.label(ids[1]) == {"solution": "2", "level": 3}
+
+
 def test_the_pool_may_change_but_not_be_another(ids, open_ledger):
     ledger = open_ledger()
     ask_for(ledger, ids[:2])

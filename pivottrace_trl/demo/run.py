@@ -211,7 +211,10 @@ def run_demo(output_dir: Path, seed: int = 0, max_steps: int | None = None) -> l
         console.rule(f"{name}, {max_steps} steps")
         folder = output_dir / name.lower().replace(" ", "-")
         # Each demo is an experiment of its own: labels bought in an earlier one must not be known in this one.
-        (folder / "pivottrace" / "ledger.sqlite").unlink(missing_ok=True)
+        for path in (folder / "pivottrace").glob(
+            "ledger.sqlite*"
+        ):  # with the write-ahead log of a run that was killed
+            path.unlink()
         arms.append(run_arm(name, pool, held_out, folder, seed, max_steps))
     _show(console, arms, output_dir, seed)
     return arms
