@@ -130,6 +130,7 @@ def build_page(session: DeskSession, author: str, show_attempts: bool) -> gr.Blo
         name.change(None, [name], None, js=_KEEP_AUTHOR)
 
     with page.route("Run", "/run"):
+        gr.Navbar(main_page_name="Answer")
         picture = gr.HTML(elem_id="picture")
         page.load(lambda: picture_html(session.ledger), None, [picture])
         gr.Timer(15).tick(lambda: picture_html(session.ledger), None, [picture], show_progress="hidden")

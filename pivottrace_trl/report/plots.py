@@ -168,7 +168,7 @@ def plot_spend(times: Sequence[datetime], budget: int, path: Path) -> None:
     axes = figure.add_subplot()
     if times:
         now = datetime.now(times[0].tzinfo)
-        places = date2num([min(*times, now - timedelta(hours=1)), *sorted(times), now])
+        places = date2num([min(*times, now - timedelta(minutes=10)), *sorted(times), now])
         counts = np.concatenate([np.arange(len(times) + 1), [len(times)]])
         axes.step(places, counts, where="post", color="#2f6fb2")
         axes.fill_between(places, counts, step="post", color="#2f6fb2", alpha=0.15)
