@@ -3,6 +3,7 @@ from .answers import Reading, Vote, extract_answer, is_correct, majority_vote, r
 from .attention import AttentionStatistics
 from .calibration import Calibration
 from .callback import PivotDensityCallback
+from .collapse import CollapseMonitor
 from .endpoint import EndpointAnnotator
 from .estimators import (
     ESTIMATORS,
@@ -52,6 +53,7 @@ __all__ = [
     "Calibration",
     "CallableAnnotator",
     "CoE",
+    "CollapseMonitor",
     "Consistency",
     "ESTIMATORS",
     "EndpointAnnotator",

@@ -209,7 +209,9 @@ class PivotDensityCallback(TrainerCallback):
             )
         num_prompts = None
         if self._attachment.resume_path is not None:
-            num_prompts, self._routed_epoch = load_state(Path(self._attachment.resume_path), self.router, self.scorer)
+            num_prompts, self._routed_epoch = load_state(
+                Path(self._attachment.resume_path), self.router, self.scorer, self.label_router.monitor
+            )
         elif self.report.num_routings == 0:
             self._first_routing()
             self._routed_epoch = 0
@@ -325,6 +327,7 @@ class PivotDensityCallback(TrainerCallback):
                 Path(str(args.output_dir)) / f"checkpoint-{state.global_step}",
                 self.router,
                 self.scorer,
+                self.label_router.monitor,
                 self.sampler.num_prompts,
                 self._routed_epoch,
             )

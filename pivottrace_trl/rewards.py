@@ -1,12 +1,13 @@
 """Reward functions that see a bought label, the group's own majority answer, or nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .answers import Vote, as_label, extract_answer, majority_vote
+from .collapse import CollapseMonitor
 from .routing import PoolRouter
 
 
@@ -56,6 +57,7 @@ class LabelRouter:
 
     Attributes:
         num_withheld (`int`): groups of the latest batch that got no reward.
+        monitor ([`CollapseMonitor`]): pauses the pseudo-labels when they do harm.
     """
 
     router: PoolRouter
@@ -65,6 +67,7 @@ class LabelRouter:
     extract: Callable[[str], str | None] = extract_answer
     cast: Callable[[str], Any] = as_label
     num_withheld: int = 0
+    monitor: CollapseMonitor = field(default_factory=CollapseMonitor)
     _latest: tuple[object, BatchLabels] | None = None
 
     def resolve(
@@ -123,7 +126,7 @@ class LabelRouter:
         return batch
 
     def _pseudo_label(self, vote: Vote) -> dict[str, Any] | None:
-        if vote.answer is None or vote.agreement < self.router.config.min_agreement:
+        if self.monitor.is_paused or vote.answer is None or vote.agreement < self.router.config.min_agreement:
             return None
         try:
             return {self.label_column: self.cast(vote.answer)}
@@ -134,7 +137,8 @@ class LabelRouter:
         self, batch: BatchLabels, rewards: Sequence[float | None], log_metric: Callable[[str, float], None] | None
     ) -> None:
         """
-        Take up the rewards of annotated groups as pass rates, and compare their votes with the labels.
+        Take up the rewards of annotated groups as pass rates, compare their votes with the labels, and let the monitor
+        look for a collapse.
 
         Args:
             batch ([`BatchLabels`]):
@@ -145,16 +149,27 @@ class LabelRouter:
                 Logs a scalar with the trainer's metrics.
         """
         size = self.num_generations
-        vote_is_right = []
+        vote_is_right, weak, accuracies = [], [], []
         for number, (row, vote) in enumerate(zip(batch.rows, batch.votes, strict=True)):
             group = rewards[number * size : (number + 1) * size]
-            if not batch.is_annotated[number] or any(reward is None for reward in group):
+            if any(reward is None for reward in group):
                 continue
             is_right = [reward is not None and reward >= SUCCESS_REWARD for reward in group]
-            self.router.update_pass_rates([row], [float(np.mean(is_right))], num_rollouts=size)
+            share = float(np.mean(is_right))
+            if not batch.is_annotated[number]:
+                weak.append(share)
+                continue
+            accuracies.append(share)
+            self.router.update_pass_rates([row], [share], num_rollouts=size)
             vote_is_right.append(bool(vote.members) and is_right[vote.members[0]])
         if vote_is_right and log_metric is not None:
             log_metric("pivottrace/pseudo_label_accuracy", float(np.mean(vote_is_right)))
+        self.monitor.update(weak, accuracies)
+        if log_metric is not None:
+            for name, shares in (("weak_reward", weak), ("annotated_accuracy", accuracies)):
+                if shares:
+                    log_metric(f"pivottrace/{name}", float(np.mean(shares)))
+            log_metric("pivottrace/is_paused", float(self.monitor.is_paused))
 
 
 class RoutedReward:

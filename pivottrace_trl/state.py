@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from transformers.utils import logging
 
+from .collapse import CollapseMonitor
 from .files import replace_atomically
 from .pool import pool_fingerprint
 from .routing import PoolRouter
@@ -30,6 +31,7 @@ def save_state(
     checkpoint: Path,
     router: PoolRouter,
     scorer: PoolScorer,
+    monitor: CollapseMonitor,
     num_prompts: int,
     epoch: int,
 ) -> None:
@@ -40,6 +42,7 @@ def save_state(
         checkpoint (`Path`): checkpoint folder.
         router ([`PoolRouter`]): scores, evidence, routes.
         scorer ([`PoolScorer`]): heads and thresholds.
+        monitor ([`CollapseMonitor`]): what it compares.
         num_prompts (`int`): prompts an epoch.
         epoch (`int`): epoch that the routes are for.
     """
@@ -52,6 +55,7 @@ def save_state(
         "density": asdict(scorer.density),
         "estimator": _values(scorer.estimator),
         "calibrated_on": scorer.probes,
+        "monitor": monitor.state(),
     }
     if state["estimator"]["values"] is None:
         logger.warning_once(_NOT_SAVED.format(name=state["estimator"]["name"]) + " This run cannot be resumed.")
@@ -68,7 +72,7 @@ def save_state(
     replace_atomically(checkpoint / _JSON, lambda path: path.write_text(json.dumps(state)))
 
 
-def load_state(checkpoint: Path, router: PoolRouter, scorer: PoolScorer) -> tuple[int, int]:
+def load_state(checkpoint: Path, router: PoolRouter, scorer: PoolScorer, monitor: CollapseMonitor) -> tuple[int, int]:
     """
     Put a saved state back into fresh objects.
 
@@ -76,6 +80,7 @@ def load_state(checkpoint: Path, router: PoolRouter, scorer: PoolScorer) -> tupl
         checkpoint (`Path`): checkpoint folder.
         router ([`PoolRouter`]): takes scores, evidence, routes; which labels were bought is read from its ledger.
         scorer ([`PoolScorer`]): takes heads and thresholds.
+        monitor ([`CollapseMonitor`]): takes what it compares.
 
     Returns:
         `tuple[int, int]`: prompts an epoch, and the epoch that the routes are for.
@@ -123,6 +128,7 @@ def load_state(checkpoint: Path, router: PoolRouter, scorer: PoolScorer) -> tupl
         raise ValueError(_NOT_SAVED.format(name=name) + f" {checkpoint} therefore lacks it; start a new run.")
     scorer.estimator, scorer.is_fitted = copy.copy(scorer.estimator), True
     vars(scorer.estimator).update(state["estimator"]["values"])
+    monitor.load_state(state["monitor"])
     return state["num_prompts"], state["epoch"]
 
 

@@ -128,3 +128,23 @@ def test_a_wrong_number_of_rewards_is_named(label_router):
 
     with pytest.raises(ValueError, match="returned 1 rewards for 4 completions"):
         call(RoutedReward(reward, label_router, True), [0], [1, 2, 3, 4])
+
+
+def test_a_paused_monitor_withholds_pseudo_labels_only(label_router):
+    recorder, metrics = Recorder(), {}
+    reward = RoutedReward(recorder, label_router, is_verifier=True)
+    label_router.monitor.is_paused = True
+    rewards = call(reward, [0, 5], [0, 0, 0, 7] + [5, 5, 5, 5], log_metric=metrics.__setitem__)
+    assert rewards == [1, 1, 1, 0] + [None] * 4
+    assert metrics["pivottrace/is_paused"] == 1.0 and metrics["pivottrace/annotated_accuracy"] == 0.75
+    assert "pivottrace/weak_reward" not in metrics
+
+
+def test_the_monitor_sees_shares_of_groups(label_router, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        type(label_router.monitor), "update", lambda self, weak, verified: seen.append((weak, verified))
+    )
+    reward = RoutedReward(Recorder(), label_router, is_verifier=True)
+    call(reward, [0, 5, 6], [0, 0, 7, None] + [5, 5, 5, 6] + [1, 2, 3, 4])
+    assert seen == [([0.75], [0.5])]

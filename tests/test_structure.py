@@ -24,6 +24,7 @@ LAYERS = [
         "calibration",
         "attention",
         "annotation",
+        "collapse",
         "ledger_schema",
         "ledger_state",
         "pool",

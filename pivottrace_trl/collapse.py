@@ -1,0 +1,103 @@
+"""Notices when a policy starts to please its own votes. Pure numbers: knows no trainer."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from transformers.utils import logging
+
+
+logger = logging.get_logger(__name__)
+
+# Annotated groups that are compared with as many before them; pseudo-labelled groups of the same batches.
+_WINDOW = 128
+# Standard errors by which the one must have risen and the other fallen. In simulated runs (tests/test_collapse.py) of
+# 2,000 steps in which nothing changes this happens by chance in about one of forty; a collapse that takes 100 steps
+# is always noticed, one that takes 300 nine times in ten.
+_NUM_ERRORS = 2.5
+
+
+class CollapseMonitor:
+    """
+    Compares rewards on pseudo-labels with accuracy on bought labels. Self-training collapses when the policy agrees
+    with itself more and more while it is right less and less: the rewards on pseudo-labels rise, the accuracy on
+    annotated prompts falls. Both together, each by 2.5 standard errors between the batches with the latest 128
+    annotated groups and those with as many before them, pause the pseudo-labels until the accuracy is back where it
+    was. Runs with fewer than 256 annotated groups are too short to tell.
+
+    Attributes:
+        is_paused (`bool`): whether pseudo-labels are withheld.
+        num_pauses (`int`): how often they were.
+    """
+
+    def __init__(self) -> None:
+        self.is_paused = False
+        self.num_pauses = 0
+        # Per batch, its number of groups, sum and sum of squares: pseudo-labelled ones, then annotated ones.
+        self._batches: list[list[float]] = []
+        self._level = 0.0
+
+    def update(self, weak: Sequence[float], verified: Sequence[float]) -> None:
+        """
+        Take up the groups of a batch.
+
+        Args:
+            weak (`Sequence[float]`):
+                Share of right answers, by its own pseudo-label, of each group that had one, in `[0, 1]`.
+            verified (`Sequence[float]`):
+                Share of right answers of each annotated group, in `[0, 1]`.
+        """
+        self._batches.append([*_moments(weak), *_moments(verified)])
+        now, before = self._windows()
+        if now is None or before is None:
+            return
+        if self.is_paused:
+            if now[4] / now[3] >= self._level:
+                logger.warning("Pseudo-labels go on: the accuracy on annotated prompts is back where it was.")
+                self.is_paused, self._batches = False, []
+        elif _change(before[:3], now[:3]) > _NUM_ERRORS and _change(before[3:], now[3:]) < -_NUM_ERRORS:
+            self.is_paused = True
+            self.num_pauses += 1
+            self._level = float(before[4] / before[3])
+            logger.warning(
+                f"Collapse: over the last {now[3]:.0f} annotated groups the rewards on pseudo-labels rose from "
+                f"{before[1] / before[0]:.0%} to {now[1] / now[0]:.0%}, while the accuracy on annotated prompts fell "
+                f"from {self._level:.0%} to {now[4] / now[3]:.0%}. Pseudo-labels are paused until it is back. Raise "
+                "`min_agreement`, lower the learning rate, or annotate more."
+            )
+
+    def _windows(self) -> tuple[np.ndarray | None, np.ndarray | None]:
+        """Moments of the latest batches with `_WINDOW` annotated groups, and of as many before them."""
+        batches = np.array(self._batches)
+        from_end = np.cumsum(batches[::-1, 3])
+        ends = [int(np.searchsorted(from_end, count)) + 1 for count in (_WINDOW, 2 * _WINDOW)]
+        if ends[0] > len(batches):
+            return None, None
+        now = batches[-ends[0] :].sum(0)
+        if ends[1] > len(batches):
+            return now, None
+        self._batches = self._batches[-ends[1] :]
+        return now, batches[-ends[1] : -ends[0]].sum(0)
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint keeps: plain numbers and lists."""
+        return dict(vars(self))
+
+    def load_state(self, state: dict[str, object]) -> None:
+        """Go on from a checkpoint."""
+        vars(self).update(state)
+
+
+def _moments(values: Sequence[float]) -> tuple[float, float, float]:
+    array = np.asarray(values, float)
+    return float(len(array)), float(array.sum()), float((array**2).sum())
+
+
+def _change(before: np.ndarray, now: np.ndarray) -> float:
+    """Difference of the later mean from the earlier one in standard errors, from counts, sums and sums of squares."""
+    if min(before[0], now[0]) < 2:
+        return 0.0
+    means = [window[1] / window[0] for window in (before, now)]
+    variances = [max(w[2] / w[0] - m**2, 0.0) / (w[0] - 1) for w, m in zip((before, now), means, strict=True)]
+    difference, error = means[1] - means[0], sum(variances) ** 0.5
+    # Windows without any spread: every change counts.
+    return float(difference / error) if error > 0 else float(np.sign(difference) * np.inf if difference else 0.0)
