@@ -4,7 +4,7 @@ VENV ?= .venv
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-all bench lint clean
+.PHONY: demo test test-all bench docs lint clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/pivottrace demo
@@ -25,6 +25,10 @@ bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/triage_pool.py $(if $(MODEL),--model $(MODEL) --dataset $(DATASET)) \
 		--output bench/triage_pool.json
 
+# The site, in site/. `strict` is set in mkdocs.yml: a dead link is an error.
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build
+
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -35,4 +39,4 @@ $(VENV)/installed: setup.py scripts/install.sh
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -42,10 +42,13 @@ setup(
     ],
     extras_require={
         "desk": ["gradio>=6"],
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings-python>=1.16"],
         "endpoint": ["openai>=2"],
         "test": [
             "gradio>=6",
             "hypothesis>=6.100",
+            "mkdocs-material>=9.6",
+            "mkdocstrings-python>=1.16",
             "mypy==2.4.1",
             "openai>=2",
             "playwright>=1.50",
