@@ -26,6 +26,7 @@ from .estimators import (
 )
 from .exchange import AnnotationStatus, ImportReport, annotation_status, export_queue, import_answers
 from .ledger import AnnotationLedger
+from .metric import MathAccuracy
 from .offline import PoolTriage, triage_pool
 from .oracles import CallableAnnotator, LabelVault
 from .pool import drop_duplicates, pool_fingerprint, pool_ids, prompt_id
@@ -62,6 +63,7 @@ __all__ = [
     "ForkingTokens",
     "ImportReport",
     "LabelVault",
+    "MathAccuracy",
     "MeanEntropy",
     "OPTIONAL_SIGNALS",
     "Oracle",

@@ -13,12 +13,13 @@ from dataclasses import asdict
 from queue import Empty, Queue
 from typing import Any
 
-from .answers import Reading, are_equivalent, read_answer
+from .answers import Reading, are_equivalent, is_correct, read_answer
 
 
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "read": lambda text: asdict(read_answer(text)),
     "are_equivalent": lambda pair: are_equivalent(*pair),
+    "is_correct": lambda pair: is_correct(*pair),
 }
 # The first call waits for the imports as well.
 _START_SECONDS = 60.0
@@ -26,7 +27,8 @@ _START_SECONDS = 60.0
 
 class AnswerReader:
     """
-    [`read_answer`] and [`are_equivalent`] with a limit on time, from any thread. Use it as a context manager.
+    [`read_answer`], [`are_equivalent`] and [`is_correct`] with a limit on time, from any thread. Use it as a context
+    manager.
 
     Args:
         timeout (`float`, *optional*, defaults to `5.0`):
@@ -66,6 +68,13 @@ class AnswerReader:
             return True
         try:
             return self._call("are_equivalent", [first, second])
+        except ValueError:
+            return False
+
+    def is_correct(self, response: str, label: str) -> bool:
+        """Whether the final answer of a response equals the label; `False` if that cannot be told in time."""
+        try:
+            return self._call("is_correct", [response, label])
         except ValueError:
             return False
 

@@ -36,7 +36,7 @@ LAYERS = [
         "progress",
     },
     {"ledger", "endpoint", "workers", "tracing", "rollouts", "triage", "distributions", "hidden_states", "traces"},
-    {"batches", "exchange", "oracles", "waiting", "response_tracer", "sampler"},
+    {"batches", "exchange", "metric", "oracles", "waiting", "response_tracer", "sampler"},
     {"tracing_pass"},
     {"estimators"},
     {"scoring"},
