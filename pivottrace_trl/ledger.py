@@ -177,22 +177,40 @@ class AnnotationLedger:
         """Whether the annotator had no answer, or called the problem broken; it is not asked for again."""
         return prompt_id in self._state.closed
 
-    def queue(self) -> list[Query]:
+    @property
+    def num_open(self) -> int:
+        """Number of queries that are not answered yet."""
+        return len(self._state.open_ids)
+
+    def query(self, prompt_id: str) -> Query | None:
+        """The query of a prompt that is asked for and not answered yet, else `None`."""
+        with self._lock:
+            return self._query(prompt_id) if prompt_id in self._state.open_ids else None
+
+    def queue(self, limit: int | None = None) -> list[Query]:
         """
         What is asked for and not answered yet, most valuable first: probes, then the most uncertain. What was skipped
         comes last.
+
+        Args:
+            limit (`int`, *optional*):
+                Number of queries. Defaults to all.
+
+        Returns:
+            `list[Query]`
         """
         with self._lock:
-            texts = dict(self._connection.execute("SELECT prompt_id, prompt FROM prompts"))
-            queries = [
-                Query(identity, texts.get(identity), **self._state.requests[identity])
-                for identity in self._state.open_ids
-            ]
-        return sorted(queries, key=self._urgency)
+            ids = sorted(self._state.open_ids, key=self._urgency)[:limit]
+            return [self._query(identity) for identity in ids]
 
-    def _urgency(self, query: Query) -> tuple[int, bool, float]:
-        score = float("-inf") if query.score is None else query.score
-        return self._state.num_skips.get(query.prompt_id, 0), query.purpose != "probe", -score
+    def _query(self, identity: str) -> Query:
+        (text,) = self._connection.execute("SELECT prompt FROM prompts WHERE prompt_id = ?", (identity,)).fetchone()
+        return Query(identity, text, **self._state.requests[identity])
+
+    def _urgency(self, identity: str) -> tuple[int, bool, float]:
+        asked = self._state.requests[identity]
+        score = float("-inf") if asked["score"] is None else asked["score"]
+        return self._state.num_skips.get(identity, 0), asked["purpose"] != "probe", -score
 
     def request(self, queries: Sequence[Query], epoch: int = 0) -> None:
         """
@@ -242,12 +260,23 @@ class AnnotationLedger:
             RuntimeError: if the oracle raises or answers what it was not asked; earlier answers are kept.
         """
         self.refresh()
-        waiting = [query.prompt_id for query in self.queue()]
-        num_recorded = 0
-        while waiting:
-            # Prompts that were paid for before cost nothing.
-            free = [i for i in waiting if i in self._state.paid]
-            batch = (free + [i for i in waiting if i not in self._state.paid][: self.num_left])[:_BATCH_SIZE]
+        with self._lock:
+            waiting = sorted(self._state.open_ids, key=self._urgency)
+        # Prompts that were paid for before cost nothing: they come first, whatever is left of the budget.
+        waiting.sort(key=lambda identity: identity not in self._state.paid)
+        num_recorded = place = 0
+        while place < len(waiting):
+            batch: list[str] = []
+            num_left = self.num_left
+            while place < len(waiting) and len(batch) < _BATCH_SIZE:
+                identity = waiting[place]
+                is_free = identity in self._state.paid
+                if not is_free and num_left == 0:
+                    break
+                num_left -= not is_free
+                if identity in self._state.open_ids:  # another process may have answered it meanwhile
+                    batch.append(identity)
+                place += 1
             if not batch:
                 break
             missing = set(batch)
@@ -268,7 +297,6 @@ class AnnotationLedger:
                     f"{num_recorded} labels it had returned before are kept in {self.path}; "
                     "start again to go on from there."
                 ) from error
-            waiting = [i for i in waiting if i not in set(batch) and i in self._state.open_ids]
         return num_recorded
 
     def record(
@@ -366,10 +394,7 @@ class AnnotationLedger:
                 return None
             event, identity = row
             self._append("undo", identity, author=author, undoes=event)
-            (text,) = self._connection.execute(
-                "SELECT prompt FROM prompts WHERE prompt_id = ?", (identity,)
-            ).fetchone()
-            return Query(identity, text, **self._state.requests[identity])
+            return self._query(identity)
 
     def events(self) -> list[dict[str, Any]]:
         """

@@ -56,8 +56,7 @@ class AnnotationWait:
         with Live(console=console, refresh_per_second=4, transient=True) as live:
             while True:
                 ledger.refresh()
-                num_open = len({query.prompt_id for query in ledger.queue()} & asked)
-                num_closed = len(asked) - num_open
+                num_closed = sum(ledger.query(identity) is None for identity in asked)
                 if num_closed >= needed:
                     return
                 if self._is_shown:
@@ -68,7 +67,7 @@ class AnnotationWait:
 def _display(ledger: AnnotationLedger, num_closed: int, needed: int, seconds: float) -> Table:
     table = Table(title="Training waits for annotations", show_header=False)
     table.add_row("answered", f"{num_closed} of {needed} needed to go on")
-    table.add_row("in the queue", str(len(ledger.queue())))
+    table.add_row("in the queue", str(ledger.num_open))
     table.add_row("labels bought", f"{ledger.num_bought} of {ledger.budget}")
     table.add_row("waiting for", _duration(seconds))
     if num_closed:

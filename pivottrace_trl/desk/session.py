@@ -75,18 +75,20 @@ class DeskSession:
         """
         with self._lock:
             self.ledger.refresh()
-            queue = self.ledger.queue()
             now = self._now()
             taken = {i: owner for i, (owner, since) in self._claims.items() if now - since < _CLAIM_SECONDS}
-            free = [query for query in queue if taken.get(query.prompt_id, tab) == tab]
-            own = [q for q in free if q.prompt_id != after and (taken.get(q.prompt_id) == tab or q.prompt_id == shown)]
-            others = [query for query in free if query.prompt_id != after]
-            query = next(iter(own or others or free), None)
+            own = [i for i, owner in taken.items() if owner == tab] + [shown]
+            # Few are taken: the first that is free stands among the first of the queue.
+            queue = [query for query in self.ledger.queue(len(taken) + 2) if taken.get(query.prompt_id, tab) == tab]
+            for identity in own:
+                if identity != after and taken.get(identity, tab) == tab and (query := self.ledger.query(identity)):
+                    queue.insert(0, query)
+            query = next((q for q in queue if q.prompt_id != after), next(iter(queue), None))
             self._claims = {i: claim for i, claim in self._claims.items() if i in taken and claim[0] != tab}
             if query is not None:
                 self._claims[query.prompt_id] = (tab, now)
-            elif queue:
-                message = f"{message} All {len(queue)} open questions are on other screens.".strip()
+            elif self.ledger.num_open:
+                message = f"{message} All {self.ledger.num_open} open questions are on other screens.".strip()
             return Shown(query, message)
 
     def preview(self, text: str) -> str:
@@ -148,10 +150,8 @@ class DeskSession:
     def _stay(self, tab: str, prompt_id: str, message: str, draft: str) -> Shown:
         with self._lock:
             shown = self.next(tab, message)
-            for query in self.ledger.queue():
-                if query.prompt_id == prompt_id:
-                    return Shown(query, message, draft)
-            return shown
+            query = self.ledger.query(prompt_id)
+            return shown if query is None else Shown(query, message, draft)
 
     def skip(self, tab: str, author: str, prompt_id: str) -> Shown:
         """Put a question at the end of the queue and show the next."""
@@ -177,4 +177,4 @@ class DeskSession:
         """Queue and budget in a line."""
         self.ledger.refresh()
         ledger = self.ledger
-        return f"{len(ledger.queue())} in the queue · {ledger.num_bought} of {ledger.budget} labels bought"
+        return f"{ledger.num_open} in the queue · {ledger.num_bought} of {ledger.budget} labels bought"
