@@ -94,7 +94,7 @@ def _add_annotate(commands) -> None:
     take = actions.add_parser("import", help="take answers in; a file may be partial, and may be imported again")
     take.add_argument("run", type=Path, help=_RUN)
     take.add_argument("file", type=Path, help=".jsonl, .csv, .parquet, or .json from Label Studio")
-    take.add_argument("--author", default=getpass.getuser(), help="who answered, where the file does not say")
+    take.add_argument("--author", default=_user(), help="who answered, where the file does not say")
     take.add_argument("--price", type=float, default=0.0, help="price of an answer, where the file does not say")
     take.add_argument("--replace", action="store_true", help="let these answers take the place of others")
     take.set_defaults(run_command=_run_import)
@@ -106,7 +106,7 @@ def _add_annotate(commands) -> None:
 def _add_desk(commands) -> None:
     parser = commands.add_parser("desk", help="a local page for a person who answers, and the run's picture")
     parser.add_argument("run", type=Path, help=_RUN)
-    parser.add_argument("--author", default=getpass.getuser(), help="who answers (default: %(default)s)")
+    parser.add_argument("--author", default=_user(), help="who answers (default: %(default)s)")
     parser.add_argument("--price", type=float, default=0.0, help="price of an answer (default: %(default)s)")
     parser.add_argument(
         "--show-attempts",
@@ -125,6 +125,13 @@ def _add_demo(commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of pool, training and evaluation")
     parser.add_argument("--max-steps", type=int, help="optimizer steps of each arm (default: see the demo's settings)")
     parser.set_defaults(run_command=_run_demo)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container may run as a user without a name
+        return "unknown"
 
 
 def _number(text: str) -> float | int:

@@ -64,13 +64,14 @@ class AnnotationLedger:
         answer_format: str = "math",
     ):
         self._open(Path(path))
+        if self._state.paid and self._state.paid.isdisjoint(prompt_ids):
+            self.close()
+            raise ValueError(
+                f"{self.path} belongs to another pool: none of its {len(self._state.paid)} answered prompts is in "
+                "this one. Its labels are kept: choose another `output_dir` for this pool, or move the file away."
+            )
+        settings = {"budget": budget, "label_column": label_column, "answer_format": answer_format}
         with self._writing():
-            if self._state.paid and self._state.paid.isdisjoint(prompt_ids):
-                raise ValueError(
-                    f"{self.path} belongs to another pool: none of its {len(self._state.paid)} answered prompts is in "
-                    "this one. Its labels are kept: choose another `output_dir` for this pool, or move the file away."
-                )
-            settings = {"budget": budget, "label_column": label_column, "answer_format": answer_format}
             if settings != self._state.settings:
                 self._append("settings", value=settings)
 

@@ -89,11 +89,11 @@ class AnswerReader:
             if is_new:
                 self._start()
             assert self._process is not None and self._process.stdin is not None
-            self._process.stdin.write(json.dumps([function, argument]) + "\n")
-            self._process.stdin.flush()
             try:
+                self._process.stdin.write(json.dumps([function, argument]) + "\n")
+                self._process.stdin.flush()
                 line = self._lines.get(timeout=self._timeout + (_START_SECONDS if is_new else 0.0))
-            except Empty:
+            except (Empty, OSError):  # it hangs, or died in this moment
                 self._kill()
                 line = ""
         if not line:

@@ -1,5 +1,6 @@
 """Extraction, equivalence, votes."""
 
+import contextlib
 import threading
 
 import pytest
@@ -106,6 +107,11 @@ def test_endless_mathematics_is_cut_off():
         assert reader.are_equivalent("1/2", "0.5") and not reader.are_equivalent("1/2", "0.51")
         with pytest.raises(ValueError, match="the answer is empty"):
             reader.read("")
+        # A process that died is replaced.
+        reader._process.kill()
+        with contextlib.suppress(ValueError):
+            reader.read("5")
+        assert reader.read("6").label == "6"
     assert reader._process is None
 
 

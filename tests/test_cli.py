@@ -89,3 +89,13 @@ def test_files_that_do_not_exist(model_path, tmp_path, capsys):
 def test_an_unknown_estimator(model_path, pool_path, tmp_path, capsys):
     assert triage(model_path, pool_path, tmp_path / "out", "--estimator", "pivots") == 2
     assert "'pivots', but must be one of" in capsys.readouterr().err
+
+
+def test_users_without_a_name(monkeypatch, capsys):
+    def nameless():
+        raise KeyError("getpwuid(): uid not found: 1234")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    with pytest.raises(SystemExit):
+        main(["desk", "--help"])
+    assert "(default: unknown)" in capsys.readouterr().out
