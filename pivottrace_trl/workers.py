@@ -94,8 +94,9 @@ class AnswerReader:
                 self._process.stdin.flush()
                 line = self._lines.get(timeout=self._timeout + (_START_SECONDS if is_new else 0.0))
             except (Empty, OSError):  # it hangs, or died in this moment
-                self._kill()
                 line = ""
+            if not line:
+                self._kill()
         if not line:
             raise ValueError(f"it cannot be read in {self._timeout:g} seconds")
         result = json.loads(line)
