@@ -18,7 +18,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["pivottrace_trl", "pivottrace_trl.*"]),
-    package_data={"pivottrace_trl": ["*.pyi", "py.typed", "demo/model/*"]},
+    package_data={"pivottrace_trl": ["*.pyi", "py.typed", "demo/model/*", "report/*.j2"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "torch>=2.6",
@@ -36,6 +36,7 @@ setup(
         "scikit-learn>=1.4",
         "scipy>=1.11",
         "rich>=13",
+        "jinja2>=3.1",
         "lazy_loader>=0.4",
         "packaging",
         "psutil",
@@ -47,9 +48,11 @@ setup(
         "test": [
             "gradio>=6",
             "hypothesis>=6.100",
+            "ipykernel>=6.29",
             "mkdocs-material>=9.6",
             "mkdocstrings-python>=1.16",
             "mypy==2.4.1",
+            "nbclient>=0.10",
             "openai>=2",
             "playwright>=1.50",
             "pytest>=8",

@@ -30,6 +30,7 @@ from .metric import MathAccuracy
 from .offline import PoolTriage, triage_pool
 from .oracles import CallableAnnotator, LabelVault
 from .pool import drop_duplicates, pool_fingerprint, pool_ids, prompt_id
+from .report.record import RunRecorder
 from .rollouts import Rollout, generate_rollouts
 from .routing import PoolRouter, TriageConfig
 from .sampler import PivotRoutedSampler
@@ -86,6 +87,7 @@ __all__ = [
     "ResponseTrace",
     "Rollout",
     "Route",
+    "RunRecorder",
     "SelfCertainty",
     "TotalEntropy",
     "TriageConfig",

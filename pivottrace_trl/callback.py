@@ -1,7 +1,7 @@
 """The two lines: a callback that routes the data of a `GRPOTrainer`."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -15,12 +15,13 @@ from trl import GRPOTrainer
 from .annotation import Oracle
 from .answers import as_label, majority_vote
 from .answers import extract_answer as extract_mathematics
-from .estimators import Estimator
+from .estimators import CalibratedEstimator, Estimator
 from .integration import TrainerAttachment, check_trainer, find_label_columns, find_verifier
 from .ledger import AnnotationLedger
 from .oracles import CallableAnnotator, LabelVault
 from .pool import pool_ids
 from .report.attempts import write_attempts
+from .report.record import RUN_FILE, record_run
 from .report.run import RunReport
 from .response_tracer import ResponseTracer
 from .rewards import SUCCESS_REWARD, LabelRouter, RoutedReward
@@ -136,6 +137,12 @@ class PivotDensityCallback(TrainerCallback):
             autocast=self._trainer.accelerator.autocast,
         )
 
+        if isinstance(scorer.estimator, CalibratedEstimator) and not config.resolve_probe_size(budget, len(ids)):
+            raise ValueError(
+                f"`estimator` is {type(scorer.estimator).__name__}, which learns from a probe set, but with "
+                f"`discard_ratio={config.discard_ratio}` there is none. Pass a `probe_size` as well, or another score."
+            )
+
         self.output_dir = Path(self._trainer.args.output_dir) / "pivottrace"
         answer_format = "math" if extract_answer is extract_mathematics else "text"
         self.ledger = AnnotationLedger(self.output_dir / "ledger.sqlite", budget, ids, label_column, answer_format)
@@ -149,7 +156,7 @@ class PivotDensityCallback(TrainerCallback):
             hidden,
             self._trainer.num_generations,
             extract=extract_answer,
-            cast=_caster(dataset, label_column),
+            cast=_caster(dataset, label_column, answer_format),
         )
         self.report = RunReport(self.output_dir)
         self._attachment = attachment
@@ -293,14 +300,15 @@ class PivotDensityCallback(TrainerCallback):
         # A run resumed in the middle of an epoch begins with a fraction.
         epoch = int((state.epoch or 0) + 1e-6)
         if self._routed_epoch != epoch and self.sampler is not None:
-            result = self.router.route(epoch)
             self._routed_epoch = epoch
-            self._finish_routing(result, epoch)
-            if (result.routes == Route.DISCARD).all():
-                logger.warning("Every prompt of the pool is mastered: training stops here.")
-                control.should_training_stop = True
-                return
-            self.sampler.set_routes(result.routes)
+            if self.router.config.reroutes:
+                result = self.router.route(epoch)
+                self._finish_routing(result, epoch)
+                if (result.routes == Route.DISCARD).all():
+                    logger.warning("Every prompt of the pool is mastered: training stops here.")
+                    control.should_training_stop = True
+                    return
+                self.sampler.set_routes(result.routes)
         self._trainer.log(self._metrics())
 
     def _metrics(self) -> dict[str, float]:
@@ -308,6 +316,7 @@ class PivotDensityCallback(TrainerCallback):
         metrics: dict[str, float] = {
             "pivottrace/labels_bought": self.ledger.num_bought,
             "pivottrace/budget_left": self.ledger.num_left,
+            "pivottrace/scoring_tokens": self.num_scoring_tokens,
         }
         for route in Route:
             name, is_here = route.name.lower(), routes == route
@@ -335,15 +344,25 @@ class PivotDensityCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write the plots and print the table."""
-        self.report.finish(self.summary(), self.router, state.log_history)
+        """Write the plots and the record of the run, and print the table."""
+        summary = self.summary()
+        self.report.finish(summary, self.router, state.log_history)
+        record_run(
+            self.output_dir / RUN_FILE,
+            "PivotTrace",
+            args,
+            state,
+            num_labels=summary["annotated"],
+            pool_size=summary["pool_size"],
+            settings={"estimator": type(self.scorer.estimator).__name__, **asdict(self.router.config)},
+        )
 
 
-def _caster(dataset: Dataset, label_column: str) -> Callable[[str], Any]:
-    """How to turn a majority answer into the type of the label column."""
+def _caster(dataset: Dataset, label_column: str, answer_format: str) -> Callable[[str], Any]:
+    """How to turn a majority answer into the form of the label column."""
     feature = dataset.features.get(label_column)
     if isinstance(feature, Value) and feature.dtype.startswith(("int", "uint")):
         return int
     if isinstance(feature, Value) and feature.dtype.startswith("float"):
         return float
-    return as_label
+    return as_label if answer_format == "math" else str

@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     _add_study(commands)
     _add_annotate(commands)
     _add_desk(commands)
+    _add_report(commands)
     _add_demo(commands)
     args = parser.parse_args(argv)
     try:
@@ -117,6 +118,18 @@ def _add_desk(commands) -> None:
     parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
     parser.add_argument("--no-token", action="store_true", help="let in everybody who reaches the address")
     parser.set_defaults(run_command=_run_desk)
+
+
+def _add_report(commands) -> None:
+    parser = commands.add_parser("report", help="compare finished runs: one HTML page, its figures as PNG")
+    parser.add_argument(
+        "runs", type=Path, nargs="+", metavar="RUN", help="folders of runs, or folders of such folders"
+    )
+    parser.add_argument("--output", type=Path, default=Path("report"), help="folder (default: %(default)s)")
+    parser.add_argument(
+        "--reference", default="full supervision", help='arm to compare the others with (default: "%(default)s")'
+    )
+    parser.set_defaults(run_command=_run_report)
 
 
 def _add_demo(commands) -> None:
@@ -269,6 +282,15 @@ def _run_desk(args: argparse.Namespace) -> int:
         has_token=not args.no_token,
         announce=lambda text: print(text, flush=True),
     )
+    return 0
+
+
+def _run_report(args: argparse.Namespace) -> int:
+    from .report.page import write_report
+    from .report.runs import find_runs
+
+    runs = find_runs(args.runs)
+    print(f"{len(runs)} runs compared: {write_report(runs, args.output, args.reference)}")
     return 0
 
 

@@ -9,7 +9,7 @@ from transformers.utils import logging
 from .annotation import Oracle, Query
 from .calibration import Calibration
 from .ledger import AnnotationLedger
-from .triage import Evidence, Route, TriageResult, assign_routes, choose_probes
+from .triage import Evidence, Route, TriageResult, assign_routes, check_thresholds, choose_probes
 
 
 logger = logging.get_logger(__name__)
@@ -33,20 +33,36 @@ class TriageConfig:
             Probability of failure above which a majority vote is not trusted.
         min_agreement (`float`, *optional*, defaults to `0.75`):
             Share of a group that must give the majority answer before it is used as a pseudo-label.
+        discard_ratio (`float`, *optional*):
+            Share of the pool to discard from the bottom of the ranking, in `[0, 1)`, instead of by `tau_high`; labels
+            are then bought from the top down instead of by `tau_low`, and no probe set is needed. The published
+            comparison discards 0.421 and annotates 0.293.
+        reroutes (`bool`, *optional*, defaults to `True`):
+            Whether the routes are computed again at the start of each epoch.
+
+    Raises:
+        ValueError: if a threshold or share is out of range.
     """
 
     probe_size: int | None = None
     tau_high: float = 0.85
     tau_low: float = 0.5
     min_agreement: float = 0.75
+    discard_ratio: float | None = None
+    reroutes: bool = True
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.tau_high, self.tau_low, self.discard_ratio)
 
     def resolve_probe_size(self, budget: int, pool_size: int) -> int:
         """
-        Number of probes for a budget (in labels) and a pool.
+        Number of probes for a budget (in labels) and a pool; 0 by default with a `discard_ratio`.
 
         Raises:
             ValueError: if `probe_size` exceeds the pool or the budget.
         """
+        if self.probe_size is None and self.discard_ratio is not None:
+            return 0
         if self.probe_size is None:
             return max(1, min(_DEFAULT_NUM_PROBES, budget // 2))
         if not 1 <= self.probe_size <= min(budget, pool_size):
@@ -149,7 +165,8 @@ class PoolRouter:
         Returns:
             [`TriageResult`]
         """
-        self.probes = choose_probes(self.scores, self.probe_size)
+        if self.probe_size:
+            self.probes = choose_probes(self.scores, self.probe_size)
         self._verify, self._rescore = verify, rescore
         self._request(self.probes, epoch=0)
         self._collect()
@@ -182,9 +199,10 @@ class PoolRouter:
             tau_high=self.config.tau_high,
             tau_low=self.config.tau_low,
             min_agreement=self.config.min_agreement,
+            discard_ratio=self.config.discard_ratio,
         )
         self.calibration = result.calibration
-        if result.calibration.is_flat:
+        if result.calibration.is_flat and self.config.discard_ratio is None:
             logger.warning(
                 "This score does not separate your pool: among the verified prompts, those answered wrongly rank no "
                 f"higher than the others (AUROC {result.calibration.separation:.2f}, 0.5 is chance). Prompts to "

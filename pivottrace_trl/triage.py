@@ -169,6 +169,25 @@ def choose_probes(scores: np.ndarray, num_probes: int) -> np.ndarray:
     return ranking[positions.astype(int)]
 
 
+def check_thresholds(tau_high: float, tau_low: float, discard_ratio: float | None) -> None:
+    """
+    Check what a pool is cut by, see [`assign_routes`].
+
+    Raises:
+        ValueError: if a threshold or share is out of range.
+    """
+    if discard_ratio is not None and not 0.0 <= discard_ratio < 1.0:
+        raise ValueError(
+            f"`discard_ratio` is {discard_ratio}, but must be a share of the pool in [0, 1), such as 0.421. Leave it "
+            "out to let the probe set decide."
+        )
+    if not 0.0 <= 1.0 - tau_low <= tau_high <= 1.0:
+        raise ValueError(
+            f"`tau_low` is {tau_low} and `tau_high` is {tau_high}, but both are probabilities, and what is right with "
+            "probability `tau_high` must not be wrong with probability `tau_low`: 1 - tau_low <= tau_high."
+        )
+
+
 def assign_routes(
     scores: np.ndarray,
     evidence: Evidence,
@@ -177,6 +196,7 @@ def assign_routes(
     tau_low: float = 0.5,
     min_agreement: float = 0.75,
     min_verified: int = 4,
+    discard_ratio: float | None = None,
 ) -> TriageResult:
     """
     Give every prompt a route.
@@ -194,6 +214,9 @@ def assign_routes(
     - labels are bought for unlabelled prompts of the zone to annotate and for those whose last group agreed too
       little, most uncertain first, as far as `budget_left` goes; the rest of them stays weak.
 
+    With a `discard_ratio` the zones are shares of the ranking, as in the published comparison of scores: the lowest
+    share counts as mastered, and labels are bought from the top down, whatever the verified prompts say.
+
     Args:
         scores (`np.ndarray` of shape `(num_prompts,)`):
             One finite score per prompt, higher = less sure.
@@ -209,29 +232,31 @@ def assign_routes(
             Agreement below which a prompt's own vote is not trusted.
         min_verified (`int`, *optional*, defaults to `4`):
             Number of verified rollouts from which a prompt's own pass rate can show that it is mastered.
+        discard_ratio (`float`, *optional*):
+            Share of the ranking in `[0, 1)` that counts as mastered; the thresholds are not used then.
 
     Returns:
         [`TriageResult`]: `to_buy` is never longer than `budget_left`; routes count those prompts as annotated.
 
     Raises:
-        ValueError: if a score is not finite, or a threshold is out of range.
+        ValueError: if a score is not finite, or a threshold or share is out of range.
     """
-    if not 0.0 <= 1.0 - tau_low <= tau_high <= 1.0:
-        raise ValueError(
-            f"`tau_low` is {tau_low} and `tau_high` is {tau_high}, but both are probabilities, and what is right with "
-            "probability `tau_high` must not be wrong with probability `tau_low`: 1 - tau_low <= tau_high."
-        )
+    check_thresholds(tau_high, tau_low, discard_ratio)
     scores = np.asarray(scores, dtype=float)
     ranking = rank_pool(scores)
     calibration = calibrate(ranking, evidence.pass_rate)
     curve = calibration.curve
-    if calibration.is_flat:
+    if calibration.is_flat and discard_ratio is None:
         # Drawn along the ranking, so that the order in which the pool comes still does not matter.
         ranking = np.random.default_rng(0).permutation(ranking)
 
-    # NaN compares as False: without a verified prompt nothing is discarded and nothing need be annotated.
-    num_mastered = _prefix_length(curve >= tau_high)
-    num_untrusted = _prefix_length((1 - curve > tau_low)[::-1])
+    if discard_ratio is None:
+        # NaN compares as False: without a verified prompt nothing is discarded and nothing need be annotated.
+        num_mastered = _prefix_length(curve >= tau_high)
+        num_untrusted = _prefix_length((1 - curve > tau_low)[::-1])
+    else:
+        num_mastered = int(discard_ratio * len(scores))
+        num_untrusted = len(scores) - num_mastered
     in_mastered_zone = np.zeros(len(scores), bool)
     in_mastered_zone[ranking[:num_mastered]] = True
     in_untrusted_zone = np.zeros(len(scores), bool)

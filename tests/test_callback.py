@@ -210,6 +210,39 @@ def test_evaluation_is_untouched_and_leaves_no_evidence(make_trainer):
     assert np.isnan(callback.router.evidence.agreement).all()
 
 
+def test_answers_in_a_format_of_ones_own_reach_the_reward_as_they_are(make_trainer):
+    shown = set()
+
+    def choice_reward(completions, solution, **kwargs):
+        shown.update(solution)
+        return [0.0] * len(completions)
+
+    pool = make_pool(8).remove_columns("solution").add_column("solution", ["A"] * 8)
+    trainer = make_trainer(pool, reward_funcs=choice_reward, max_steps=2)
+    attach(trainer, annotation_budget=1, extract_answer=lambda text: "B")
+    trainer.train()
+    assert shown == {"A", "B"}  # the bought label and the votes
+
+
+def test_published_shares_with_routes_that_stay(make_trainer, tmp_path):
+    trainer = make_trainer(make_pool(30), num_train_epochs=3)
+    config = TriageConfig(discard_ratio=0.4, reroutes=False)
+    callback = attach(trainer, annotation_budget=0.3, estimator="pivot_count", config=config)
+    batches = yielded_rows(trainer)
+    trainer.train()
+    assert callback.summary() == {
+        "pool_size": 30, "annotation_budget": 9, "annotated": 9, "probes": 0, "epochs": 1,
+        "routes": {"discard": 12, "weak": 9, "annotate": 9},
+    }  # fmt: skip
+    discarded = set(np.flatnonzero(callback.router.routes == Route.DISCARD))
+    seen = {row for batch in batches for row in batch}
+    assert len(batches) == 3 * 9 and len(seen) == 18 and not seen & discarded
+    # The lowest scores at the time of routing were discarded; training has traced the others since.
+    table = pq.read_table(tmp_path / "run" / "pivottrace" / "routes-epoch-000.parquet").to_pydict()
+    lowest = np.argsort(table["score"], kind="stable")[:12]
+    assert set(lowest) == discarded
+
+
 def test_rerouting_uses_the_rollouts_and_forward_passes_of_training(make_trainer):
     trainer = make_trainer(num_train_epochs=2)
     generated, passes = [], []
@@ -551,6 +584,13 @@ class TestBadInput:
         config = TriageConfig(probe_size=33)
         self.refused(make_trainer(), ValueError, "`probe_size` is 33", annotation_budget=1.0, config=config)
         self.refused(make_trainer(), ValueError, "`probe_size` is 5", annotation_budget=4, config=TriageConfig(5))
+
+    def test_shares_without_probes_for_a_score_that_learns_from_them(self, make_trainer):
+        options = {"estimator": "probe_calibrated", "annotation_budget": 8}
+        config = TriageConfig(discard_ratio=0.4)
+        self.refused(
+            make_trainer(), ValueError, "learns from a probe set.*`discard_ratio=0.4`", config=config, **options
+        )
 
     def test_duplicate_prompts(self, make_trainer):
         pool = make_pool()

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pivottrace_trl.cli import main
 from pivottrace_trl.demo import run
-from pivottrace_trl.demo.arithmetic import make_pool, num_terms, work_out
+from pivottrace_trl.demo.arithmetic import has_carry, make_pool, num_terms, work_out
 from pivottrace_trl.demo.run import MODEL_PATH, Arm, first_step_at
 from pivottrace_trl.demo.train_model import pass_rates, save, train
 
@@ -42,6 +42,13 @@ def test_pools_are_reproducible_distinct_and_disjoint():
     held_out = {prompt[0]["content"] for prompt in make_pool(128, seed=1, exclude=pool)["prompt"]}
     assert len(problems) == 256 and len(held_out) == 128 and not problems & held_out
     assert {num_terms(problem) for problem in problems} == set(range(2, 9))
+
+
+def test_a_pool_may_hold_more_that_is_mastered():
+    texts = [prompt[0]["content"] for prompt in make_pool(256, seed=0, easy_ratio=0.7)["prompt"]]
+    is_easy = [num_terms(text) == 2 and not has_carry(text) for text in texts]
+    assert len(set(texts)) == 256 and 0.65 < sum(is_easy) / 256 < 0.85
+    assert has_carry("17+5=?") and has_carry("32-5=?") and not has_carry("12+5-3=?")
 
 
 def test_the_embedded_model_masters_some_problems_and_not_others():

@@ -2,12 +2,14 @@
 
 import json
 import runpy
+import shutil
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from pivottrace_trl import AnnotationLedger
+from pivottrace_trl import AnnotationLedger, Route
+from pivottrace_trl.report.runs import find_runs
 
 from .conftest import make_model
 
@@ -23,7 +25,29 @@ def run_example(tokenizer, tmp_path, monkeypatch, capfd):
     rows = [{"question": f"{n}+{n % 5}?", "answer": f"easy #### {n + n % 5}"} for n in range(12)]
     pool_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
+    def reproduce(*options):
+        output.mkdir(exist_ok=True)
+        trainer = ["max_steps=2", "eval_steps=1", "per_device_train_batch_size=8", "per_device_eval_batch_size=4"]
+        trainer += ["num_generations=4", "num_generations_eval=1", "max_completion_length=8", "save_steps=1"]
+        trainer += ["gradient_accumulation_steps=1", "bf16=false", "use_cpu=true", "disable_tqdm=true"]
+        arguments = ["--preset", "consumer", "--output", output, "--model", model_path, "--train", pool_path]
+        arguments += [
+            "--evaluate",
+            f"a={pool_path}",
+            f"b={pool_path}",
+            "--num-held-out",
+            "4",
+            "--no-4bit",
+            "--trainer",
+        ]
+        name = "reproduce_annotation_efficiency.py"
+        monkeypatch.setattr("sys.argv", [name, *map(str, [*arguments, *trainer, *options])])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return output, capfd.readouterr().out
+
     def run(name, *options):
+        if name.startswith("reproduce"):
+            return reproduce(*options)
         arguments = ["--model", model_path, "--dataset", pool_path, "--output-dir", output, "--use-cpu"]
         arguments += ["--max-steps", "2", "--max-completion-length", "8", *options]
         monkeypatch.setattr("sys.argv", [name, *map(str, arguments)])
@@ -48,3 +72,40 @@ def test_human_in_the_loop(run_example):
         first, second = texts[identity].split("?")[0].split("+")
         assert ledger.label(identity) == {"solution": str(int(first) + int(second))}
     assert "answered by script" in said
+
+
+def test_reproduction(run_example):
+    name, arms = "reproduce_annotation_efficiency.py", ["--arms", "full", "pivottrace", "majority", "--seeds", "3"]
+    output, said = run_example(name, *arms)
+    assert "Run 1 of 3: full, seed 3" in said and "Run 3 of 3: majority, seed 3, about" in said
+    runs = {run.arm: run for run in find_runs([output])}
+    assert {run.steps for run in runs.values()} == {2} and {run.seed for run in runs.values()} == {3}
+    labels = {arm: run.num_labels for arm, run in runs.items()}
+    assert labels == {"full supervision": 12, "PivotTrace": 3, "majority vote, no label": 0}
+    # All arms start from the same policy, asked the same way, on both sets.
+    starts = [[curve.accuracy[0] for curve in run.evaluations.values()] for run in runs.values()]
+    assert len(starts[0]) == 2 and starts[0] == starts[1] == starts[2]
+    routes = runs["PivotTrace"].routes[0]
+    assert [(routes == route).sum() for route in Route] == [5, 4, 3]
+
+    # The same command goes on: nothing is run again, and what was cut off begins at its checkpoint.
+    folder = output / "full" / "seed-3"
+    (folder / "run.json").unlink()
+    shutil.rmtree(folder / "checkpoint-2")
+    (folder / "checkpoint-1" / "kept").touch()
+    _, said = run_example(name, *arms)
+    assert said.count("is finished") == 2 and json.loads((folder / "run.json").read_text())["steps"] == 2
+    assert (folder / "checkpoint-1" / "kept").is_file()
+    (folder / "run.json").unlink()
+    with pytest.raises(SystemExit, match="begun with other settings"):
+        run_example(name, *arms, "--pool-size", "8")
+
+
+def test_votes_never_see_a_label():
+    example = runpy.run_path(str(EXAMPLES / "reproduce_annotation_efficiency.py"))
+    reward = example["majority_reward"]
+    reward.num_generations = 4
+    texts = ["\\boxed{1}", "\\boxed{2}", "\\boxed{1}", "none"]
+    completions = [[{"role": "assistant", "content": text}] for text in texts]
+    assert reward(completions) == [1.0, 0.0, 1.0, 0.0]
+    assert reward(completions, ["$2$"] * 4)[:3] == [0.0, 1.0, 0.0]

@@ -151,3 +151,22 @@ def test_a_score_that_does_not_separate_the_pool_is_reported(make_router, caplog
     assert "AUROC 0.00" in warning and "drawn at random" in warning
     # What triage asked for does not follow the score any more.
     assert len(oracle.asked) == 20 and min(oracle.asked[10:]) < "p050"
+
+
+def test_with_shares_no_probe_is_bought_and_the_budget_goes_to_the_top(make_router, caplog):
+    oracle = Oracle()
+    router = make_router(oracle=oracle, discard_ratio=0.4)
+    result = router.first_routing(below(0))
+    assert oracle.asked == [f"p{row:03d}" for row in range(99, 79, -1)] and len(router.probes) == 0
+    assert [(result.routes == route).sum() for route in Route] == [40, 40, 20]
+    # All of the annotated were wrong: that says nothing of the ranking.
+    assert "does not separate" not in caplog.text
+    router.update_pass_rates([99, 98], [1.0, 0.5], num_rollouts=8)
+    again = router.route(epoch=1)
+    assert again.routes[99] == Route.DISCARD and again.routes[98] == Route.ANNOTATE
+
+
+def test_shares_may_have_probes_too(make_router):
+    router = make_router(oracle=Oracle(), discard_ratio=0.4, probe_size=4)
+    router.first_routing(below(50))
+    assert len(router.probes) == 4 and router.ledger.num_bought == 20

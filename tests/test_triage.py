@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pivottrace_trl import Evidence, Route, assign_routes, choose_probes, rank_pool, resolve_budget
+from pivottrace_trl import Evidence, Route, TriageConfig, assign_routes, choose_probes, rank_pool, resolve_budget
 from pivottrace_trl.calibration import calibrate
 
 
@@ -259,3 +259,25 @@ def test_probes_are_distinct_prompts(pool, data):
 def test_thresholds_out_of_order_are_refused():
     with pytest.raises(ValueError, match="tau_low.*0.3.*tau_high.*0.5"):
         assign_routes(np.arange(3.0), Evidence.empty(3), 0, tau_high=0.5, tau_low=0.3)
+
+
+@given(st.permutations(range(40)), st.sampled_from([0.0, 0.25, 0.421, 0.9]), st.integers(0, 20))
+def test_shares_cut_the_ranking_whatever_the_verified_prompts_say(order, discard_ratio, budget):
+    scores = np.array(order, float)
+    # Verified prompts that contradict the ranking: with thresholds it would be thrown away.
+    pass_rate = np.where(scores % 13 == 0, scores / 40, np.nan)
+    result = assign_routes(scores, evidence_from(pass_rate), budget, discard_ratio=discard_ratio)
+    unlabelled = np.isnan(pass_rate)
+    is_low = scores < int(40 * discard_ratio)
+    assert (result.routes[is_low & unlabelled] == Route.DISCARD).all()
+    assert not (result.routes[~is_low] == Route.DISCARD).any()
+    most_uncertain = [row for row in np.argsort(-scores) if unlabelled[row] and not is_low[row]]
+    assert result.to_buy.tolist() == most_uncertain[:budget]
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, 42.1, float("nan")])
+def test_a_share_out_of_range_is_refused(share):
+    with pytest.raises(ValueError, match=f"`discard_ratio` is {share}, but must be a share"):
+        assign_routes(np.arange(3.0), Evidence.empty(3), 1, discard_ratio=share)
+    with pytest.raises(ValueError, match="`discard_ratio` is"):
+        TriageConfig(discard_ratio=share)

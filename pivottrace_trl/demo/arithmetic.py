@@ -82,17 +82,27 @@ def num_terms(problem: str) -> int:
     return len(re.findall(r"\d+", problem))
 
 
-def _distinct_problems(rng: np.random.Generator, excluded: set[str]) -> Iterator[str]:
+def has_carry(problem: str) -> bool:
+    """Whether any step of a problem carries or borrows: what the embedded model is careless about."""
+    # A solver who forgets every carry goes wrong exactly where there is one.
+    return work_out(problem, np.random.default_rng(0), carelessness=1.0) != work_out(problem)
+
+
+def _distinct_problems(rng: np.random.Generator, excluded: set[str], easy_ratio: float) -> Iterator[str]:
     seen = set(excluded)
     levels = np.arange(MIN_TERMS, MAX_TERMS + 1)
     while True:
-        problem = sample_problem(rng, int(rng.choice(levels, p=POOL_WEIGHTS)))
+        # Without easy ones no random number is drawn for the choice: pools of earlier seeds stay what they were.
+        is_easy = easy_ratio > 0 and rng.random() < easy_ratio
+        problem = sample_problem(rng, MIN_TERMS if is_easy else int(rng.choice(levels, p=POOL_WEIGHTS)))
+        while is_easy and (has_carry(problem) or problem in seen):
+            problem = sample_problem(rng, MIN_TERMS)
         if problem not in seen:
             seen.add(problem)
             yield problem
 
 
-def make_pool(num_prompts: int, seed: int, exclude: Dataset | None = None) -> Dataset:
+def make_pool(num_prompts: int, seed: int, exclude: Dataset | None = None, easy_ratio: float = 0.0) -> Dataset:
     """
     Generate distinct problems, short chains more often than long ones.
 
@@ -103,12 +113,14 @@ def make_pool(num_prompts: int, seed: int, exclude: Dataset | None = None) -> Da
             Seed.
         exclude ([`~datasets.Dataset`], *optional*):
             Pool whose problems must not occur, for held-out problems.
+        easy_ratio (`float`, *optional*, defaults to `0.0`):
+            Share of the pool that is replaced by two-term problems without a carry, which the embedded model masters.
 
     Returns:
         [`~datasets.Dataset`] with columns `prompt` (conversation) and `solution` (string).
     """
     excluded = set() if exclude is None else {prompt[0]["content"] for prompt in exclude["prompt"]}
-    problems = _distinct_problems(np.random.default_rng(seed), excluded)
+    problems = _distinct_problems(np.random.default_rng(seed), excluded, easy_ratio)
     chosen = [next(problems) for _ in range(num_prompts)]
     return Dataset.from_dict(
         {

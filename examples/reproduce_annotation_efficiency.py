@@ -1,0 +1,304 @@
+r"""
+What annotation buys: full supervision, PivotTrace and its rivals under one protocol, arm by arm and seed by seed.
+
+    python examples/reproduce_annotation_efficiency.py --preset tiny --output runs      # CPU, minutes an arm
+    python examples/reproduce_annotation_efficiency.py --preset consumer --output runs  # one GPU with 16 GB
+    pivottrace report runs
+
+Every arm starts from the same policy and makes the same number of steps with the same number of rollouts a step. What
+differs is in `ARMS`: which prompts are trained on, and whose answers they are rewarded by. A run that is finished is
+not run again, and one that was interrupted goes on from its last checkpoint, so that the same command resumes the
+experiment. Two machines can share it: give each its own `--seeds`.
+
+`paper` is the published setting (Qwen3-4B-Base, DAPO-Math, vLLM). We have not run it: it needs GPUs that we did not
+have.
+"""
+
+import argparse
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, load_dataset
+from peft import LoraConfig, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig, GRPOTrainer
+from trl.rewards import accuracy_reward
+
+from pivottrace_trl import PivotDensityCallback, RunRecorder, TriageConfig, majority_vote
+from pivottrace_trl.demo.arithmetic import make_pool
+from pivottrace_trl.demo.run import MODEL_PATH
+
+
+INSTRUCTION = "Reason step by step and put the final answer in \\boxed{}."
+# The published shares: annotate the top 29.3% of the ranking, discard the lowest 42.1%, vote on what lies between.
+ANNOTATED, DISCARDED = 0.293, 0.421
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to label a pool. Without an `estimator` no callback is attached: everything is trained on."""
+
+    label: str
+    estimator: str | None = None
+    annotation_budget: float = ANNOTATED
+    config: TriageConfig = field(default_factory=lambda: TriageConfig(discard_ratio=DISCARDED))
+    votes_only: bool = False
+
+
+ARMS = {
+    "full": Arm("full supervision"),
+    "pivottrace": Arm("PivotTrace", "pivot_count"),
+    "pivottrace-keep": Arm("PivotTrace, nothing discarded", "pivot_count", config=TriageConfig(discard_ratio=0.0)),
+    "two-lines": Arm("two lines (defaults)", "total_entropy", config=TriageConfig()),
+    "random": Arm("Random", "random"),
+    "entropy": Arm("Entropy", "entropy"),
+    "self-certainty": Arm("Self-Certainty", "self_certainty"),
+    "consistency": Arm("Consistency", "consistency"),
+    "majority": Arm("majority vote, no label", votes_only=True),
+}
+# Each changes one stage of "PivotTrace", to find out which of them wins or loses.
+ABLATIONS = {
+    "ablation-score": Arm("score: total entropy", "total_entropy"),
+    "ablation-pseudo-labels": Arm("votes: all kept prompts annotated", "pivot_count", 1 - DISCARDED),
+    "ablation-agreement": Arm(
+        "votes: half a group suffices", "pivot_count", config=TriageConfig(discard_ratio=DISCARDED, min_agreement=0.5)
+    ),
+    "ablation-rerouting": Arm(
+        "routes fixed at the start", "pivot_count", config=TriageConfig(discard_ratio=DISCARDED, reroutes=False)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Model, pool, evaluation and trainer of an experiment."""
+
+    model: str
+    train: str
+    evaluate: dict[str, str]
+    pool_size: int | None
+    num_held_out: int
+    num_seeds: int
+    trainer: dict[str, Any]
+    lora: bool = False
+    load_in_4bit: bool = False
+
+
+PRESETS = {
+    # The package's embedded model of a million parameters, on chains of additions made on the spot.
+    "tiny": Preset(
+        model="embedded",
+        train="chains",
+        evaluate={"chains": "chains"},
+        pool_size=256,
+        num_held_out=256,
+        num_seeds=5,
+        lora=True,
+        trainer={
+            "max_steps": 60, "eval_steps": 10, "logging_steps": 2, "per_device_train_batch_size": 64,
+            "per_device_eval_batch_size": 512, "num_generations": 8, "num_generations_eval": 2,
+            "max_completion_length": 80, "learning_rate": 5e-4, "gradient_checkpointing": False, "use_cpu": True,
+            "bf16": False, "save_strategy": "no",
+        },
+    ),
+    "consumer": Preset(
+        model="Qwen/Qwen2.5-0.5B-Instruct",
+        train="openai/gsm8k:main:train",
+        evaluate={"gsm8k": "openai/gsm8k:main:test", "math500": "HuggingFaceH4/MATH-500::test"},
+        pool_size=2048,
+        num_held_out=256,
+        num_seeds=3,
+        lora=True,
+        load_in_4bit=True,
+        trainer={
+            "max_steps": 300, "eval_steps": 25, "logging_steps": 5, "save_steps": 50,
+            "per_device_train_batch_size": 16, "gradient_accumulation_steps": 4, "per_device_eval_batch_size": 64,
+            "num_generations": 8, "num_generations_eval": 1, "max_completion_length": 384, "learning_rate": 2e-5,
+            "bf16": True,
+        },
+    ),
+    "paper": Preset(
+        model="Qwen/Qwen3-4B-Base",
+        train="open-r1/DAPO-Math-17k-Processed:en:train",
+        evaluate={"math500": "HuggingFaceH4/MATH-500::test"},
+        pool_size=None,
+        num_held_out=500,
+        num_seeds=1,
+        trainer={
+            "max_steps": 400, "eval_steps": 50, "logging_steps": 1, "save_steps": 50, "per_device_train_batch_size": 8,
+            "gradient_accumulation_steps": 16, "per_device_eval_batch_size": 32, "num_generations": 8,
+            "num_generations_eval": 4, "max_completion_length": 4096, "learning_rate": 1e-6, "bf16": True,
+            "use_vllm": True, "vllm_mode": "colocate",
+        },
+    ),
+}  # fmt: skip
+# What the columns of a set may be called.
+QUESTIONS, ANSWERS = ("question", "problem", "prompt"), ("answer", "solution")
+
+
+def load_math(source: str, limit: int | None) -> Dataset:
+    """A local JSON Lines file, or `hub id:configuration:split`, as prompts and solutions."""
+    if Path(source).is_file():
+        dataset = load_dataset("json", data_files=source, split="train")
+    else:
+        name, config, split = source.split(":")
+        dataset = load_dataset(name, config or None, split=split)
+    question = next(name for name in QUESTIONS if name in dataset.column_names)
+    answer = next(name for name in ANSWERS if name in dataset.column_names)
+    rows = dataset.select(range(min(limit or len(dataset), len(dataset))))
+    return Dataset.from_dict(
+        {
+            "prompt": [[{"role": "user", "content": f"{text}\n{INSTRUCTION}"}] for text in rows[question]],
+            "solution": [f"${text.split('####')[-1].strip().replace(',', '')}$" if "####" in text else f"${text}$"
+                         for text in rows[answer]],
+        }
+    )  # fmt: skip
+
+
+def load_data(preset: Preset, seed: int) -> tuple[Dataset, dict[str, Dataset]]:
+    """The pool, and the sets to evaluate on."""
+    if preset.train.startswith("chains"):
+        # "chains:0.7": seven in ten are replaced by problems that the embedded model masters.
+        easy_ratio = float(preset.train.partition(":")[2] or 0)
+        pool = make_pool(preset.pool_size or 256, seed, easy_ratio=easy_ratio)
+        return pool, {"chains": make_pool(preset.num_held_out, seed + 10_000, exclude=pool)}
+    pool = load_math(preset.train, None).shuffle(seed)
+    pool = pool.select(range(min(preset.pool_size or len(pool), len(pool))))
+    return pool, {name: load_math(source, preset.num_held_out) for name, source in preset.evaluate.items()}
+
+
+def majority_reward(completions, solution=None, trainer_state=None, **kwargs):
+    """By the group's own majority where the data has no labels (training), by the label where it has (evaluation)."""
+    if solution is not None:
+        return accuracy_reward(completions, solution)
+    size = majority_reward.num_generations
+    rewards: list[float] = []
+    for start in range(0, len(completions), size):
+        vote = majority_vote([completion[-1]["content"] for completion in completions[start : start + size]])
+        rewards += [float(place in vote.members) for place in range(size)]
+    return rewards
+
+
+def run_arm(arm: Arm, preset: Preset, seed: int, folder: Path) -> None:
+    """Train one arm with one seed; the record is in `folder/run.json` when it is done."""
+    settings = {"preset": asdict(preset), "arm": asdict(arm)}
+    checkpoint = check_settings(folder, settings)
+    pool, held_out = load_data(preset, seed)
+    model: Any = str(MODEL_PATH) if preset.model == "embedded" else preset.model
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    if preset.load_in_4bit:
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+        )
+        model = AutoModelForCausalLM.from_pretrained(model, quantization_config=quantization)
+        model = prepare_model_for_kbit_training(model)
+    elif preset.trainer.get("use_cpu"):
+        dtype = torch.bfloat16 if preset.trainer.get("bf16") else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    majority_reward.num_generations = preset.trainer["num_generations"]
+    args = GRPOConfig(
+        output_dir=str(folder),
+        eval_strategy="steps",
+        eval_on_start=True,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=2,
+        beta=0.0,
+        temperature=1.0,
+        report_to="none",
+        seed=seed,
+        **preset.trainer,
+    )
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=majority_reward if arm.votes_only else accuracy_reward,
+        args=args,
+        train_dataset=pool.remove_columns("solution") if arm.votes_only else pool,
+        eval_dataset=held_out if len(held_out) > 1 else next(iter(held_out.values())),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if preset.lora else None,
+    )
+    num_labels = 0 if arm.votes_only else len(pool)
+    if arm.estimator is not None:
+        num_labels = None
+        trainer.add_callback(
+            PivotDensityCallback(trainer, arm.annotation_budget, estimator=arm.estimator, config=arm.config)
+        )
+    trainer.add_callback(RunRecorder(arm.label, num_labels, settings))
+    trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> str | None:
+    """Checkpoint to go on from, if any. What a run without one left behind, labels included, is removed."""
+    path = folder / "settings.json"
+    text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
+    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+    if checkpoint is not None and path.read_text() != text:
+        raise SystemExit(f"{folder} was begun with other settings, see {path}. Choose another --output, or remove it.")
+    if checkpoint is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        path.write_text(text)
+    return checkpoint
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="tiny", help="(%(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("runs"), help="folder: ARM/seed-N (%(default)s)")
+    names = [*ARMS, *ABLATIONS]
+    parser.add_argument("--arms", nargs="+", choices=names, default=list(ARMS), metavar="ARM", help=", ".join(names))
+    parser.add_argument("--seeds", nargs="+", type=int, help="(default: 0 to 4 for tiny, 0 to 2 for consumer)")
+    parser.add_argument("--model", help="folder or hub id, instead of the preset's")
+    parser.add_argument("--train", help="JSON Lines file with `question` and `answer`, or chains:EASY_RATIO")
+    parser.add_argument("--evaluate", nargs="+", metavar="NAME=FILE", help="JSON Lines files to evaluate on")
+    parser.add_argument("--pool-size", type=int, help="prompts in the pool")
+    parser.add_argument("--num-held-out", type=int, help="problems to evaluate on")
+    parser.add_argument("--no-4bit", action="store_true", help="do not quantize the model")
+    parser.add_argument("--trainer", nargs="+", default=[], metavar="KEY=VALUE", help="other values for GRPOConfig")
+    return parser.parse_args()
+
+
+def configure(args: argparse.Namespace) -> Preset:
+    """The preset with what the command line changes."""
+    preset = asdict(PRESETS[args.preset])
+    for key in ("model", "train", "pool_size", "num_held_out"):
+        preset[key] = preset[key] if getattr(args, key) is None else getattr(args, key)
+    if args.evaluate:
+        preset["evaluate"] = dict(item.split("=", 1) for item in args.evaluate)
+    preset["load_in_4bit"] = preset["load_in_4bit"] and not args.no_4bit
+    preset["trainer"] |= {key: json.loads(value) for key, value in (item.split("=", 1) for item in args.trainer)}
+    return Preset(**preset)
+
+
+def main() -> None:
+    args = parse()
+    preset = configure(args)
+    seeds = args.seeds or list(range(preset.num_seeds))
+    # Seed by seed, so that an experiment that is cut short still compares all arms.
+    todo = [(seed, name) for seed in seeds for name in args.arms]
+    durations: list[float] = []
+    for number, (seed, name) in enumerate(todo):
+        folder = args.output / name / f"seed-{seed}"
+        if (folder / "run.json").is_file():
+            print(f"{folder} is finished.")
+            continue
+        eta = (
+            f", about {sum(durations) / len(durations) * (len(todo) - number) / 60:.0f} minutes left"
+            if durations
+            else ""
+        )
+        print(f"Run {number + 1} of {len(todo)}: {name}, seed {seed}{eta}", flush=True)
+        start = time.perf_counter()
+        run_arm({**ARMS, **ABLATIONS}[name], preset, seed, folder)
+        durations.append(time.perf_counter() - start)
+    print(f"Look at them: pivottrace report {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Arms over their seeds: means, intervals, paired differences, steps to a goal. Pure numbers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.stats import t as student
+
+from .runs import Run
+
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """
+    A mean over seeds with its 95% confidence interval (Student's t); the limits are NaN for one seed.
+
+    Attributes:
+        mean (`float`): the mean.
+        low, high (`float`): limits.
+        num_seeds (`int`): number of values.
+    """
+
+    mean: float
+    low: float
+    high: float
+    num_seeds: int
+
+
+def interval(values: Sequence[float] | np.ndarray) -> Interval:
+    """Mean of one value a seed, with its 95% interval."""
+    array = np.asarray(values, float)
+    if len(array) < 2:
+        return Interval(float(array.mean()), float("nan"), float("nan"), len(array))
+    half = student.ppf((1 + CONFIDENCE) / 2, len(array) - 1) * array.std(ddof=1) / len(array) ** 0.5
+    return Interval(float(array.mean()), float(array.mean() - half), float(array.mean() + half), len(array))
+
+
+def first_step_at(steps: np.ndarray, accuracy: np.ndarray, goal: float) -> int | None:
+    """First evaluated step, not counting step 0, at which a curve reaches a goal; `None` if it never does."""
+    reached = (accuracy >= goal) & (steps > 0)
+    return int(steps[np.argmax(reached)]) if reached.any() else None
+
+
+@dataclass(frozen=True)
+class ArmSummary:
+    """
+    What one arm reached on one set.
+
+    Attributes:
+        arm (`str`): its name.
+        seeds (`tuple[int, ...]`): seeds.
+        labels (`Interval`): labels bought.
+        tokens (`Interval`): tokens of prompts and rollouts, scoring included.
+        steps (`np.ndarray` of shape `(num_evaluations,)`): evaluated steps that all seeds have.
+        curves (`np.ndarray` of shape `(num_seeds, num_evaluations)`): accuracies.
+        final (`Interval`): accuracy at the last of these steps.
+        area (`Interval`): mean accuracy over the evaluated steps after the start: how early an arm learns, with less
+            noise than any single step.
+        against_reference, against_random (`Interval` or `None`): difference of the final accuracy from that arm,
+            paired over the seeds that both have.
+        area_against_reference (`Interval` or `None`): the same of the area.
+        goal_step (`int` or `None`): first step at which the mean curve reaches the reference's final mean accuracy.
+        speed_up (`float` or `None`): the reference's own first such step, divided by `goal_step`.
+        goal_steps (`tuple[int or None, ...]`): the same for each seed that both arms have.
+    """
+
+    arm: str
+    seeds: tuple[int, ...]
+    labels: Interval
+    tokens: Interval
+    steps: np.ndarray
+    curves: np.ndarray
+    final: Interval
+    area: Interval
+    against_reference: Interval | None
+    against_random: Interval | None
+    area_against_reference: Interval | None
+    goal_step: int | None
+    speed_up: float | None
+    goal_steps: tuple[int | None, ...]
+
+
+def summarise(runs: Sequence[Run], name: str, reference: str, random: str = "Random") -> list[ArmSummary]:
+    """
+    Summarise the arms on one evaluated set.
+
+    Args:
+        runs (`Sequence[Run]`): the runs.
+        name (`str`): name of the set, as in `Run.evaluations`.
+        reference (`str`): arm to compare with; may be absent.
+        random (`str`, *optional*, defaults to `"Random"`): the control arm; may be absent.
+
+    Returns:
+        `list[ArmSummary]`: in the order of the runs, the reference first.
+    """
+    arms: dict[str, dict[int, Run]] = {}
+    for run in runs:
+        if name in run.evaluations:
+            arms.setdefault(run.arm, {})[run.seed] = run
+    names = sorted(arms, key=lambda arm: arm != reference)
+    curves = {arm: _common_curves(arms[arm], name) for arm in names}
+    goal = own_step = None
+    if reference in curves:
+        steps, values = curves[reference]
+        goal = float(values[:, -1].mean())
+        own_step = first_step_at(steps, values.mean(0), goal)
+    summaries = []
+    for arm in names:
+        seeds = tuple(sorted(arms[arm]))
+        steps, values = curves[arm]
+        goal_step = None if goal is None else first_step_at(steps, values.mean(0), goal)
+        shared = [seed for seed in seeds if seed in arms.get(reference, {})]
+        goal_steps = tuple(
+            first_step_at(
+                steps, values[seeds.index(seed)], curves[reference][1][sorted(arms[reference]).index(seed), -1]
+            )
+            for seed in shared
+        )
+        summaries.append(
+            ArmSummary(
+                arm=arm,
+                seeds=seeds,
+                labels=interval([arms[arm][seed].num_labels for seed in seeds]),
+                tokens=interval([arms[arm][seed].evaluations[name].tokens[-1] for seed in seeds]),
+                steps=steps,
+                curves=values,
+                final=interval(values[:, -1]),
+                area=interval(values[:, 1:].mean(1) if values.shape[1] > 1 else values[:, 0]),
+                against_reference=_paired(arms, curves, arm, reference, lambda curve: curve[-1]),
+                against_random=_paired(arms, curves, arm, random, lambda curve: curve[-1]),
+                area_against_reference=_paired(arms, curves, arm, reference, lambda curve: curve[1:].mean()),
+                goal_step=goal_step,
+                speed_up=None if goal_step is None or own_step is None else own_step / goal_step,
+                goal_steps=goal_steps,
+            )
+        )
+    return summaries
+
+
+def _common_curves(runs: dict[int, Run], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps at which all seeds were evaluated, and accuracies of shape `(num_seeds, num_steps)`, seeds in order."""
+    steps = [run.evaluations[name].steps for run in runs.values()]
+    common = sorted(set.intersection(*(set(array.tolist()) for array in steps)))
+    curves = []
+    for seed in sorted(runs):
+        evaluation = runs[seed].evaluations[name]
+        at = dict(zip(evaluation.steps.tolist(), evaluation.accuracy.tolist(), strict=True))
+        curves.append([at[step] for step in common])
+    return np.array(common), np.array(curves, float)
+
+
+def _paired(arms, curves, arm: str, other: str, measure) -> Interval | None:
+    if other not in arms or arm == other:
+        return None
+    shared = sorted(set(arms[arm]) & set(arms[other]))
+    if not shared:
+        return None
+    rows = {name: [sorted(arms[name]).index(seed) for seed in shared] for name in (arm, other)}
+    return interval(
+        [
+            measure(curves[arm][1][mine]) - measure(curves[other][1][theirs])
+            for mine, theirs in zip(rows[arm], rows[other], strict=True)
+        ]
+    )

@@ -1,0 +1,152 @@
+"""The comparison of runs as one page that needs nothing else."""
+
+import base64
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment
+from matplotlib.figure import Figure
+
+from ..files import replace_atomically
+from .comparison import ArmSummary, Interval, summarise
+from .curves import arm_colors, draw_calibration, draw_curves, draw_labels, draw_pseudo_labels, draw_routes
+from .plots import save_figure
+from .runs import Run
+
+
+# What the paper claims, to be set against what was measured: share of labels, and how much sooner.
+PUBLISHED_LABELS, PUBLISHED_SPEED_UP = 0.293, 2.75
+
+
+def write_report(runs: Sequence[Run], output: Path, reference: str = "full supervision") -> Path:
+    """
+    Write `report.html`, the figures in it as PNG files, and its figures as `report.json`.
+
+    Args:
+        runs (`Sequence[Run]`): the runs, see [`find_runs`].
+        output (`Path`): folder.
+        reference (`str`, *optional*, defaults to `"full supervision"`): arm to compare the others with.
+
+    Returns:
+        `Path`: the page.
+    """
+    arms = sorted(dict.fromkeys(run.arm for run in runs), key=lambda arm: arm != reference)
+    colors = arm_colors(arms)
+    sets = sorted({name for run in runs for name in run.evaluations})
+    tables = {name: summarise(runs, name, reference) for name in sets}
+    drawn: dict[str, Figure | None] = {}
+    for name, summaries in tables.items():
+        drawn[f"accuracy{f'-{name}' if name else ''}"] = draw_curves(summaries, runs, name, colors)
+    if tables:
+        drawn["labels"] = draw_labels(next(iter(tables.values())), colors)
+    drawn |= {
+        "routes": draw_routes(runs),
+        "calibration": draw_calibration(runs, colors),
+        "pseudo-labels": draw_pseudo_labels(runs, colors),
+    }
+    images = {}
+    for name, figure in drawn.items():
+        if figure is not None:
+            save_figure(figure, output / f"{name}.png")
+            images[name] = base64.b64encode((output / f"{name}.png").read_bytes()).decode()
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"share": _share, "change": _change, "number": _number}
+    page = environment.from_string((files(__package__) / "page.html.j2").read_text("utf-8")).render(
+        reference=reference,
+        tables=tables,
+        images=images,
+        colors=colors,
+        runs=runs,
+        verdicts=collapse_verdicts(runs),
+        environments=_environments(runs),
+        published_labels=PUBLISHED_LABELS,
+        published_speed_up=PUBLISHED_SPEED_UP,
+    )
+    figures = {name: [_plain(summary) for summary in summaries] for name, summaries in tables.items()}
+    text = json.dumps(figures, indent=1) + "\n"
+    replace_atomically(output / "report.json", lambda path: path.write_text(text))
+    replace_atomically(output / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
+    return output / "report.html"
+
+
+def collapse_verdicts(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """
+    What the collapse monitor said.
+
+    Args:
+        runs (`Sequence[Run]`): the runs.
+
+    Returns:
+        `list[dict[str, Any]]`: for each arm with pseudo-labels `arm`, `num_runs`, `num_paused` (runs that were paused
+        at least once), `first_step` (of the first pause, or `None`), `vote_accuracy` (mean share of votes that equal
+        the label, in the first and the last third of the run).
+    """
+    verdicts = []
+    for arm in dict.fromkeys(run.arm for run in runs):
+        mine = [run for run in runs if run.arm == arm and len(run.logged("pivottrace/is_paused")[0])]
+        if not mine:
+            continue
+        pauses = [steps[values > 0] for steps, values in (run.logged("pivottrace/is_paused") for run in mine)]
+        first = [int(steps[0]) for steps in pauses if len(steps)]
+        thirds: list[list[float]] = [[], []]
+        for run in mine:
+            steps, values = run.logged("pivottrace/pseudo_label_accuracy")
+            thirds[0] += values[steps <= run.steps / 3].tolist()
+            thirds[1] += values[steps > run.steps * 2 / 3].tolist()
+        means = [sum(part) / len(part) if part else float("nan") for part in thirds]
+        verdicts.append(
+            {
+                "arm": arm,
+                "num_runs": len(mine),
+                "num_paused": len(first),
+                "first_step": min(first, default=None),
+                "vote_accuracy": means,
+            }
+        )
+    return verdicts
+
+
+def _environments(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Each machine with its versions once, with the commands that ran there."""
+    found: dict[str, dict[str, Any]] = {}
+    for run in runs:
+        machine = {key: value for key, value in run.environment.items() if key != "command"}
+        entry = found.setdefault(json.dumps(machine, sort_keys=True), {**machine, "commands": [], "num_runs": 0})
+        entry["num_runs"] += 1
+        if run.environment["command"] not in entry["commands"]:
+            entry["commands"].append(run.environment["command"])
+    return list(found.values())
+
+
+def _plain(summary: ArmSummary) -> dict[str, Any]:
+    """A summary as JSON can hold it."""
+    values = dict(vars(summary))
+    for key, value in values.items():
+        if isinstance(value, Interval):
+            values[key] = {k: None if v != v else v for k, v in vars(value).items()}
+        elif hasattr(value, "tolist"):
+            values[key] = value.tolist()
+    return values
+
+
+def _share(value: Interval | float | None) -> str:
+    if value is None:
+        return "–"
+    if not isinstance(value, Interval):
+        return f"{value:.1%}" if value == value else "–"
+    limits = "" if value.low != value.low else f" ({value.low:.1%} to {value.high:.1%})"
+    return f"{value.mean:.1%}{limits}"
+
+
+def _change(value: Interval | None) -> str:
+    if value is None:
+        return "–"
+    limits = "" if value.low != value.low else f" ({value.low:+.1%} to {value.high:+.1%})"
+    return f"{value.mean:+.1%}{limits}"
+
+
+def _number(value: Interval) -> str:
+    return f"{value.mean:,.0f}"
