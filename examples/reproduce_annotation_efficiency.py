@@ -24,8 +24,8 @@ from typing import Any
 
 import torch
 from datasets import Dataset, load_dataset
-from peft import LoraConfig, prepare_model_for_kbit_training
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from peft import LoraConfig
+from transformers import BitsAndBytesConfig
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import accuracy_reward
@@ -185,22 +185,13 @@ def majority_reward(completions, solution=None, trainer_state=None, **kwargs):
     return rewards
 
 
-def run_arm(arm: Arm, preset: Preset, seed: int, folder: Path) -> None:
+def run_arm(
+    arm: Arm, preset: Preset, seed: int, folder: Path, settings: dict[str, Any], checkpoint: str | None
+) -> None:
     """Train one arm with one seed; the record is in `folder/run.json` when it is done."""
-    settings = {"preset": asdict(preset), "arm": asdict(arm)}
-    checkpoint = check_settings(folder, settings)
     pool, held_out = load_data(preset, seed)
-    model: Any = str(MODEL_PATH) if preset.model == "embedded" else preset.model
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    if preset.load_in_4bit:
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
-        )
-        model = AutoModelForCausalLM.from_pretrained(model, quantization_config=quantization)
-        model = prepare_model_for_kbit_training(model)
-    elif preset.trainer.get("use_cpu"):
-        dtype = torch.bfloat16 if preset.trainer.get("bf16") else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
+    model = str(MODEL_PATH) if preset.model == "embedded" else preset.model
+    nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
     majority_reward.num_generations = preset.trainer["num_generations"]
     args = GRPOConfig(
         output_dir=str(folder),
@@ -220,7 +211,7 @@ def run_arm(arm: Arm, preset: Preset, seed: int, folder: Path) -> None:
         args=args,
         train_dataset=pool.remove_columns("solution") if arm.votes_only else pool,
         eval_dataset=held_out if len(held_out) > 1 else next(iter(held_out.values())),
-        processing_class=tokenizer,
+        quantization_config=nf4 if preset.load_in_4bit else None,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if preset.lora else None,
     )
     num_labels = 0 if arm.votes_only else len(pool)
@@ -238,9 +229,10 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> str | None:
     path = folder / "settings.json"
     text = json.dumps(settings, indent=1, sort_keys=True) + "\n"
     checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
-    if checkpoint is not None and path.read_text() != text:
+    is_finished = (folder / "run.json").is_file()
+    if (is_finished or checkpoint is not None) and path.read_text() != text:
         raise SystemExit(f"{folder} was begun with other settings, see {path}. Choose another --output, or remove it.")
-    if checkpoint is None:
+    if checkpoint is None and not is_finished:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         path.write_text(text)
@@ -284,7 +276,9 @@ def main() -> None:
     todo = [(seed, name) for seed in seeds for name in args.arms]
     durations: list[float] = []
     for number, (seed, name) in enumerate(todo):
-        folder = args.output / name / f"seed-{seed}"
+        arm, folder = {**ARMS, **ABLATIONS}[name], args.output / name / f"seed-{seed}"
+        settings = {"preset": asdict(preset), "arm": asdict(arm)}
+        checkpoint = check_settings(folder, settings)
         if (folder / "run.json").is_file():
             print(f"{folder} is finished.")
             continue
@@ -295,7 +289,7 @@ def main() -> None:
         )
         print(f"Run {number + 1} of {len(todo)}: {name}, seed {seed}{eta}", flush=True)
         start = time.perf_counter()
-        run_arm({**ARMS, **ABLATIONS}[name], preset, seed, folder)
+        run_arm(arm, preset, seed, folder, settings, checkpoint)
         durations.append(time.perf_counter() - start)
     print(f"Look at them: pivottrace report {args.output}")
 

@@ -96,7 +96,6 @@ def test_reproduction(run_example):
     _, said = run_example(name, *arms)
     assert said.count("is finished") == 2 and json.loads((folder / "run.json").read_text())["steps"] == 2
     assert (folder / "checkpoint-1" / "kept").is_file()
-    (folder / "run.json").unlink()
     with pytest.raises(SystemExit, match="begun with other settings"):
         run_example(name, *arms, "--pool-size", "8")
 
