@@ -12,9 +12,7 @@ from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, veri
 from sympy import latex
 
 
-# Bare intervals and tuples parse to nothing or to the wrong thing unless they are set in math mode.
-_TUPLE = re.compile(r"[(\[].*,.*[)\]]", re.DOTALL)
-_NUMBER = re.compile(r"[+-]?[\d,]*\.?\d+(/\d+)?%?")
+_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|\d*\.?\d+)(/\d+)?%?")
 _MIXED_NUMBER = re.compile(r"([+-]?)(\d{1,15})\s+(\d{1,15})/(\d{1,15})")
 _SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})")
 _MATHEMATICS = re.compile(r"[\\^_{}]")
@@ -68,7 +66,8 @@ def extract_answer(response: str) -> str | None:
 def as_label(answer: str) -> str:
     r"""
     Write an answer so that `accuracy_reward` reads it as a whole. Outside math mode math-verify sees nothing in
-    `\sqrt{2}` and `(1,2)`, and a 2 in `2\pi`: whatever is no plain number is set in math mode.
+    `\sqrt{2}` and `(1,2)`, a 2 in `2\pi` and the last value only in `1, 2`: whatever is no plain number is set in math
+    mode. Dollar signs before amounts, which end math mode, are left out.
 
     Args:
         answer (`str`):
@@ -77,10 +76,13 @@ def as_label(answer: str) -> str:
     Returns:
         `str`: the same answer, usable as the value of a label column.
     """
-    answer = answer.strip()
+    answer = answer.strip().replace("\\$", "")
+    answer = re.sub(r"\\!\s*", "", answer)  # a thin space back, as in 1,\!234
+    if power := _SCIENTIFIC.fullmatch(answer):
+        return rf"${power[1]} \times 10^{{{int(power[2])}}}$"
     if _NUMBER.fullmatch(answer) or "$" in answer or "\\boxed" in answer:
         return answer
-    if _MATHEMATICS.search(answer) or _TUPLE.fullmatch(answer):
+    if _MATHEMATICS.search(answer) or "," in answer:
         return f"${answer}$"
     return answer if parse(answer[-_MAX_RESPONSE_LENGTH:], parsing_timeout=_timeouts()[0]) else f"${answer}$"
 
@@ -124,8 +126,6 @@ def read_answer(text: str) -> Reading:
     if mixed := _MIXED_NUMBER.fullmatch(answer):
         sign, whole, numerator, denominator = mixed.groups()
         answer = f"{sign}{int(whole) * int(denominator) + int(numerator)}/{denominator}"
-    if power := _SCIENTIFIC.fullmatch(answer):
-        answer = rf"{power[1]} \times 10^{{{int(power[2])}}}"
     label = as_label(answer)
     parsed = parse(label, parsing_timeout=_timeouts()[0])
     readable = [item for item in parsed if not isinstance(item, str)]

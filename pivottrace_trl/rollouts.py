@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .progress import progress_bar
@@ -77,19 +78,26 @@ def transformers_generator(
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer, for the padding token.
         generation_config ([`~transformers.GenerationConfig`]):
-            How to generate.
+            How to generate. What it leaves open are the library's defaults, not the settings that the model ships.
 
     Returns:
         `Callable[[list[list[int]]], list[list[int]]]`: batch of prompt ids to batch of response ids.
     """
     end_ids = generation_config.eos_token_id
     end_ids = {end_ids} if isinstance(end_ids, int) else set(end_ids or ())
+    owner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
 
     def generate(prompts: list[list[int]]) -> list[list[int]]:
         batch = tokenizer.pad({"input_ids": prompts}, padding=True, padding_side="left", return_tensors="pt")
         batch = batch.to(model.device)
-        with torch.no_grad():
-            output = cast(Any, model).generate(**batch, generation_config=generation_config)
+        # `generate` fills what a configuration leaves open, such as a repetition penalty, from the model's own.
+        shipped = owner.generation_config
+        owner.generation_config = generation_config
+        try:
+            with torch.no_grad():
+                output = cast(Any, model).generate(**batch, generation_config=generation_config)
+        finally:
+            owner.generation_config = shipped
         return [_up_to_end(row, end_ids) for row in output[:, batch["input_ids"].shape[1] :].tolist()]
 
     return generate

@@ -38,6 +38,16 @@ def test_extraction(text, answer):
         ("I get 10", "#### 11", False),
         ("nothing", "#### 11", False),
         (r"\boxed{(1,2)}", "(1,2)", True),
+        # Several values: all of them, in any order, and not the last alone.
+        (r"\boxed{-2, 1}", "1, -2", True),
+        (r"\boxed{-2}", "1, -2", False),
+        (r"\boxed{7,3,5}", "3, 5, 7", True),
+        (r"\boxed{357}", "3,5,7", False),
+        # Thousands and amounts of money, as MATH-500 writes them.
+        (r"\boxed{32348}", r"\$32,\!348", True),
+        (r"\boxed{\$18.90}", r"\$18.90", True),
+        (r"\boxed{11111111100}", r"11,\! 111,\! 111,\! 100", True),
+        (r"\boxed{4.5 \times 10^{33}}", "4.5e33", True),
     ],
 )
 def test_correctness(response, label, expected):
