@@ -11,7 +11,10 @@ not run again, and one that was interrupted goes on from its last checkpoint, so
 experiment. Two machines can share it: give each its own `--seeds`.
 
 `paper` is the published setting (Qwen3-4B-Base, DAPO-Math, vLLM). We have not run it: it needs GPUs that we did not
-have.
+have. Training takes one of them, vLLM the others:
+
+    CUDA_VISIBLE_DEVICES=1,2,3 trl vllm-serve --model Qwen/Qwen3-4B-Base --data-parallel-size 3
+    CUDA_VISIBLE_DEVICES=0 python examples/reproduce_annotation_efficiency.py --preset paper --output runs-paper
 """
 
 import argparse
@@ -64,6 +67,7 @@ ARMS = {
 }
 # Each changes one stage of "PivotTrace", to find out which of them wins or loses.
 ABLATIONS = {
+    "ablation-density": Arm("score: pivot density", "pivot_density"),
     "ablation-score": Arm("score: total entropy", "total_entropy"),
     "ablation-pseudo-labels": Arm("votes: all kept prompts annotated", "pivot_count", 1 - DISCARDED),
     "ablation-agreement": Arm(
@@ -134,7 +138,7 @@ PRESETS = {
             "max_steps": 400, "eval_steps": 50, "logging_steps": 1, "save_steps": 50, "per_device_train_batch_size": 8,
             "gradient_accumulation_steps": 16, "per_device_eval_batch_size": 32, "num_generations": 8,
             "num_generations_eval": 4, "max_completion_length": 4096, "learning_rate": 1e-6, "bf16": True,
-            "use_vllm": True, "vllm_mode": "colocate",
+            "use_vllm": True, "vllm_mode": "server",
         },
     ),
 }  # fmt: skip
