@@ -69,6 +69,7 @@ ARMS = {
 ABLATIONS = {
     "ablation-density": Arm("score: pivot density", "pivot_density"),
     "ablation-score": Arm("score: total entropy", "total_entropy"),
+    "ablation-probes": Arm("thresholds: defaults, 16 probes", "total_entropy", config=TriageConfig(probe_size=16)),
     "ablation-pseudo-labels": Arm("votes: all kept prompts annotated", "pivot_count", 1 - DISCARDED),
     "ablation-agreement": Arm(
         "votes: half a group suffices", "pivot_count", config=TriageConfig(discard_ratio=DISCARDED, min_agreement=0.5)
