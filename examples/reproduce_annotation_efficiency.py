@@ -65,15 +65,11 @@ ARMS = {
     "consistency": Arm("Consistency", "consistency"),
     "majority": Arm("majority vote, no label", votes_only=True),
 }
-# Each changes one stage of "PivotTrace", to find out which of them wins or loses.
+# Each changes one stage of an arm above, to find out which of them wins or loses.
 ABLATIONS = {
-    "ablation-density": Arm("score: pivot density", "pivot_density"),
     "ablation-score": Arm("score: total entropy", "total_entropy"),
     "ablation-probes": Arm("thresholds: defaults, 16 probes", "total_entropy", config=TriageConfig(probe_size=16)),
     "ablation-pseudo-labels": Arm("votes: all kept prompts annotated", "pivot_count", 1 - DISCARDED),
-    "ablation-agreement": Arm(
-        "votes: half a group suffices", "pivot_count", config=TriageConfig(discard_ratio=DISCARDED, min_agreement=0.5)
-    ),
     "ablation-rerouting": Arm(
         "routes fixed at the start", "pivot_count", config=TriageConfig(discard_ratio=DISCARDED, reroutes=False)
     ),
@@ -178,7 +174,7 @@ def load_data(preset: Preset, seed: int) -> tuple[Dataset, dict[str, Dataset]]:
     return pool, {name: load_math(source, preset.num_held_out) for name, source in preset.evaluate.items()}
 
 
-def majority_reward(completions, solution=None, trainer_state=None, **kwargs):
+def majority_reward(completions, solution=None, **kwargs):
     """By the group's own majority where the data has no labels (training), by the label where it has (evaluation)."""
     if solution is not None:
         return accuracy_reward(completions, solution)

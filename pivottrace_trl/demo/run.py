@@ -20,6 +20,7 @@ from trl.rewards import accuracy_reward
 from ..answers import is_correct
 from ..callback import PivotDensityCallback
 from ..files import replace_atomically
+from ..report import comparison
 from ..rollouts import generate_rollouts, transformers_generator
 from .arithmetic import make_pool
 from .plots import plot_arms
@@ -185,8 +186,8 @@ def run_arm(name: str, pool: Dataset, held_out: Dataset, output_dir: Path, seed:
 
 
 def first_step_at(arm: Arm, accuracy: float) -> int | None:
-    """First evaluated step at which an arm reached an accuracy, `None` if it never did."""
-    return next((step for step, value in zip(arm.steps, arm.accuracies, strict=True) if value >= accuracy), None)
+    """First evaluated step after the start at which an arm reached an accuracy, `None` if it never did."""
+    return comparison.first_step_at(np.array(arm.steps), np.array(arm.accuracies), accuracy)
 
 
 def run_demo(output_dir: Path, seed: int = 0, max_steps: int | None = None) -> list[Arm]:
