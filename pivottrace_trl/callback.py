@@ -119,7 +119,9 @@ class PivotDensityCallback(TrainerCallback):
             self._trainer.reward_funcs, dataset.column_names, label_column, annotator is not None
         )
         self._verifier = find_verifier(self._trainer.reward_funcs, label_column)
-        attachment = TrainerAttachment(trainer, hidden, ids)
+        accelerator = self._trainer.accelerator
+        self._processes = Processes(accelerator.process_index, accelerator.num_processes)
+        attachment = TrainerAttachment(trainer, hidden, ids, self._processes)
         oracle: Oracle | None = None
         if annotator is None:
             oracle = LabelVault(dataset, hidden, ids)
@@ -148,8 +150,6 @@ class PivotDensityCallback(TrainerCallback):
             )
 
         self.output_dir = Path(self._trainer.args.output_dir) / "pivottrace"
-        accelerator = self._trainer.accelerator
-        self._processes = Processes(accelerator.process_index, accelerator.num_processes)
         answer_format = "math" if extract_answer is extract_mathematics else "text"
         self.ledger = self._open_ledger(budget, ids, label_column, answer_format)
         self.router = PoolRouter(ids, self.ledger, oracle, config, attachment.texts, wait)

@@ -13,6 +13,7 @@ from trl import GRPOTrainer
 
 from ..parts import SharedWork
 from ..pool import prompt_text
+from ..processes import Processes
 from ..response_tracer import ResponseTracer
 from ..rewards import ROW_COLUMN
 from ..rollouts import Rollout, generate_rollouts
@@ -46,12 +47,21 @@ class TrainerAttachment:
             Columns that leave the training data.
         prompt_ids (`Sequence[str]`):
             Id of each row of the training data.
+        processes ([`Processes`], *optional*):
+            The processes of the run. Defaults to this one alone.
 
     Attributes:
         resume_path (`Path` or `None`): checkpoint from which the running `train()` resumes.
     """
 
-    def __init__(self, trainer: GRPOTrainer, hidden_columns: Sequence[str], prompt_ids: Sequence[str]):
+    def __init__(
+        self,
+        trainer: GRPOTrainer,
+        hidden_columns: Sequence[str],
+        prompt_ids: Sequence[str],
+        processes: Processes | None = None,
+    ):
+        self._processes = processes or Processes()
         # TRL annotates attributes more loosely than what a built trainer holds.
         self.trainer = cast(Any, trainer)
         self._dataset: Dataset = self.trainer.train_dataset
@@ -96,7 +106,10 @@ class TrainerAttachment:
         train, save_checkpoint = trainer.train, trainer._save_checkpoint
 
         def train_and_note_resume(resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
-            self.resume_path = find_checkpoint(Path(trainer.args.output_dir), resume_from_checkpoint)
+            # One process decides: the others may see the folder a moment later.
+            self.resume_path = self._processes.on_main(
+                lambda: find_checkpoint(Path(trainer.args.output_dir), resume_from_checkpoint)
+            )
             path = None if self.resume_path is None else str(self.resume_path)
             return train(path, *args, **kwargs)
 
