@@ -1,4 +1,4 @@
-"""What tests/test_processes.py starts on two processes: `torchrun --nproc_per_node 2 tests/many_processes.py FOLDER`."""
+"""What tests/test_processes.py starts: `torchrun --nproc_per_node 2 tests/many_processes.py FOLDER`."""
 
 import json
 import os
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.conftest import LORA, first_digit, make_model, make_pool  # noqa: E402
 
 
-# Three groups of four in a generation batch of twelve: with six completions a process, the second group straddles both.
+# Three groups of four in a generation batch of twelve: with six completions a process, the second straddles both.
 GROUP, BATCH, NUM_PROMPTS = 4, 6, 30
 
 
