@@ -31,7 +31,7 @@ from tests.conftest import LORA, first_digit, make_model, make_pool  # noqa: E40
 # Where a run may be killed: how often it comes there, and for how many seconds after that point it may live.
 PHASES = {
     "answering": (1, 0.4), "tracing": (1, 0.2), "triage": (1, 0.5),
-    "training": (40, 0.1), "saving": (14, 0.05), "re-routing": (2, 0.5),
+    "training": (25, 0.1), "saving": (8, 0.05), "re-routing": (2, 0.5),
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def train(folder: Path, tokenizer_path: Path, announce) -> None:
         model=make_model("llama"),
         reward_funcs=brief_reward,
         args=args,
-        train_dataset=make_pool(60),
+        train_dataset=make_pool(40),
         processing_class=PreTrainedTokenizerFast.from_pretrained(tokenizer_path),
         peft_config=LORA,
     )
