@@ -208,7 +208,8 @@ class PivotDensityCallback(TrainerCallback):
         """
         if self._is_attached:
             self._attachment.detach()
-            self._trainer.remove_callback(self)
+            if self in self._trainer.callback_handler.callbacks:
+                self._trainer.remove_callback(self)
             if self._processes.is_main:
                 self.ledger.close()
             self._is_attached = False

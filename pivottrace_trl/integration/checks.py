@@ -10,6 +10,7 @@ from trl import GRPOTrainer
 from ..layers import find_attention_modules
 from ..rewards import RoutedReward
 from ..versions import TRL_VERSIONS, installed
+from .parallelism import check_parallelism
 
 
 # Keyword arguments that GRPOTrainer itself passes to reward functions; every other name is a dataset column.
@@ -97,6 +98,7 @@ def check_trainer(trainer: GRPOTrainer) -> None:
     }
     if found := [name for name, is_used in unsupported.items() if is_used]:
         raise NotImplementedError(f"PivotDensityCallback does not support {' nor '.join(found)} yet.")
+    check_parallelism(trainer)
     find_attention_modules(cast(Any, trainer.model))
 
 
