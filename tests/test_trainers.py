@@ -81,7 +81,7 @@ LOSSES = {
 @pytest.mark.parametrize(
     "loss", [pytest.param(name, marks=() if name in ("grpo", "bnpo", "rloo") else pytest.mark.slow) for name in LOSSES]
 )
-def test_every_loss_routes_traces_and_sees_no_label_that_was_not_bought(loss, make_trainer, tmp_path):
+def test_every_loss_routes_traces_and_sees_no_label_that_was_not_bought(loss, make_trainer, tmp_path, caplog):
     options = dict(LOSSES[loss])
     if "kind" not in options:
         options["loss_type"] = loss
@@ -107,7 +107,12 @@ def test_every_loss_routes_traces_and_sees_no_label_that_was_not_bought(loss, ma
         return generate(inputs)
 
     tracer._take_traces, trainer._generate_and_score_completions = note_traces, note_groups
+    logging.getLogger("trl").addHandler(caplog.handler)
     trainer.train()
+    logging.getLogger("trl").removeHandler(caplog.handler)
+    # Some groups have neither a label nor a majority; TRL is not to complain of what was withheld on purpose.
+    assert any(entry.get("pivottrace/withheld_ratio") for entry in trainer.state.log_history)
+    assert "All reward functions returned None" not in caplog.text
     shown.check(callback)
     assert trainer.state.global_step == trainer.state.max_steps
     assert callback.summary()["epochs"] == 2
@@ -162,12 +167,12 @@ def test_a_resumed_rloo_run_goes_on_with_the_same_routes(make_trainer, tmp_path)
 @both
 def test_detach_puts_the_trainer_back(kind, make_trainer):
     trainer = make_trainer(make_pool(8), kind=kind)
-    loggers = [logging.getLogger(f"trl.trainer.{name}_trainer") for name in ("grpo", "rloo")]
-    before, filters = dict(vars(trainer)), [list(logger.filters) for logger in loggers]
+    logger = logging.getLogger(kind.__module__)
+    before, filters = dict(vars(trainer)), list(logger.filters)
     callback = attach(trainer)
-    assert vars(trainer) != before and [list(logger.filters) for logger in loggers] != filters
+    assert vars(trainer) != before and list(logger.filters) != filters
     callback.detach()
-    assert vars(trainer) == before and [list(logger.filters) for logger in loggers] == filters
+    assert vars(trainer) == before and list(logger.filters) == filters
 
 
 @both
@@ -208,7 +213,7 @@ class TestWithheldGroups:
 
     @both
     @pytest.mark.parametrize("has_labels", [False, True])
-    def test_no_gradient_without_a_label(self, kind, has_labels, make_trainer, reward_model, tokenizer, caplog):
+    def test_no_gradient_without_a_label(self, kind, has_labels, make_trainer, reward_model, tokenizer):
         pool = marked_pool()
         shown = Shown(pool)
         trainer = make_trainer(
@@ -229,10 +234,7 @@ class TestWithheldGroups:
             config=TriageConfig(tau_high=1.0, tau_low=0.5),
             extract_answer=lambda text: None,  # no vote
         )
-        logger = logging.getLogger("trl")
-        logger.addHandler(caplog.handler)
         trainer.train()
-        logger.removeHandler(caplog.handler)
         steps = [entry for entry in trainer.state.log_history if "loss" in entry]
         is_still = all(torch.equal(*pair) for pair in zip(weights, trainer.model.parameters(), strict=True))
         assert reward_model.texts and not any("label-" in text for text in reward_model.texts)
@@ -243,7 +245,6 @@ class TestWithheldGroups:
             assert is_still and not shown.seen
             assert all(entry["grad_norm"] == 0 and entry["rewards/judge/mean"] is None for entry in steps)
             assert all(entry["pivottrace/withheld_ratio"] == 1 for entry in steps)
-        assert "All reward functions returned None" not in caplog.text
 
     def test_a_reward_model_alone_cannot_verify(self, make_trainer, reward_model, tokenizer):
         inputs = {"reward_processing_classes": tokenizer}
@@ -283,10 +284,12 @@ class AsyncJudge(Judge):
 
 class TestAsyncRewards:
     @pytest.mark.parametrize(
-        ("kind", "is_verified_async"), [(GRPOTrainer, True), (RLOOTrainer, False)], ids=["grpo", "rloo"]
+        ("kind", "verifier", "other"),
+        [(RLOOTrainer, Judge, AsyncJudge), (GRPOTrainer, AsyncJudge, AsyncJudge)],
+        ids=["rloo-one", "grpo-all"],
     )
-    def test_they_share_the_vote_of_the_others(self, kind, is_verified_async, make_trainer, monkeypatch):
-        later, plain, seen, voters = AsyncJudge(), Judge(), [], []
+    def test_they_share_one_vote(self, kind, verifier, other, make_trainer, monkeypatch):
+        verifier, other, seen, voters = verifier(), other(), [], []
 
         async def no_function_of_the_label(completions, scale, **kwargs):
             seen.append(len(completions))
@@ -296,17 +299,17 @@ class TestAsyncRewards:
         monkeypatch.setattr(
             LabelRouter, "_pseudo_label", lambda self, v: voters.append(threading.current_thread()) or vote(self, v)
         )
-        verifier, other = (later, plain) if is_verified_async else (plain, later)
         functions = [verifier, other, functools.partial(no_function_of_the_label, scale=0.5)]
         trainer = make_trainer(make_pool(8), kind=kind, reward_funcs=functions, num_train_epochs=2)
         callback = attach(trainer, label_column="solution")
-        assert [type(reward) for reward in trainer.reward_funcs].count(AsyncRoutedReward) == 2
         trainer.train()
         assert sum(map(len, verifier.probed)) >= callback.summary()["probes"] > 0 and other.probed == []
         assert verifier.trained == other.trained != []
         assert seen == [len(labels) for labels in other.trained]
-        # Both on the loop that the trainer made, also for probes; the votes on this thread, once a batch.
-        assert later.threads == {trainer.async_loop_thread} and plain.threads == {threading.main_thread()}
+        # On the loop that the trainer made, also for probes; the votes on this thread, once a batch.
+        for judge in (verifier, other):
+            is_async = isinstance(judge, AsyncJudge)
+            assert judge.threads == {trainer.async_loop_thread if is_async else threading.main_thread()}
         assert set(voters) == {threading.main_thread()} and len(voters) <= 8 * 2
         evidence = callback.router.evidence
         assert np.isfinite(evidence.agreement).all() and np.isfinite(evidence.pass_rate).any()
