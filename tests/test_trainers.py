@@ -380,15 +380,17 @@ class TestRefusals:
         assert all(word in str(error.value) for word in words), str(error.value)
         assert vars(trainer) == before
 
-    def test_tools(self, make_trainer):
+    # `setattr` fails where TRL no longer has the attribute.
+    def test_tools(self, make_trainer, monkeypatch):
         trainer = make_trainer()
-        trainer.tools = [len]
+        monkeypatch.setattr(trainer, "tools", [len])
         self.refused(trainer, "does not support `tools` (here 1)", "single responses", "pivottrace triage")
 
-    def test_environments(self, make_trainer):
+    def test_environments(self, make_trainer, monkeypatch):
         trainer = make_trainer()
         # TRL counts the methods of environments among the tools.
-        trainer.environment_factories, trainer.tools = {None: object}, [len]
+        monkeypatch.setattr(trainer, "environment_factories", {None: object})
+        monkeypatch.setattr(trainer, "tools", [len])
         self.refused(trainer, "does not support `environment_factory`", "turns", "`train_dataset`")
 
     def test_rollout_function(self, make_trainer):
@@ -396,17 +398,17 @@ class TestRefusals:
         self.refused(trainer, "does not support `rollout_func`", "which your function replaces", "pivottrace triage")
 
     @both
-    def test_vision_language_models(self, kind, make_trainer):
+    def test_vision_language_models(self, kind, make_trainer, monkeypatch):
         trainer = make_trainer(kind=kind)
-        trainer._is_vlm = True
+        monkeypatch.setattr(trainer, "_is_vlm", True)
         self.refused(trainer, "does not support vision-language models", "without images", "processing_class")
 
     @both
-    def test_processes_and_arguments(self, kind, make_trainer):
+    def test_processes_and_arguments(self, kind, make_trainer, monkeypatch):
         trainer = make_trainer(kind=kind, remove_unused_columns=True)
         self.refused(trainer, "`remove_unused_columns=True`", "Leave it at its default")
         trainer = make_trainer(kind=kind)
-        trainer.args._n_gpu = 2
+        monkeypatch.setattr(trainer.args, "_n_gpu", 2)
         self.refused(trainer, "several GPUs in one process (here 2)", "CUDA_VISIBLE_DEVICES")
 
     def test_other_trainers(self):
