@@ -21,7 +21,6 @@ from trl import GRPOConfig, GRPOTrainer
 from pivottrace_trl import PivotDensityCallback, TriageConfig
 from pivottrace_trl.integration import attachment as attachment_module
 from pivottrace_trl.rewards import ROW_COLUMN
-from pivottrace_trl.state import find_checkpoint
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -89,11 +88,7 @@ def train(folder: Path, tokenizer_path: Path, announce) -> None:
         return score(inputs)
 
     trainer._generate_and_score_completions = note_rows
-    try:
-        checkpoint = find_checkpoint(folder, True)
-    except ValueError:  # killed before the first one was complete
-        checkpoint = None
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
     attachment_module.generate_rollouts = generate
     digest = hashlib.sha256()
     for parameter in trainer.model.parameters():
