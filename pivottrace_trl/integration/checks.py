@@ -132,11 +132,6 @@ def _refuse_set_up(trainer: Any) -> None:
             "their scores would not be those of the policy. If the prompts are text only, pass "
             "`processing_class=processor.tokenizer` with a text model; else train without the callback."
         )
-    if trainer.accelerator.num_processes > 1:
-        raise NotImplementedError(
-            f"PivotDensityCallback does not support several processes yet (here {trainer.accelerator.num_processes}). "
-            "Launch with `--num_processes 1`."
-        )
     if trainer.args.n_gpu > 1:
         raise NotImplementedError(
             f"PivotDensityCallback does not support several GPUs in one process (here {trainer.args.n_gpu}). Make one "
