@@ -79,7 +79,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize(
-    "loss", [pytest.param(name, marks=() if name in ("grpo", "bnpo", "rloo") else pytest.mark.slow) for name in LOSSES]
+    "loss", [pytest.param(name, marks=() if name in ("grpo", "rloo") else pytest.mark.slow) for name in LOSSES]
 )
 def test_every_loss_routes_traces_and_sees_no_label_that_was_not_bought(loss, make_trainer, tmp_path, caplog):
     options = dict(LOSSES[loss])
