@@ -34,7 +34,7 @@ setup(
         "pyarrow>=21",
         "matplotlib>=3.8",
         "scikit-learn>=1.4",
-        "scipy>=1.11",
+        "scipy>=1.11.1",
         "rich>=13",
         "jinja2>=3.1",
         "lazy_loader>=0.4",

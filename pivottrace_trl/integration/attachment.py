@@ -2,6 +2,7 @@
 
 import logging as python_logging
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from ..rewards import ROW_COLUMN
 from ..rollouts import Rollout, generate_rollouts
 from ..state import find_checkpoint
 from ..traces import ResponseTrace
+from .generation import generate_once
 from .training_pass import TrainingPassTracer
 
 
@@ -113,11 +115,11 @@ class TrainerAttachment:
             path = None if self.resume_path is None else str(self.resume_path)
             return train(path, *args, **kwargs)
 
-        def save_state_and_checkpoint(model: Any, trial: Any) -> None:
+        def save_state_and_checkpoint(model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
             folder = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
             # Before the trainer saves and deletes older checkpoints: there is always one that is complete.
             before_save(Path(trainer._get_output_dir(trial=trial)) / folder)
-            save_checkpoint(model, trial)
+            save_checkpoint(model, trial, *args, **kwargs)
 
         trainer.train_dataset = self._blind_dataset
         trainer.reward_funcs = list(reward_funcs)
@@ -173,16 +175,17 @@ class TrainerAttachment:
         """
         trainer = self.trainer
 
-        def generate(prompts: list[list[int]]) -> list[list[int]]:
-            completion_ids, _ = trainer._generate_single_turn(prompts, None, {}, 1)
-            return [list(ids) for ids in completion_ids]
-
         was_training = trainer.model.training
         trainer.model.eval()
         try:
             is_shown = work.processes.is_main and not trainer.args.disable_tqdm
             return generate_rollouts(
-                generate, prompt_ids, self.scoring_batch_size, is_shown, seed=trainer.args.seed, work=work
+                partial(generate_once, trainer),
+                prompt_ids,
+                self.scoring_batch_size,
+                is_shown,
+                seed=trainer.args.seed,
+                work=work,
             )
         finally:
             trainer.model.train(was_training)

@@ -10,6 +10,7 @@ from trl import GRPOTrainer
 from ..layers import find_attention_modules
 from ..rewards import RoutedReward
 from ..versions import TRL_VERSIONS, installed
+from .private_names import find_differences
 
 
 # Keyword arguments that GRPOTrainer itself passes to reward functions; every other name is a dataset column.
@@ -46,14 +47,6 @@ _USUAL_LABEL_COLUMNS = frozenset(
         "expected_answer",
     }
 )
-_PRIVATE_NAMES = (
-    "_generate_and_score_completions",
-    "_generate_single_turn",
-    "_get_per_token_logps_and_entropies",
-    "_get_train_sampler",
-    "_tokenize_prompts",
-    "_tokenizer",
-)
 
 
 def check_trainer(trainer: GRPOTrainer) -> None:
@@ -66,16 +59,17 @@ def check_trainer(trainer: GRPOTrainer) -> None:
 
     Raises:
         TypeError: if it is no `GRPOTrainer`.
-        RuntimeError: if training began, a callback is attached already, or TRL lacks a method we rely on.
+        RuntimeError: if training began, a callback is attached already, or TRL changed something we rely on.
         NotImplementedError: for set-ups that are not supported.
         ValueError: if the model has no attention that can be traced.
     """
     if not isinstance(trainer, GRPOTrainer):
         raise TypeError(f"`trainer` is a `{type(trainer).__name__}`, but must be a `trl.GRPOTrainer`.")
-    if missing := [name for name in _PRIVATE_NAMES if not hasattr(trainer, name)]:
+    if differences := find_differences(trainer):
         raise RuntimeError(
-            f"GRPOTrainer of trl {installed('trl')} has no {missing}, which PivotDensityCallback needs. Supported are "
-            f"trl {TRL_VERSIONS}."
+            f"{type(trainer).__name__} of trl {installed('trl')} with transformers {installed('transformers')} is not "
+            f"what PivotDensityCallback was tested with: {'; '.join(differences)}. Supported are trl {TRL_VERSIONS}: "
+            f'pip install "trl{TRL_VERSIONS}". A method that a class of your own overrides must keep these parameters.'
         )
     if any(isinstance(reward, RoutedReward) for reward in trainer.reward_funcs):
         raise RuntimeError(
