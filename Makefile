@@ -1,16 +1,21 @@
 # `make demo` and `make test` do everything on a fresh machine, the environment included.
 PYTHON ?= python3
 VENV ?= .venv
+OLDEST ?= .venv-oldest
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: demo test test-all bench docs lint clean
+.PHONY: demo test test-oldest test-all bench docs lint clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/pivottrace demo
 
 test: lint
 	$(VENV)/bin/python -m pytest -m "not slow"
+
+# The suite on the oldest versions that setup.py allows (torch excepted). Their numpy needs Python 3.12 or older.
+test-oldest: $(OLDEST)/installed
+	$(OLDEST)/bin/python -m pytest -m "not slow"
 
 test-all: lint
 	$(VENV)/bin/python -m pytest
@@ -38,5 +43,11 @@ $(VENV)/installed: setup.py scripts/install.sh
 	bash scripts/install.sh $(PYTHON) $(VENV)
 	touch $@
 
+$(OLDEST)/installed: setup.py scripts/install.sh scripts/oldest.py
+	mkdir -p $(OLDEST)
+	$(PYTHON) scripts/oldest.py > $(OLDEST)/constraints.txt
+	PIP_CONSTRAINT=$(OLDEST)/constraints.txt bash scripts/install.sh $(PYTHON) $(OLDEST)
+	touch $@
+
 clean:
-	rm -rf $(VENV) build dist site *.egg-info
+	rm -rf $(VENV) $(OLDEST) build dist site *.egg-info

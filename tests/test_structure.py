@@ -104,7 +104,7 @@ def test_requirements_state_the_supported_trl():
     assert set(line.split(",")) == set(str(versions.TRL_VERSIONS).split(","))
 
 
-@pytest.mark.parametrize("found", ["1.15.2", "1.17.0", "2.0"])
+@pytest.mark.parametrize("found", ["1.10.0", "1.17.0", "2.0"])
 def test_other_versions_of_trl_are_refused(found, monkeypatch):
     monkeypatch.setattr(versions, "installed", lambda package: found)
     with pytest.raises(ImportError, match=f"supports trl .*but {found} is installed.*pip install"):

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import logging as python_logging
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from ..rewards import ROW_COLUMN, AsyncRoutedReward, LabelRouter, RoutedReward
 from ..rollouts import Rollout, generate_rollouts
 from ..state import find_checkpoint
 from ..traces import ResponseTrace
+from .generation import generate_once
 from .training_pass import TrainingPassTracer
 
 
@@ -136,11 +138,11 @@ class TrainerAttachment:
             path = None if self.resume_path is None else str(self.resume_path)
             return train(path, *args, **kwargs)
 
-        def save_state_and_checkpoint(model: Any, trial: Any) -> None:
+        def save_state_and_checkpoint(model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
             folder = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
             # Before the trainer saves and deletes older checkpoints: there is always one that is complete.
             before_save(Path(trainer._get_output_dir(trial=trial)) / folder)
-            save_checkpoint(model, trial)
+            save_checkpoint(model, trial, *args, **kwargs)
 
         trainer.train_dataset = self._blind_dataset
         trainer.reward_funcs = [route(*entry) for entry in enumerate(self.reward_funcs)]
@@ -204,24 +206,19 @@ class TrainerAttachment:
         """
         trainer = self.trainer
 
-        def generate(prompts: list[list[int]]) -> list[list[int]]:
-            if isinstance(trainer, RLOOTrainer):
-                completion_ids = trainer._generate_single_turn(prompts, None, {})
-            else:
-                completion_ids, _ = trainer._generate_single_turn(prompts, None, {}, 1)
-            return [list(ids) for ids in completion_ids]
-
-        was_training, num_generations_eval = trainer.model.training, trainer.num_generations_eval
+        was_training = trainer.model.training
         trainer.model.eval()
-        # RLOOTrainer takes this for the number of responses that it asks vLLM for.
-        trainer.num_generations_eval = 1
         try:
             is_shown = work.processes.is_main and not trainer.args.disable_tqdm
             return generate_rollouts(
-                generate, prompt_ids, self.scoring_batch_size, is_shown, seed=trainer.args.seed, work=work
+                partial(generate_once, trainer),
+                prompt_ids,
+                self.scoring_batch_size,
+                is_shown,
+                seed=trainer.args.seed,
+                work=work,
             )
         finally:
-            trainer.num_generations_eval = num_generations_eval
             trainer.model.train(was_training)
 
     @property

@@ -11,6 +11,7 @@ from ..layers import find_attention_modules
 from ..rewards import RoutedReward
 from ..versions import TRL_VERSIONS, installed
 from .parallelism import check_parallelism
+from .private_names import find_differences
 
 
 # Keyword arguments that the trainer itself passes to reward functions; every other name is a dataset column.
@@ -47,16 +48,6 @@ _USUAL_LABEL_COLUMNS = frozenset(
         "expected_answer",
     }
 )
-_PRIVATE_NAMES = (
-    "_calculate_rewards",
-    "_generate_and_score_completions",
-    "_generate_single_turn",
-    "_get_per_token_logps_and_entropies",
-    "_get_train_sampler",
-    "_log_metric",
-    "_tokenize_prompts",
-    "_tokenizer",
-)
 
 
 def check_trainer(trainer: GRPOTrainer | RLOOTrainer) -> None:
@@ -69,7 +60,7 @@ def check_trainer(trainer: GRPOTrainer | RLOOTrainer) -> None:
 
     Raises:
         TypeError: if it is neither a `GRPOTrainer` nor an `RLOOTrainer`.
-        RuntimeError: if training began, a callback is attached already, or TRL lacks a method we rely on.
+        RuntimeError: if training began, a callback is attached already, or TRL changed something we rely on.
         NotImplementedError: for set-ups that are not supported.
         ValueError: if the model has no attention that can be traced.
     """
@@ -84,10 +75,11 @@ def check_trainer(trainer: GRPOTrainer | RLOOTrainer) -> None:
         )
     if not isinstance(trainer, (GRPOTrainer, RLOOTrainer)):
         raise TypeError(f"`trainer` is a `{name}`, but must be a `trl.GRPOTrainer` or a `trl.RLOOTrainer`.")
-    if missing := [method for method in _PRIVATE_NAMES if not hasattr(trainer, method)]:
+    if differences := find_differences(trainer):
         raise RuntimeError(
-            f"{name} of trl {installed('trl')} has no {missing}, which PivotDensityCallback needs. Supported are "
-            f"trl {TRL_VERSIONS}."
+            f"{name} of trl {installed('trl')} with transformers {installed('transformers')} is not "
+            f"what PivotDensityCallback was tested with: {'; '.join(differences)}. Supported are trl {TRL_VERSIONS}: "
+            f'pip install "trl{TRL_VERSIONS}". A method that a class of your own overrides must keep these parameters.'
         )
     if any(isinstance(reward, RoutedReward) for reward in trainer.reward_funcs):
         raise RuntimeError(

@@ -1,0 +1,81 @@
+"""What the package uses of TRL's trainers beyond their public interface, and a check that it is there."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+
+# Methods that we call, or shadow with an attribute of the instance: their first parameters, in order. Optional ones
+# that follow are TRL's own affair; where we shadow a method, they are handed on.
+METHODS: dict[str, tuple[str, ...]] = {
+    "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
+    "_generate_and_score_completions": ("inputs",),
+    "_generate_single_turn": ("prompt_ids", "images", "multimodal_fields"),
+    "_get_output_dir": ("trial",),
+    "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask", "logits_to_keep"),
+    "_get_train_sampler": ("dataset",),
+    "_log_metric": ("name", "value"),
+    "_save_checkpoint": ("model", "trial"),
+    "_tokenize_prompts": ("prompts",),
+    "compute_loss": ("model", "inputs"),
+    "train": ("resume_from_checkpoint",),
+}
+# Parameters that follow in some of the supported versions only, and that we pass where they do.
+SOMETIMES = {"_generate_single_turn": "num_generations"}
+# Attributes that we read.
+ATTRIBUTES = ("_is_vlm", "_tokenizer")
+
+
+def has_parameter(trainer: Any, name: str, parameter: str) -> bool:
+    """
+    Whether a method of the trainer's class has a parameter.
+
+    Args:
+        trainer ([`~trl.GRPOTrainer`]): the trainer.
+        name (`str`): name of the method.
+        parameter (`str`): name of the parameter.
+
+    Returns:
+        `bool`
+    """
+    return parameter in inspect.signature(getattr(type(trainer), name)).parameters
+
+
+def find_differences(trainer: Any) -> list[str]:
+    """
+    Compare a trainer with what is used of it.
+
+    Args:
+        trainer ([`~trl.GRPOTrainer`]):
+            The trainer.
+
+    Returns:
+        `list[str]`: what is missing or takes other parameters, in words; empty for a trainer that can be attached to.
+    """
+    found = [f"there is no `{name}`" for name in ATTRIBUTES if not hasattr(trainer, name)]
+    for name, expected in METHODS.items():
+        method = getattr(type(trainer), name, None)
+        if not callable(method):
+            found.append(f"there is no method `{name}`")
+        elif not _takes(method, expected, SOMETIMES.get(name)):
+            parameters = ", ".join(str(parameter) for parameter in _parameters(method))
+            found.append(f"`{name}({', '.join(expected)})` is now `{method.__qualname__}({parameters})`")
+    return found
+
+
+def _parameters(method: Callable) -> list[inspect.Parameter]:
+    """Parameters of a method of a class, without `self`, annotations and defaults of several lines."""
+    parameters = inspect.signature(method).parameters.values()
+    return [parameter.replace(annotation=parameter.empty) for parameter in parameters if parameter.name != "self"]
+
+
+def _takes(method: Callable, expected: tuple[str, ...], sometimes: str | None) -> bool:
+    """Whether a method takes the expected parameters by position, and needs no other."""
+    parameters = _parameters(method)
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    names = tuple(p.name for p in named[: len(expected)])
+    # `*args` takes the rest: TRL 1.14 has the method on log-probabilities so.
+    takes_rest = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    others = [p for p in parameters if p.name not in expected and p.name != sometimes]
+    needed = [p for p in others if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return not needed and (names == expected or (takes_rest and names == expected[: len(named)]))
