@@ -2,8 +2,14 @@
 
 import asyncio
 import functools
+import json
 import logging
+import os
+import shutil
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -333,6 +339,31 @@ class TestAsyncRewards:
         attach(trainer, config=TriageConfig(discard_ratio=0.0), annotation_budget=1.0)
         with pytest.raises(ValueError, match="returned 1 rewards for"):
             trainer.train()
+
+
+@pytest.mark.slow
+def test_two_processes_of_rloo_withhold_the_same_groups(tokenizer_path, tmp_path):
+    """With a reward model and an asynchronous verifier; one group in three straddles the processes."""
+    shutil.copytree(tokenizer_path, tmp_path / "tokenizer")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = Path(__file__).with_name("rloo_processes.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[1])}
+    outcome = subprocess.run(
+        [*launch, str(script), str(tmp_path)], env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    first, second = (json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2))
+    assert first["routes"] == second["routes"] and first["annotated"] == second["annotated"] == 6
+    groups = []
+    for batch, rest in zip(first["batches"], second["batches"], strict=True):
+        assert batch["is_withheld"] == rest["is_withheld"]
+        rows = batch["rows"] + rest["rows"]
+        for start in range(0, len(rows), 4):
+            assert len(set(rows[start : start + 4])) == 1
+            # All four or none, and the reward model where the verifier is.
+            (is_withheld,) = {flag for flags in batch["is_withheld"][start : start + 4] for flag in flags}
+            groups.append(is_withheld)
+    assert len(groups) == 24 and set(groups) == {True, False}
 
 
 class TestEvaluation:
