@@ -30,8 +30,9 @@ from tests.conftest import LORA, first_digit, make_model, make_pool  # noqa: E40
 # Where a run may be killed: how often it comes there, and for how many seconds after that point it may live.
 PHASES = {
     "answering": (1, 0.4), "tracing": (1, 0.2), "triage": (1, 0.5),
-    "training": (25, 0.1), "saving": (8, 0.05), "re-routing": (2, 0.5),
+    "re-routed": (2, 0.1), "training": (25, 0.1), "saving": (4, 0.05), "re-routing": (2, 0.5),
 }  # fmt: skip
+EARLY, LATE = list(PHASES)[:3], list(PHASES)[3:]
 
 
 def brief_reward(completions, solution, **kwargs):
@@ -47,7 +48,7 @@ def train(folder: Path, tokenizer_path: Path, announce) -> None:
     """Train to the end, from the last checkpoint if there is one, and write what came of it."""
     args = GRPOConfig(
         output_dir=str(folder), per_device_train_batch_size=16, num_generations=4, max_completion_length=10,
-        num_train_epochs=3, learning_rate=1e-3, logging_steps=5, save_strategy="steps", save_steps=3,
+        num_train_epochs=3, learning_rate=1e-3, logging_steps=5, save_strategy="steps", save_steps=7,
         save_total_limit=1, report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False,
         disable_tqdm=True, seed=7,
     )  # fmt: skip
@@ -61,7 +62,7 @@ def train(folder: Path, tokenizer_path: Path, announce) -> None:
     )
     # Labels are bought from epoch to epoch, where votes are poor.
     config = TriageConfig(probe_size=8, tau_high=0.8, tau_low=0.8, min_agreement=0.5)
-    callback = PivotDensityCallback(trainer, 0.5, extract_answer=first_digit, config=config)
+    callback = PivotDensityCallback(trainer, 0.9, extract_answer=first_digit, config=config)
     trainer.add_callback(callback)
 
     def announcing(owner, name, phase):
@@ -80,6 +81,8 @@ def train(folder: Path, tokenizer_path: Path, announce) -> None:
     announcing(trainer, "training_step", "training")
     announcing(trainer, "_save_checkpoint", "saving")
     announcing(callback, "_reroute", "re-routing")
+    reroute = callback._reroute
+    callback._reroute = lambda epoch: (reroute(epoch), announce("re-routed"))
     score, orders = trainer._generate_and_score_completions, (folder / "order.jsonl").open("a")
 
     def note_rows(inputs):
@@ -97,7 +100,7 @@ def train(folder: Path, tokenizer_path: Path, announce) -> None:
         "routes": callback.router.routes.tolist(),
         "scores": callback.router.scores.tolist(),
         "labels": sorted(callback.ledger.bought_ids),
-        "num_bought": callback.ledger.num_bought,
+        "num_bought": [callback.ledger.num_paid(epoch, start=0) for epoch in range(-1, 3)],
         "weights": digest.hexdigest(),
         "num_scoring_tokens": callback.num_scoring_tokens,
     }
@@ -160,7 +163,7 @@ def main() -> None:
         run = folder / f"run-{number:03d}"  # the first is left alone
         run.mkdir()
         # Once before the first step, twice after it.
-        phases = [list(PHASES)[place] for place in (number % 3, 3 + number % 3, 3 + (number + 1) % 3)]
+        phases = [EARLY[number % 3], LATE[(number - 1) % 4], LATE[number % 4]]
         for phase in phases if number else []:
             if (run / "outcome.json").is_file():
                 break

@@ -38,7 +38,8 @@ def test_killed_runs_come_to_what_an_undisturbed_one_does(num_kills, tokenizer_p
     assert outcome.returncode == 0, outcome.stderr[-3000:]
     undisturbed, *others = sorted(tmp_path.glob("run-*"))
     expected = json.loads((undisturbed / "outcome.json").read_text())
-    assert len(set(expected["routes"])) == 3 and expected["num_bought"] > 8
+    probes, _, second, last = expected["num_bought"]
+    assert len(set(expected["routes"])) == 3 and 0 < probes < second < last  # labels are bought in later epochs too
     order = dict(read_order(undisturbed))
     for run in others:
         assert json.loads((run / "outcome.json").read_text()) == expected, run
