@@ -1,4 +1,4 @@
-"""Whatever is used of the trainer beyond its public interface is in the table, and a trainer that differs is refused."""
+"""Every use of the trainer beyond its public interface is in the table, and a trainer that differs is refused."""
 
 import ast
 import inspect
