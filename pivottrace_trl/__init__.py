@@ -1,4 +1,4 @@
-"""Pick the prompts that deserve a label: PivotTrace (arXiv 2606.04503) as a plugin for TRL's `GRPOTrainer`."""
+"""Pick the prompts that deserve a label: PivotTrace (arXiv 2606.04503) as a plugin for TRL's GRPO and RLOO."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""The two lines: a callback that routes the data of a `GRPOTrainer`."""
+"""The two lines: a callback that routes the data of a `GRPOTrainer` or an `RLOOTrainer`."""
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -7,10 +7,9 @@ from typing import Any, Literal, cast
 
 import numpy as np
 from datasets import Dataset, Value
-from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
-from trl import GRPOTrainer
+from trl import GRPOTrainer, RLOOTrainer
 
 from .annotation import Oracle
 from .answers import as_label
@@ -28,7 +27,7 @@ from .report.attempts import write_attempts
 from .report.record import RUN_FILE, record_run
 from .report.run import RunReport
 from .response_tracer import ResponseTracer
-from .rewards import SUCCESS_REWARD, LabelRouter, RoutedReward
+from .rewards import SUCCESS_REWARD, LabelRouter
 from .routing import PoolRouter, TriageConfig
 from .sampler import PivotRoutedSampler
 from .scoring import PoolScorer
@@ -43,8 +42,8 @@ logger = logging.get_logger(__name__)
 
 class PivotDensityCallback(TrainerCallback):
     """
-    Makes a [`~trl.GRPOTrainer`] pick the prompts that deserve a label from an unlabelled pool (PivotTrace, arXiv
-    2606.04503).
+    Makes a [`~trl.GRPOTrainer`] or an [`~trl.RLOOTrainer`] pick the prompts that deserve a label from an unlabelled
+    pool (PivotTrace, arXiv 2606.04503).
 
     Constructing the callback takes the label columns out of the trainer's dataset. When training starts, the policy
     answers every prompt once, the answers are traced for pivots, a probe set is annotated, and every prompt gets a
@@ -52,7 +51,7 @@ class PivotDensityCallback(TrainerCallback):
     which are traced in the forward passes of the loss.
 
     Args:
-        trainer ([`~trl.GRPOTrainer`]):
+        trainer ([`~trl.GRPOTrainer`] or [`~trl.RLOOTrainer`]):
             The trainer, before `train()`.
         annotation_budget (`float` or `int`, *optional*, defaults to `0.293`):
             What may be bought in all, probes included: a share of the pool in `(0, 1]` as a `float`, or a number of
@@ -82,7 +81,7 @@ class PivotDensityCallback(TrainerCallback):
         num_scoring_tokens (`int`): tokens of prompts and responses that were spent on scoring the pool.
 
     Raises:
-        TypeError: if `trainer` is no `GRPOTrainer`, or its dataset cannot be indexed.
+        TypeError: if `trainer` is neither a `GRPOTrainer` nor an `RLOOTrainer`, or its dataset cannot be indexed.
         ValueError: for a pool, label column, budget or model that cannot be used.
         RuntimeError: if a callback is attached already or training has begun.
         NotImplementedError: for a set-up that is not supported. In all cases the trainer is left as it was.
@@ -99,7 +98,7 @@ class PivotDensityCallback(TrainerCallback):
 
     def __init__(
         self,
-        trainer: GRPOTrainer,
+        trainer: GRPOTrainer | RLOOTrainer,
         annotation_budget: float | int = 0.293,
         *,
         label_column: str | None = None,
@@ -175,14 +174,9 @@ class PivotDensityCallback(TrainerCallback):
         self.num_scoring_tokens = 0
         self._is_attached = True
         attachment.attach(
-            [
-                reward
-                if isinstance(reward, nn.Module)
-                else RoutedReward(reward, self.label_router, is_verifier=index == self._verifier)
-                for index, reward in enumerate(self._trainer.reward_funcs)
-            ],
+            self.label_router,
+            self._verifier,
             self._make_sampler,
-            has_withheld=lambda: self.label_router.num_withheld > 0,
             make_tracer=lambda model: ResponseTracer(model, self.scorer.heads, self.scorer.needs),
             signals=self.scorer.needs,
             take_traces=self._take_traces,
@@ -208,7 +202,8 @@ class PivotDensityCallback(TrainerCallback):
         """
         if self._is_attached:
             self._attachment.detach()
-            self._trainer.remove_callback(self)
+            if self in self._trainer.callback_handler.callbacks:
+                self._trainer.remove_callback(self)
             if self._processes.is_main:
                 self.ledger.close()
             self._is_attached = False

@@ -7,12 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from .answers import vote_on
 from .files import replace_atomically
-from .integration import TrainerAttachment
+from .integration import TrainerAttachment, fingerprint_weights, whole_model
 from .parts import PartsFolder, SharedWork
 from .processes import Processes
 from .rollouts import Rollout
@@ -61,15 +58,16 @@ class FirstLook:
         Args:
             processes ([`Processes`]): who shares the work; only rank 0 has the traces afterwards.
         """
-        made_from: dict[str, Any] = {
-            "prompts": hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest(),
-            "weights": fingerprint_weights(self._attachment.model),
-            "generation": self._attachment.describe_generation(),
-            "num_responses": self._size,
-            "signals": sorted(self._scorer.needs),
-        }
-        self._work = SharedWork(processes, processes.on_main(lambda: PartsFolder(self._path, made_from)))
-        _ = self.traces
+        with whole_model(self._attachment.trainer, processes) as model:
+            made_from: dict[str, Any] = {
+                "prompts": hashlib.sha256(json.dumps(self._prompts).encode()).hexdigest(),
+                "weights": fingerprint_weights(model),
+                "generation": self._attachment.describe_generation(),
+                "num_responses": self._size,
+                "signals": sorted(self._scorer.needs),
+            }
+            self._work = SharedWork(processes, processes.on_main(lambda: PartsFolder(self._path, made_from)))
+            _ = self.traces
 
     def reopen(self, identity: str) -> bool:
         """
@@ -160,22 +158,3 @@ class FirstLook:
         """Note that the run came to its end, so that another one is not taken for its continuation."""
         text = json.dumps({"is_over": True})
         replace_atomically(self._path / _RUN, lambda temporary: temporary.write_text(text))
-
-
-def fingerprint_weights(model: nn.Module) -> str:
-    """
-    Identify the weights of a model by a thousand numbers of each parameter: any training step changes some of them.
-
-    Args:
-        model (`nn.Module`): the model.
-
-    Returns:
-        `str`: 16 hexadecimal digits.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 1000)].contiguous().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
-        digest.update(sample.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -210,35 +210,53 @@ class RoutedReward:
         self, prompts: list, completions: list, completion_ids: list[list[int]], **kwargs: Any
     ) -> list[float | None]:
         """Return one reward a completion, `None` for those that get none."""
+        columns, take = self._prepare(prompts, completions, completion_ids, **kwargs)
+        return take(self.reward_func(**columns) if columns else [])
+
+    def _prepare(
+        self, prompts: list, completions: list, completion_ids: list[list[int]], **kwargs: Any
+    ) -> tuple[dict[str, Any], Callable[[Sequence[float | None]], list[float | None]]]:
+        """Arguments of the function, none if it is not to be called, and what spreads its rewards over the batch."""
+        everything = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
         rows = kwargs.pop(ROW_COLUMN, None)
         if rows is None:
-            return self.reward_func(prompts=prompts, completions=completions, completion_ids=completion_ids, **kwargs)
-        log_metric = kwargs.get("log_metric")
+            return everything | kwargs, lambda given: given
+        log_metric, log_extra = kwargs.get("log_metric"), kwargs.get("log_extra")
         batch = self.label_router.resolve(rows, completions, log_metric)
         shown = [index for index, label in enumerate(batch.labels) if label is not None]
-        rewards: list[float | None] = [None] * len(completions)
+        columns: dict[str, Any] = {}
         if shown:
             labels = [label for label in batch.labels if label is not None]
-            columns = _select(
-                {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}, shown
-            )
+            columns = _select(everything, shown)
             columns |= _select(kwargs, shown, length=len(completions))
             columns |= {column: [label[column] for label in labels] for column in labels[0]}
-            log_extra = kwargs.get("log_extra")
             if log_extra is not None:
                 # The completions table needs one value for every completion of the batch.
                 columns["log_extra"] = lambda name, values: log_extra(name, _scatter(values, shown, len(completions)))
-            given = self.reward_func(**columns)
+
+        def take(given: Sequence[float | None]) -> list[float | None]:
             if len(given) != len(shown):
                 raise ValueError(
                     f"The reward function {self.reward_func!r} returned {len(given)} rewards for {len(shown)} "
                     "completions. It must return exactly one for each completion it is passed."
                 )
-            for index, reward in zip(shown, given, strict=True):
-                rewards[index] = reward
-        if self.is_verifier:
-            self.label_router.verified(batch, rewards, log_metric)
-        return rewards
+            rewards = _scatter(given, shown, len(completions))
+            if self.is_verifier:
+                self.label_router.verified(batch, rewards, log_metric)
+            return rewards
+
+        return columns, take
+
+
+class AsyncRoutedReward(RoutedReward):
+    """An `async` reward function behind the label router; otherwise a [`RoutedReward`]."""
+
+    async def __call__(  # type: ignore[override]
+        self, prompts: list, completions: list, completion_ids: list[list[int]], **kwargs: Any
+    ) -> list[float | None]:
+        """Return one reward a completion, `None` for those that get none."""
+        columns, take = self._prepare(prompts, completions, completion_ids, **kwargs)
+        return take(await self.reward_func(**columns) if columns else [])
 
 
 def _text(completion: Any) -> str:

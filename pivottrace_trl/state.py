@@ -78,10 +78,10 @@ def find_checkpoint(output_dir: Path, resume_from: str | bool | None) -> Path | 
         resume_from (`str` or `bool`, *optional*): a checkpoint folder; `True` for the newest that is complete.
 
     Returns:
-        `Path`; `None` if nothing is to be resumed.
+        `Path`; `None` if nothing is to be resumed, or the run was killed before its first checkpoint was complete.
 
     Raises:
-        ValueError: if the checkpoint, or every checkpoint, was cut short while it was being saved.
+        ValueError: if there is no checkpoint, or the one that is named was cut short while it was being saved.
     """
     if not resume_from:
         return None
@@ -98,10 +98,13 @@ def find_checkpoint(output_dir: Path, resume_from: str | bool | None) -> Path | 
     for checkpoint in newest_first:
         if is_complete(checkpoint):
             return checkpoint
-    raise ValueError(
-        f"{output_dir} holds no checkpoint that was saved to its end. Start without `resume_from_checkpoint`: what "
-        "was scored and labelled before is used again."
+    if not numbered:
+        raise ValueError(f"{output_dir} holds no checkpoint. Start without `resume_from_checkpoint`.")
+    logger.warning(
+        f"No checkpoint in {output_dir} was saved to its end: training starts from the beginning. What was scored and "
+        "labelled before is used again."
     )
+    return None
 
 
 def save_state(

@@ -16,7 +16,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers  # noqa: E402
 from tokenizers.decoders import Fuse  # noqa: E402
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed  # noqa: E402
 from transformers.models.auto.configuration_auto import AutoConfig  # noqa: E402
-from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer  # noqa: E402
 
 
 torch.set_num_threads(1)
@@ -121,9 +121,11 @@ LORA = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], 
 
 @pytest.fixture
 def make_trainer(tokenizer, tmp_path):
-    """Factory of a `GRPOTrainer` on a tiny random Llama with LoRA."""
+    """Factory of a `GRPOTrainer`, or another `kind` of trainer, on a tiny random Llama with LoRA."""
 
-    def make(dataset=None, reward_funcs=digit_reward, model=None, peft_config=LORA, **options) -> GRPOTrainer:
+    def make(
+        dataset=None, reward_funcs=digit_reward, model=None, peft_config=LORA, kind=GRPOTrainer, inputs=None, **options
+    ):
         settings = {
             "output_dir": str(tmp_path / "run"),
             "per_device_train_batch_size": 8,
@@ -140,13 +142,15 @@ def make_trainer(tokenizer, tmp_path):
             "disable_tqdm": True,
             "seed": 7,
         }
-        return GRPOTrainer(
+        make_config = RLOOConfig if issubclass(kind, RLOOTrainer) else GRPOConfig
+        return kind(
             model=model if model is not None else make_model("llama"),
             reward_funcs=reward_funcs,
-            args=GRPOConfig(**{**settings, **options}),
+            args=make_config(**{**settings, **options}),
             train_dataset=make_pool() if dataset is None else dataset,
             processing_class=tokenizer,
             peft_config=peft_config,
+            **(inputs or {}),
         )
 
     return make

@@ -1,4 +1,4 @@
-"""What tests/test_processes.py starts on two processes: `torchrun --nproc_per_node 2 tests/many_processes.py FOLDER`."""
+"""What tests/test_processes.py starts: `torchrun --nproc_per_node 2 tests/many_processes.py FOLDER`."""
 
 import json
 import os
@@ -7,10 +7,13 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.distributed import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
-from pivottrace_trl import PivotDensityCallback, TriageConfig
+from pivottrace_trl import PivotDensityCallback, Rollout, TriageConfig, trace_rollouts
 from pivottrace_trl.rewards import ROW_COLUMN
 
 
@@ -18,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.conftest import LORA, first_digit, make_model, make_pool  # noqa: E402
 
 
-# Three groups of four in a generation batch of twelve: with six completions a process, the second group straddles both.
+# Three groups of four in a generation batch of twelve: with six completions a process, the second straddles both.
 GROUP, BATCH, NUM_PROMPTS = 4, 6, 30
 
 
@@ -135,6 +138,25 @@ def run(output_dir: Path, tokenizer_path, stop_at=None, resume=False, annotator=
     }  # fmt: skip
 
 
+def trace_sharded() -> dict[str, list[float]]:
+    """Trace with the weights of every layer spread over both processes (FSDP 2), and with all of them here."""
+    rollouts = [Rollout([5, 6, 7, 8], list(range(10, 10 + length))) for length in (12, 30, 21)]
+    seen = {}
+    for name in ("whole", "sharded"):
+        model = make_model("llama")
+        if name == "sharded":
+            mesh = init_device_mesh("cpu", (2,))
+            for layer in model.model.layers:
+                fully_shard(layer, mesh=mesh)
+            fully_shard(model, mesh=mesh)
+            assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+        traces, heads = trace_rollouts(model, rollouts, 0, signals={"newest", "layer_gram"}, progress=False)
+        seen[name] = [float(number) for trace in traces for number in (*trace.long_range_mass, *trace.entropy)]
+        seen[name] += [float(n) for trace in traces for n in (*trace.newest.ravel(), *trace.layer_gram.ravel())]
+        seen[f"{name} heads"] = str(heads)
+    return seen
+
+
 def main():
     folder = Path(sys.argv[1])
     torch.set_num_threads(1)
@@ -151,6 +173,7 @@ def main():
     except RuntimeError as error:
         seen["failure"] = str(error)
     rank = torch.distributed.get_rank()
+    seen["traces"] = trace_sharded()
     (folder / f"rank-{rank}.json").write_text(json.dumps(seen))
 
 

@@ -1,4 +1,4 @@
-"""Every use of the trainer beyond its public interface is in the table, and a trainer that differs is refused."""
+"""Whatever is used of the trainer beyond its public interface is in the table; a trainer that differs is refused."""
 
 import ast
 import inspect

@@ -6,12 +6,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+
+from pivottrace_trl import PivotDensityCallback
+from pivottrace_trl.integration import fingerprint_weights, whole_model
+from pivottrace_trl.processes import Processes
 
 from . import many_processes
+from .conftest import make_model
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +98,72 @@ def test_a_resumed_run_goes_on_in_both_processes(ranks):
 def test_a_failure_on_rank_0_reaches_the_other(ranks):
     assert "line is dead" in ranks[0]["failure"]
     assert "Rank 0 failed" in ranks[1]["failure"] and "line is dead" in ranks[1]["failure"]
+
+
+def test_hooks_read_the_attention_of_a_model_whose_weights_are_spread(ranks):
+    for rank in ranks:
+        traces = rank["traces"]
+        assert len(traces["whole"]) > 100 and traces["whole heads"] == traces["sharded heads"]
+        assert np.allclose(traces["whole"], traces["sharded"], rtol=1e-4, atol=1e-5)
+
+
+class Spread:
+    """Stands in for what accelerate says of a launch."""
+
+    def __init__(self, trainer, plugin=None, **parallelism):
+        self.state, self.parallelism_config = SimpleNamespace(**(plugin or {})), None
+        if parallelism:
+            enabled = {"tp_enabled": False, "cp_enabled": False, "sp_enabled": False}
+            self.parallelism_config = SimpleNamespace(**{**enabled, **parallelism})
+        self._accelerator = trainer.accelerator
+
+    def __getattr__(self, name):
+        return getattr(self._accelerator, name)
+
+
+@pytest.mark.parametrize(
+    ("spread", "match"),
+    [
+        ({"plugin": {"deepspeed_plugin": SimpleNamespace(zero_stage=3)}}, "ZeRO-3 is not supported.*zero_stage: 2"),
+        ({"plugin": {"fsdp_plugin": SimpleNamespace(fsdp_version=1)}}, "FSDP 1 is not supported.*fsdp_version: 2"),
+        ({"tp_enabled": True}, "Tensor, context and sequence parallelism are not supported.*DDP"),
+        ({"cp_enabled": True}, "Tensor, context and sequence parallelism are not supported.*DDP"),
+        ({"plugin": {"deepspeed_plugin": SimpleNamespace(zero_stage=2)}}, None),
+        ({"plugin": {"fsdp_plugin": SimpleNamespace(fsdp_version=2)}}, None),
+    ],
+)
+def test_what_cannot_be_traced_is_refused(spread, match, make_trainer):
+    trainer = make_trainer()
+    trainer.accelerator = Spread(trainer, **spread)
+    if match is None:
+        PivotDensityCallback(trainer, 0.5).detach()
+    else:
+        with pytest.raises(NotImplementedError, match=match):
+            PivotDensityCallback(trainer, 0.5)
+
+
+def test_processes_with_other_weights_are_noticed(make_trainer):
+    class Two(Processes):
+        def gather(self, value):
+            return [value, fingerprint_weights(make_model("qwen2"))]
+
+    with pytest.raises(RuntimeError, match="hold different weights.*fsdp_cpu_ram_efficient_loading: false"):
+        with whole_model(make_trainer(), Two()):
+            pass
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "examples" / "accelerate").glob("*.yaml")))
+def test_launch_files_are_what_accelerate_reads(path, make_trainer):
+    config = load_config_from_file(str(path))
+    assert config.num_processes >= 1
+    assert config.distributed_type in ("MULTI_GPU", "FSDP", "DEEPSPEED")
+    fsdp, deepspeed = config.fsdp_config or {}, config.deepspeed_config or {}
+    plugin = {}
+    if fsdp:
+        assert fsdp["fsdp_cpu_ram_efficient_loading"] is False
+        plugin["fsdp_plugin"] = SimpleNamespace(fsdp_version=fsdp["fsdp_version"])
+    if deepspeed:
+        plugin["deepspeed_plugin"] = SimpleNamespace(zero_stage=deepspeed["zero_stage"])
+    trainer = make_trainer()
+    trainer.accelerator = Spread(trainer, plugin)
+    PivotDensityCallback(trainer, 0.5).detach()

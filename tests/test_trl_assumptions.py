@@ -1,6 +1,6 @@
 """
-What the callback takes for granted of TRL, on a trainer of TRL alone: a version that breaks one of these fails here,
-under the name of the assumption, and not somewhere in a run.
+What the callback takes for granted of TRL, on a trainer of TRL alone: a new version that breaks one of these fails
+here under the name of the assumption, and not somewhere in a run.
 """
 
 import logging

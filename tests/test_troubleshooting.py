@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from trl import GRPOConfig
+from trl import GRPOConfig, RLOOConfig
 
 from pivottrace_trl.demo.arithmetic import make_pool
 from pivottrace_trl.demo.run import MODEL_PATH
@@ -90,7 +90,8 @@ def test_the_snippets_of_the_guide_run(section, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_pool(8, seed=0).to_json("pool.jsonl")
     tiny = {"use_cpu": True, "bf16": False, "max_steps": 1, "max_completion_length": 12, "report_to": "none"}
-    monkeypatch.setattr("trl.GRPOConfig", lambda **options: GRPOConfig(**{**options, **tiny}))
+    for kind in (GRPOConfig, RLOOConfig):
+        monkeypatch.setattr(f"trl.{kind.__name__}", lambda kind=kind, **options: kind(**{**options, **tiny}))
     namespace: dict = {}
     exec(snippets()[""], namespace)
     namespace["model"] = str(MODEL_PATH)

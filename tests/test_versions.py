@@ -25,7 +25,7 @@ def test_requirements_state_the_supported_trl():
     assert SpecifierSet(line) == versions.TRL_VERSIONS
 
 
-@pytest.mark.parametrize("found", ["1.10.9", "1.17.0", "2.0"])
+@pytest.mark.parametrize("found", ["1.13.0", "1.17.0", "2.0"])
 def test_other_versions_of_trl_are_refused(found, monkeypatch):
     monkeypatch.setattr(versions, "installed", lambda package: found)
     with pytest.raises(ImportError, match=f"supports trl .*but {found} is installed.*pip install"):

@@ -1,5 +1,7 @@
-"""Attach to a `GRPOTrainer` and detach again."""
+"""Attach to a `GRPOTrainer` or an `RLOOTrainer` and detach again."""
 
+import asyncio
+import inspect
 import logging as python_logging
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
@@ -7,16 +9,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import gather
 from datasets import Dataset
 from torch import nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl import GRPOTrainer
+from trl import GRPOTrainer, RLOOTrainer
+from trl.trainer.utils import is_async_callable
 
 from ..parts import SharedWork
 from ..pool import prompt_text
 from ..processes import Processes
 from ..response_tracer import ResponseTracer
-from ..rewards import ROW_COLUMN
+from ..rewards import ROW_COLUMN, AsyncRoutedReward, LabelRouter, RoutedReward
 from ..rollouts import Rollout, generate_rollouts
 from ..state import find_checkpoint
 from ..traces import ResponseTrace
@@ -43,7 +47,7 @@ class TrainerAttachment:
     The changes made to one trainer, and their undoing.
 
     Args:
-        trainer ([`~trl.GRPOTrainer`]):
+        trainer ([`~trl.GRPOTrainer`] or [`~trl.RLOOTrainer`]):
             A trainer that passed [`check_trainer`].
         hidden_columns (`Sequence[str]`):
             Columns that leave the training data.
@@ -58,7 +62,7 @@ class TrainerAttachment:
 
     def __init__(
         self,
-        trainer: GRPOTrainer,
+        trainer: GRPOTrainer | RLOOTrainer,
         hidden_columns: Sequence[str],
         prompt_ids: Sequence[str],
         processes: Processes | None = None,
@@ -77,9 +81,9 @@ class TrainerAttachment:
 
     def attach(
         self,
-        reward_funcs: Sequence[Callable | nn.Module],
+        label_router: LabelRouter,
+        verifier: int,
         make_sampler: Callable[[Dataset | None], torch.utils.data.Sampler],
-        has_withheld: Callable[[], bool],
         make_tracer: Callable[[nn.Module], ResponseTracer],
         signals: Collection[str],
         take_traces: Callable[[list[int], list[ResponseTrace]], None],
@@ -89,12 +93,12 @@ class TrainerAttachment:
         Put the blind dataset, the routed reward functions and the routed sampler in place.
 
         Args:
-            reward_funcs (`Sequence`):
-                Replacements of the reward functions, in their order.
+            label_router ([`LabelRouter`]):
+                Finds the labels that the reward functions may see.
+            verifier (`int`):
+                Which reward function says whether a response is right.
             make_sampler (`Callable`):
                 Replacement of the trainer's sampler factory.
-            has_withheld (`Callable[[], bool]`):
-                Whether the latest batch has rows whose reward was withheld on purpose.
             make_tracer (`Callable[[nn.Module], ResponseTracer]`):
                 Makes the tracer for the forward passes of training.
             signals (`Collection[str]`):
@@ -106,6 +110,25 @@ class TrainerAttachment:
         """
         trainer = self.trainer
         train, save_checkpoint = trainer.train, trainer._save_checkpoint
+        calculate_rewards = trainer._calculate_rewards
+
+        def route(index: int, reward_func: Callable | nn.Module) -> Callable | nn.Module:
+            if isinstance(reward_func, nn.Module):
+                return reward_func
+            kind = AsyncRoutedReward if is_async_callable(reward_func) else RoutedReward
+            return kind(reward_func, label_router, is_verifier=index == verifier)
+
+        def calculate_rewards_of_labelled(inputs: list[dict[str, Any]], prompts: list, completions: list, *args: Any):
+            if ROW_COLUMN not in inputs[0]:  # evaluation
+                return calculate_rewards(inputs, prompts, completions, *args)
+            # The vote comes before any reward function: TRL runs the async ones side by side in another thread.
+            rows = [example[ROW_COLUMN] for example in inputs]
+            batch = label_router.resolve(rows, completions, trainer._log_metric)
+            rewards = calculate_rewards(inputs, prompts, completions, *args)
+            # A reward model sees no rows; without a label it is not to drive the policy alone.
+            is_withheld = torch.tensor([label is None for label in batch.labels], device=rewards.device)
+            rewards[gather(is_withheld)] = torch.nan
+            return rewards
 
         def train_and_note_resume(resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
             # One process decides: the others may see the folder a moment later.
@@ -122,25 +145,33 @@ class TrainerAttachment:
             save_checkpoint(model, trial, *args, **kwargs)
 
         trainer.train_dataset = self._blind_dataset
-        trainer.reward_funcs = list(reward_funcs)
+        trainer.reward_funcs = [route(*entry) for entry in enumerate(self.reward_funcs)]
         # Instance attributes shadow the methods of the class; removing them brings the methods back.
         trainer._get_train_sampler = make_sampler
         trainer.train = train_and_note_resume
         trainer._save_checkpoint = save_state_and_checkpoint
+        trainer._calculate_rewards = calculate_rewards_of_labelled
         self._tracer = TrainingPassTracer(trainer, make_tracer, signals, take_traces)
         self._tracer.attach()
-        self._filter = _WithheldRewardFilter(has_withheld)
-        python_logging.getLogger("trl.trainer.grpo_trainer").addFilter(self._filter)
+        self._filter = _WithheldRewardFilter(lambda: label_router.num_withheld > 0)
+        self._logger.addFilter(self._filter)
 
     def detach(self) -> None:
         """Undo [`attach`]."""
         self.trainer.train_dataset = self._dataset
         self.trainer.reward_funcs = self.reward_funcs
         del self.trainer._get_train_sampler, self.trainer.train, self.trainer._save_checkpoint
+        del self.trainer._calculate_rewards
         if self._tracer is not None:
             self._tracer.detach()
         if self._filter is not None:
-            python_logging.getLogger("trl.trainer.grpo_trainer").removeFilter(self._filter)
+            self._logger.removeFilter(self._filter)
+
+    @property
+    def _logger(self) -> python_logging.Logger:
+        """Where TRL warns of rows without a reward."""
+        kind = "rloo" if isinstance(self.trainer, RLOOTrainer) else "grpo"
+        return python_logging.getLogger(f"trl.trainer.{kind}_trainer")
 
     def rows(self, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:
         """Rows of the pool with the given ids, without label columns."""
@@ -234,7 +265,7 @@ class TrainerAttachment:
         prompts = list(examples["prompt"])
         columns = {name: list(examples[name]) for name in examples.column_names if name != "prompt"}
         columns |= {name: [label.get(name) for label in labels] for name in labels[0]}
-        return self.reward_funcs[index](
+        rewards = self.reward_funcs[index](
             prompts=prompts,
             completions=[
                 text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
@@ -246,3 +277,7 @@ class TrainerAttachment:
             log_metric=lambda name, value: None,
             **columns,
         )
+        if inspect.iscoroutine(rewards):
+            # On the trainer's loop, since clients are bound to the loop that they were first used on.
+            rewards = asyncio.run_coroutine_threadsafe(rewards, self.trainer.async_loop).result()
+        return rewards

@@ -10,7 +10,7 @@ def generate_once(trainer: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
     Sample one response to each prompt.
 
     Args:
-        trainer ([`~trl.GRPOTrainer`]):
+        trainer ([`~trl.GRPOTrainer`] or [`~trl.RLOOTrainer`]):
             A trainer that passed `check_trainer`, with its model in evaluation mode.
         prompt_ids (`list[list[int]]`):
             Tokens of the prompts.
@@ -20,7 +20,8 @@ def generate_once(trainer: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
     """
     if has_parameter(trainer, "_generate_single_turn", "num_generations"):
         return _ids(trainer._generate_single_turn(prompt_ids, None, {}, 1))
-    # Up to 1.14.0, TRL reads the number from the trainer, and vLLM is given the first of every so many prompts.
+    # RLOOTrainer, and GRPOTrainer up to 1.14.0, read the number from the trainer, and vLLM is given the first of every
+    # so many prompts.
     number = trainer.num_generations_eval
     trainer.num_generations_eval = 1
     try:
@@ -29,5 +30,6 @@ def generate_once(trainer: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
         trainer.num_generations_eval = number
 
 
-def _ids(generated: tuple[Any, ...]) -> list[list[int]]:
-    return [list(ids) for ids in generated[0]]
+def _ids(generated: Any) -> list[list[int]]:
+    # GRPOTrainer returns log-probabilities as well.
+    return [list(ids) for ids in (generated[0] if isinstance(generated, tuple) else generated)]

@@ -1,4 +1,4 @@
-"""What the package uses of `GRPOTrainer` beyond its public interface, and a check that it is there."""
+"""What the package uses of TRL's trainers beyond their public interface, and a check that it is there."""
 
 import inspect
 from collections.abc import Callable
@@ -8,11 +8,13 @@ from typing import Any
 # Methods that we call, or shadow with an attribute of the instance: their first parameters, in order. Optional ones
 # that follow are TRL's own affair; where we shadow a method, they are handed on.
 METHODS: dict[str, tuple[str, ...]] = {
+    "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("inputs",),
     "_generate_single_turn": ("prompt_ids", "images", "multimodal_fields"),
     "_get_output_dir": ("trial",),
     "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask", "logits_to_keep"),
     "_get_train_sampler": ("dataset",),
+    "_log_metric": ("name", "value"),
     "_save_checkpoint": ("model", "trial"),
     "_tokenize_prompts": ("prompts",),
     "compute_loss": ("model", "inputs"),

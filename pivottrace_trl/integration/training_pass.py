@@ -28,7 +28,7 @@ class TrainingPassTracer:
     With dropout in the policy, the trace is that of the thinned network which the loss sees.
 
     Args:
-        trainer ([`~trl.GRPOTrainer`]):
+        trainer ([`~trl.GRPOTrainer`] or [`~trl.RLOOTrainer`]):
             A trainer that passed `check_trainer`.
         make_tracer (`Callable[[nn.Module], ResponseTracer]`):
             Makes the tracer, when the first batch is trained on.

@@ -1,0 +1,101 @@
+"""Models that are spread over processes: what is supported, and where the whole weights are."""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..processes import Processes
+
+
+def check_parallelism(trainer: Any) -> None:
+    """
+    Refuse ways of spreading a model under which attention cannot be read.
+
+    Args:
+        trainer ([`~trl.GRPOTrainer`]):
+            The trainer.
+
+    Raises:
+        NotImplementedError: for ZeRO-3, FSDP 1, and tensor, context or sequence parallelism.
+    """
+    state = trainer.accelerator.state
+    deepspeed, fsdp = getattr(state, "deepspeed_plugin", None), getattr(state, "fsdp_plugin", None)
+    spread = getattr(trainer.accelerator, "parallelism_config", None)
+    if deepspeed is not None and deepspeed.zero_stage == 3:
+        raise NotImplementedError(
+            "DeepSpeed ZeRO-3 is not supported: it takes the weights apart before the pool is scored. Use "
+            "`zero_stage: 2`, or FSDP 2 (examples/accelerate has configurations for both)."
+        )
+    if fsdp is not None and fsdp.fsdp_version == 1:
+        raise NotImplementedError(
+            "FSDP 1 is not supported: it flattens the weights of the model. Set `fsdp_version: 2` "
+            "(examples/accelerate/fsdp2.yaml)."
+        )
+    if getattr(trainer, "is_distributed_loading_by_transformers", False) or (
+        spread is not None and (spread.tp_enabled or spread.cp_enabled or spread.sp_enabled)
+    ):
+        raise NotImplementedError(
+            "Tensor, context and sequence parallelism are not supported: no process sees whole attention rows. Spread "
+            "the data (DDP) or the weights (FSDP 2, ZeRO-2) instead."
+        )
+
+
+@contextmanager
+def whole_model(trainer: Any, processes: Processes) -> Iterator[Any]:
+    """
+    The policy before it is wrapped for training, on the device that computes: under FSDP it waits on the CPU until
+    then.
+
+    Args:
+        trainer ([`~trl.GRPOTrainer`]):
+            The trainer.
+        processes ([`Processes`]):
+            The processes of the run.
+
+    Yields:
+        The model.
+
+    Raises:
+        RuntimeError: if the processes hold different weights.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if len(set(weights := processes.gather(fingerprint_weights(model)))) > 1:
+        raise RuntimeError(
+            f"The processes hold different weights ({', '.join(weights)}), so that each would score another policy. "
+            "With FSDP, set `fsdp_cpu_ram_efficient_loading: false`; else load the same checkpoint everywhere."
+        )
+    if getattr(trainer.accelerator.state, "fsdp_plugin", None) is None:
+        yield model
+        return
+    was_on = next(model.parameters()).device
+    model.to(trainer.accelerator.device)
+    try:
+        yield model
+    finally:
+        model.to(was_on)
+
+
+def fingerprint_weights(model: nn.Module) -> str:
+    """
+    Identify the weights of a model by a thousand numbers of each parameter: any training step changes some of them.
+
+    Args:
+        model (`nn.Module`): the model.
+
+    Returns:
+        `str`: 16 hexadecimal digits.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:  # of several processes, only the first has loaded the weights
+            digest.update(b"meta")
+            continue
+        flat = parameter.detach().reshape(-1)
+        sample = flat[:: max(1, flat.numel() // 1000)].contiguous().cpu()
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
+        digest.update(sample.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
