@@ -22,9 +22,9 @@ setup(
     python_requires=">=3.10,<3.14",
     install_requires=[
         "torch>=2.6",
-        "trl>=1.11,<1.17",
+        "trl>=1.14,<1.17",
         "transformers>=5.6",
-        "peft>=0.19",
+        "peft>=0.20",
         "accelerate>=1.10.1",
         "datasets>=4.7",
         "evaluate>=0.4.6",

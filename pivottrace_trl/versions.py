@@ -5,7 +5,7 @@ from importlib.metadata import version
 from packaging.specifiers import SpecifierSet
 
 
-TRL_VERSIONS = SpecifierSet(">=1.11,<1.17")
+TRL_VERSIONS = SpecifierSet(">=1.14,<1.17")
 
 
 def installed(package: str) -> str:
