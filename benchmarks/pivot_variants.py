@@ -26,7 +26,7 @@ from pivottrace_trl.pivots import signal_jumps
 from pivottrace_trl.progress import progress_bar
 from pivottrace_trl.study.metrics import auroc, bootstrap
 from pivottrace_trl.study.responses import collect_responses
-from pivottrace_trl.study.store import load_traces
+from pivottrace_trl.trace_store import load_traces
 
 
 WINDOWS = (16, 64)

@@ -132,14 +132,27 @@ def majority_vote(responses: Sequence[str], extract: Callable[[str], str | None]
     Returns:
         [`Vote`]; of two equally large clusters the one that was seen first wins.
     """
+    return vote_on([extract(response) for response in responses])
+
+
+def vote_on(answers: Sequence[str | None]) -> Vote:
+    """
+    Vote over answers, see [`majority_vote`].
+
+    Args:
+        answers (`Sequence[str | None]`):
+            Final answer of each rollout of one prompt; `None` where there is none.
+
+    Returns:
+        [`Vote`]
+    """
     end = time.monotonic() + _VOTE_SECONDS
 
     def is_same(first: str, second: str) -> bool:
         return first == second or (time.monotonic() < end and are_equivalent(first, second))
 
     clusters: list[tuple[str, list[int]]] = []
-    for index, response in enumerate(responses):
-        answer = extract(response)
+    for index, answer in enumerate(answers):
         if answer is None:
             continue
         for representative, members in clusters:
@@ -151,4 +164,4 @@ def majority_vote(responses: Sequence[str], extract: Callable[[str], str | None]
     if not clusters:
         return Vote(None, 0.0, ())
     answer, members = max(clusters, key=lambda cluster: len(cluster[1]))
-    return Vote(answer, len(members) / len(responses), tuple(members))
+    return Vote(answer, len(members) / len(answers), tuple(members))

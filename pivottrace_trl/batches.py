@@ -46,7 +46,7 @@ def batches_of(
     rollouts: Sequence[Rollout], indices: Sequence[int], pad_token_id: int, token_budget: int
 ) -> Iterator[RolloutBatch]:
     """
-    Batch rollouts by length, longest first: what does not fit into memory fails at once.
+    Batch rollouts by length, see [`plan_batches`].
 
     Args:
         rollouts (`Sequence[Rollout]`):
@@ -56,15 +56,35 @@ def batches_of(
         pad_token_id (`int`):
             Padding token.
         token_budget (`int`):
-            Tokens a batch, padding included; a rollout that is longer makes a batch of its own.
+            Tokens a batch.
 
     Yields:
         [`RolloutBatch`]
+    """
+    for batch in plan_batches(rollouts, indices, token_budget):
+        yield pad_batch(rollouts, batch, pad_token_id)
+
+
+def plan_batches(rollouts: Sequence[Rollout], indices: Sequence[int], token_budget: int) -> list[list[int]]:
+    """
+    Group rollouts by length, longest first: what does not fit into memory fails at once.
+
+    Args:
+        rollouts (`Sequence[Rollout]`):
+            Rollouts.
+        indices (`Sequence[int]`):
+            Which of them to take.
+        token_budget (`int`):
+            Tokens a batch, padding included; a rollout that is longer makes a batch of its own.
+
+    Returns:
+        `list[list[int]]`: rollouts of each batch.
     """
 
     def num_tokens(index: int) -> int:
         return len(rollouts[index].prompt_ids) + len(rollouts[index].completion_ids)
 
+    batches: list[list[int]] = []
     batch: list[int] = []
     prompt_length = response_length = 0
     for index in sorted(indices, key=num_tokens, reverse=True):
@@ -72,16 +92,31 @@ def batches_of(
         longest_response = max(response_length, len(rollouts[index].completion_ids))
         is_over_budget = (len(batch) + 1) * (longest_prompt + longest_response) > token_budget
         if batch and (is_over_budget or len(batch) == _MAX_ROWS):
-            yield _pad(rollouts, batch, prompt_length, response_length, pad_token_id)
+            batches.append(batch)
             batch = []
             longest_prompt, longest_response = len(rollouts[index].prompt_ids), len(rollouts[index].completion_ids)
         prompt_length, response_length = longest_prompt, longest_response
         batch.append(index)
-    if batch:
-        yield _pad(rollouts, batch, prompt_length, response_length, pad_token_id)
+    return [*batches, batch] if batch else batches
 
 
-def _pad(rollouts, indices, prompt_length, response_length, pad_token_id) -> RolloutBatch:
+def pad_batch(rollouts: Sequence[Rollout], indices: list[int], pad_token_id: int) -> RolloutBatch:
+    """
+    Put rollouts into one tensor.
+
+    Args:
+        rollouts (`Sequence[Rollout]`):
+            Rollouts.
+        indices (`list[int]`):
+            Which of them to take.
+        pad_token_id (`int`):
+            Padding token.
+
+    Returns:
+        [`RolloutBatch`]
+    """
+    prompt_length = max(len(rollouts[index].prompt_ids) for index in indices)
+    response_length = max(len(rollouts[index].completion_ids) for index in indices)
     shape = (len(indices), prompt_length + response_length)
     input_ids = torch.full(shape, pad_token_id)
     attention_mask, response_mask = torch.zeros(2, *shape, dtype=torch.long)

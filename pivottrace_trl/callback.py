@@ -13,13 +13,17 @@ from transformers.utils import logging
 from trl import GRPOTrainer
 
 from .annotation import Oracle
-from .answers import as_label, majority_vote
+from .answers import as_label
 from .answers import extract_answer as extract_mathematics
 from .estimators import CalibratedEstimator, Estimator
+from .first_look import FirstLook
 from .integration import TrainerAttachment, check_trainer, find_label_columns, find_verifier
 from .ledger import AnnotationLedger
+from .ledger_state import LedgerState
+from .ledger_view import LedgerView
 from .oracles import CallableAnnotator, LabelVault
 from .pool import pool_ids
+from .processes import Processes
 from .report.attempts import write_attempts
 from .report.record import RUN_FILE, record_run
 from .report.run import RunReport
@@ -28,9 +32,9 @@ from .rewards import SUCCESS_REWARD, LabelRouter, RoutedReward
 from .routing import PoolRouter, TriageConfig
 from .sampler import PivotRoutedSampler
 from .scoring import PoolScorer
-from .state import load_state, save_state
+from .state import Position, load_state, save_state
 from .traces import ResponseTrace
-from .triage import Route, TriageResult, count_routes, resolve_budget
+from .triage import Route, count_routes, resolve_budget
 from .waiting import AnnotationWait
 
 
@@ -115,7 +119,9 @@ class PivotDensityCallback(TrainerCallback):
             self._trainer.reward_funcs, dataset.column_names, label_column, annotator is not None
         )
         self._verifier = find_verifier(self._trainer.reward_funcs, label_column)
-        attachment = TrainerAttachment(trainer, hidden, ids)
+        accelerator = self._trainer.accelerator
+        self._processes = Processes(accelerator.process_index, accelerator.num_processes)
+        attachment = TrainerAttachment(trainer, hidden, ids, self._processes)
         oracle: Oracle | None = None
         if annotator is None:
             oracle = LabelVault(dataset, hidden, ids)
@@ -145,7 +151,7 @@ class PivotDensityCallback(TrainerCallback):
 
         self.output_dir = Path(self._trainer.args.output_dir) / "pivottrace"
         answer_format = "math" if extract_answer is extract_mathematics else "text"
-        self.ledger = AnnotationLedger(self.output_dir / "ledger.sqlite", budget, ids, label_column, answer_format)
+        self.ledger = self._open_ledger(budget, ids, label_column, answer_format)
         self.router = PoolRouter(ids, self.ledger, oracle, config, attachment.texts, wait)
         self.scorer = scorer
         self._extract_answer = extract_answer
@@ -157,10 +163,15 @@ class PivotDensityCallback(TrainerCallback):
             self._trainer.num_generations,
             extract=extract_answer,
             cast=_caster(dataset, label_column, answer_format),
+            processes=self._processes,
         )
         self.report = RunReport(self.output_dir)
         self._attachment = attachment
+        self._first_look: FirstLook | None = None
         self._routed_epoch: int | None = None
+        self._num_routings = 0
+        # Scores of rollouts that this process traced since the last exchange: row -> (step, score, density).
+        self._fresh: dict[int, tuple[int, float, float]] = {}
         self.num_scoring_tokens = 0
         self._is_attached = True
         attachment.attach(
@@ -175,7 +186,20 @@ class PivotDensityCallback(TrainerCallback):
             make_tracer=lambda model: ResponseTracer(model, self.scorer.heads, self.scorer.needs),
             signals=self.scorer.needs,
             take_traces=self._take_traces,
+            before_save=self._save_state,
         )
+
+    def _open_ledger(self, budget: int, ids: list[str], label_column: str, answer_format: str) -> AnnotationLedger:
+        """The ledger; a view of it in every process but the one that buys."""
+        opened: list[LedgerView] = []
+
+        def open_file() -> LedgerState:
+            path = self.output_dir / "ledger.sqlite"
+            opened.append(AnnotationLedger(path, budget, ids, label_column, answer_format))
+            return opened[0].snapshot()
+
+        state = self._processes.on_main(open_file)
+        return cast(AnnotationLedger, opened[0] if opened else LedgerView(state))
 
     def detach(self) -> None:
         """
@@ -185,7 +209,8 @@ class PivotDensityCallback(TrainerCallback):
         if self._is_attached:
             self._attachment.detach()
             self._trainer.remove_callback(self)
-            self.ledger.close()
+            if self._processes.is_main:
+                self.ledger.close()
             self._is_attached = False
 
     def summary(self) -> dict[str, Any]:
@@ -203,7 +228,7 @@ class PivotDensityCallback(TrainerCallback):
             "annotated": self.ledger.num_bought,
             "routes": count_routes(self.router.routes),
             "probes": len(self.router.probes),
-            "epochs": self.report.num_routings,
+            "epochs": self._num_routings,
         }
 
     # Called by the trainer when it builds its data loader, before it derives the number of steps from the length.
@@ -214,17 +239,16 @@ class PivotDensityCallback(TrainerCallback):
                 "The PivotDensityCallback was made for this trainer but is not among its callbacks exactly once. Add "
                 "it with `trainer.add_callback(callback)`, or undo it with `callback.detach()`."
             )
-        num_prompts = None
+        position: Position | None = None
+        self._fresh.clear()
         if self._attachment.resume_path is not None:
-            num_prompts, self._routed_epoch = load_state(
-                Path(self._attachment.resume_path), self.router, self.scorer, self.label_router.monitor
-            )
-        elif self.report.num_routings == 0:
-            self._first_routing()
-            self._routed_epoch = 0
+            position = self._resume(self._attachment.resume_path)
+        elif self._num_routings == 0:
+            self._score_pool()
         else:
-            self._routed_epoch = None  # `train()` was called again: route from the evidence when the epoch begins
-        self.sampler = PivotRoutedSampler(
+            # `train()` was called again: route from the evidence when the epoch begins.
+            self.router.start, self._routed_epoch = self.ledger.last_event, None
+        sampler = PivotRoutedSampler(
             trainer.train_dataset if dataset is None else dataset,
             mini_repeat_count=trainer.num_generations,
             batch_size=trainer.args.generation_batch_size // trainer.num_generations,
@@ -232,50 +256,102 @@ class PivotDensityCallback(TrainerCallback):
             shuffle=trainer.shuffle_dataset,
             seed=trainer.args.seed,
             routes=self.router.routes,
-            num_prompts=num_prompts,
+            num_prompts=None if position is None else position.num_prompts,
         )
-        return self.sampler
+        self.sampler = sampler
+        return sampler
 
-    def _first_routing(self) -> None:
-        rows = list(range(len(self.router.prompt_ids)))
-        size = self._trainer.num_generations if "agreement" in self.scorer.needs else 1
-        group = self._attachment.generate([row for row in rows for _ in range(size)])
-        self.num_scoring_tokens += sum(len(r.prompt_ids) + len(r.completion_ids) for r in group)
-        responses, rollouts, agreement = self._attachment.decode(group), group, None
-        if size > 1:
-            votes = [majority_vote(responses[row * size : (row + 1) * size], self._extract_answer) for row in rows]
-            responses, rollouts, agreement = responses[::size], group[::size], [vote.agreement for vote in votes]
-            answers = [vote.answer for vote in votes]
-        else:
-            answers = [self._extract_answer(response) for response in responses]
+    def _score_pool(self) -> None:
+        """Answer every prompt once, trace the answers, and route the pool; what is interrupted goes on from there."""
+        look = self._new_look()
+        look.take(self._processes)
+        self.num_scoring_tokens += look.num_tokens
+        if self._processes.is_main:
+            self._first_look = look
+        self._processes.on_main(lambda: self._route_first(look))
+        self._share_routing()
+        self._routed_epoch = 0
+
+    def _new_look(self) -> FirstLook:
+        return FirstLook(self.output_dir / "first_look", self._attachment, self.scorer, self._extract_answer)
+
+    def _route_first(self, look: FirstLook) -> None:
+        rows = np.arange(len(self.router.prompt_ids))
+        self.router.start = look.begin_run(self.ledger.last_event)
+        answers, agreement = look.vote()
         self.router.suggestions.update({row: answer for row, answer in enumerate(answers) if answer})
-        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        progress = not self._trainer.args.disable_tqdm
-        pool_scores = self.scorer(model, rollouts, progress, agreement)
-        self.router.update_scores(np.array(rows), pool_scores.scores, pool_scores.densities)
-        self.report.note_traces(rollouts, pool_scores.traces, self.scorer.density)
+        pool_scores = self.scorer.fit(look.traces, agreement)
+        self.router.update_scores(rows, pool_scores.scores, pool_scores.densities)
+        self.report.note_traces(look.rollouts, pool_scores.traces, self.scorer.density)
         if self.router.oracle is None:
             path, threshold = self.output_dir / "attempts.parquet", self.scorer.density.threshold or 0.0
             tokenizer = self._trainer._tokenizer
-            write_attempts(path, self.router.prompt_ids, rollouts, pool_scores.traces, threshold, tokenizer)
+            write_attempts(path, self.router.prompt_ids, look.rollouts, pool_scores.traces, threshold, tokenizer)
+        result = self.router.first_routing(self._verify, rescore=self._rescore)
+        self.report.note_routing(0, self.router, result, self._trainer._tokenizer)
 
-        def verify(labelled: list[int]) -> list[bool]:
-            labels = [self.ledger.label(self.router.prompt_ids[row]) for row in labelled]
-            rewards = self._attachment.reward(
-                self._verifier,
-                labelled,
-                [responses[row] for row in labelled],
-                [rollouts[row] for row in labelled],
-                labels,
-            )
-            return [reward is not None and reward >= SUCCESS_REWARD for reward in rewards]
+    def _verify(self, rows: list[int]) -> list[bool]:
+        """Whether the first response to each row is right, by its label."""
+        assert self._first_look is not None
+        texts, rollouts = self._first_look.texts, self._first_look.rollouts
+        rewards = self._attachment.reward(
+            self._verifier,
+            rows,
+            [texts[row] for row in rows],
+            [rollouts[row] for row in rows],
+            [self.router.label(row) for row in rows],
+        )
+        return [reward is not None and reward >= SUCCESS_REWARD for reward in rewards]
 
-        def rescore(probes: list[int], was_right: np.ndarray) -> np.ndarray | None:
-            if not self.scorer.calibrate(probes, [pool_scores.traces[row] for row in probes], was_right):
-                return None
-            return self.scorer.score(pool_scores.traces).scores
+    def _rescore(self, probes: list[int], was_right: np.ndarray) -> np.ndarray | None:
+        """Scores of the pool by what the probes teach; `None` if they teach nothing."""
+        if not isinstance(self.scorer.estimator, CalibratedEstimator):
+            return None
+        assert self._first_look is not None
+        traces = self._first_look.traces
+        if not self.scorer.calibrate(probes, [traces[row] for row in probes], was_right):
+            return None
+        return self.scorer.score(traces).scores
 
-        self._finish_routing(self.router.first_routing(verify, rescore=rescore), epoch=0)
+    def _resume(self, checkpoint: Path) -> Position:
+        """Take up the state of a checkpoint."""
+
+        def load() -> Position:
+            args = (checkpoint, self.router, self.scorer, self.label_router.monitor, self._trainer.args.seed)
+            position = load_state(*args)
+            look = self._new_look()
+            if look.reopen(position.first_look):
+                self._first_look = look
+                self.router.examine_with(self._verify, None if self.scorer.probes else self._rescore)
+            else:
+                logger.warning(
+                    f"{self.output_dir} does not hold the first responses of the run that saved {checkpoint}: labels "
+                    "that are bought from now on do not tell whether those were right."
+                )
+            return position
+
+        position = self._processes.on_main(load)
+        self.num_scoring_tokens = position.num_scoring_tokens
+        self._share_routing()
+        self.label_router.monitor.load_state(self._processes.broadcast(self.label_router.monitor.state()))
+        self._routed_epoch = position.epoch
+        self._num_routings = position.epoch + 1 if self.router.config.reroutes else 1
+        return position
+
+    def _share_routing(self) -> None:
+        """Give what rank 0 decided to the others."""
+        self._num_routings += 1
+        if self._processes.size == 1:
+            return
+        names = ("scores", "densities", "evidence", "probes", "routes", "calibration", "start")
+        routing = {name: getattr(self.router, name) for name in names}
+        learnt = ("estimator", "density", "heads", "probes", "is_fitted")
+        scoring = {name: getattr(self.scorer, name) for name in learnt}
+        routing, scoring, state = self._processes.broadcast((routing, scoring, self.ledger.snapshot()))
+        if not self._processes.is_main:
+            vars(self.router).update(routing)
+            vars(self.scorer).update(scoring)
+            self.ledger = self.router.ledger = cast(AnnotationLedger, LedgerView(state))
 
     def _take_traces(self, rows: list[int], traces: list[ResponseTrace]) -> None:
         """Score rollouts of training as they are traced. The plan of the running epoch is frozen and stays."""
@@ -286,30 +362,47 @@ class PivotDensityCallback(TrainerCallback):
             # The reward functions have voted on the group before its loss is computed.
             agreement = self.router.evidence.agreement
             shown_traces = [replace(traces[i], agreement=float(agreement[rows[i]])) for i in shown]
-            pool_scores = self.scorer.score(shown_traces, self.router.scores, shown_rows)
-            self.router.update_scores(shown_rows, pool_scores.scores, pool_scores.densities)
+            scored = self.scorer.score(shown_traces, self.router.scores, shown_rows)
+            step = self._trainer.state.global_step
+            for row, score, density in zip(shown_rows, scored.scores, scored.densities, strict=True):
+                self._fresh[row] = (step, float(score), float(density))
 
-    def _finish_routing(self, result: TriageResult, epoch: int) -> None:
-        tokenizer = self._trainer._tokenizer
-        self.report.note_routing(epoch, self.router, result, tokenizer)
+    def _merge_traces(self) -> None:
+        """Take over the scores of the rollouts that all processes traced since the last time; the latest counts."""
+        merged: dict[int, tuple[int, float, float]] = {}
+        for share in self._processes.gather(self._fresh):
+            for row, scored in share.items():
+                merged[row] = max(merged.get(row, scored), scored, key=lambda entry: entry[0])
+        self._fresh = {}
+        if merged:
+            _, scores, densities = zip(*merged.values(), strict=True)
+            self.router.update_scores(list(merged), np.array(scores), np.array(densities))
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Route again from what the last epoch showed, before the sampler's next iterator is made."""
+        if self.sampler is None:
+            return
         # A run resumed in the middle of an epoch begins with a fraction.
         epoch = int((state.epoch or 0) + 1e-6)
-        if self._routed_epoch != epoch and self.sampler is not None:
+        # Of several processes, each has a loader that hides its sampler from the trainer.
+        self.sampler.set_epoch(epoch)
+        if self._routed_epoch != epoch:
             self._routed_epoch = epoch
+            self._merge_traces()
             if self.router.config.reroutes:
-                result = self.router.route(epoch)
-                self._finish_routing(result, epoch)
-                if (result.routes == Route.DISCARD).all():
-                    logger.warning("Every prompt of the pool is mastered: training stops here.")
-                    control.should_training_stop = True
-                    return
-                self.sampler.set_routes(result.routes)
+                self._processes.on_main(lambda: self._reroute(epoch))
+                self._share_routing()
+            if (self.router.routes == Route.DISCARD).all():
+                logger.warning("Every prompt of the pool is mastered: training stops here.")
+                control.should_training_stop = True
+                return
+            self.sampler.set_routes(self.router.routes)
         self._trainer.log(self._metrics())
+
+    def _reroute(self, epoch: int) -> None:
+        self.report.note_routing(epoch, self.router, self.router.route(epoch), self._trainer._tokenizer)
 
     def _metrics(self) -> dict[str, float]:
         routes, calibration = self.router.routes, self.router.calibration
@@ -329,22 +422,31 @@ class PivotDensityCallback(TrainerCallback):
             metrics["pivottrace/score_auroc"] = calibration.separation
         return metrics
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def _save_state(self, checkpoint: Path) -> None:
         """Save routes, scores and evidence beside the checkpoint, so that a resumed run goes on with them."""
-        if self.sampler is not None and self._routed_epoch is not None:
-            save_state(
-                Path(str(args.output_dir)) / f"checkpoint-{state.global_step}",
-                self.router,
-                self.scorer,
-                self.label_router.monitor,
-                self.sampler.num_prompts,
-                self._routed_epoch,
-            )
+        if self.sampler is None or self._routed_epoch is None:
+            return
+        self._merge_traces()
+        position = Position(
+            seed=self._trainer.args.seed,
+            epoch=self._routed_epoch,
+            num_prompts=self.sampler.num_prompts,
+            num_scoring_tokens=self.num_scoring_tokens,
+            first_look="" if self._first_look is None else self._first_look.identity,
+        )
+        self._processes.on_main(
+            lambda: save_state(checkpoint, self.router, self.scorer, self.label_router.monitor, position)
+        )
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Write the plots and the record of the run, and print the table."""
+        self._merge_traces()
+        if not self._processes.is_main:
+            return
+        if self._first_look is not None:
+            self._first_look.end_run()
         summary = self.summary()
         self.report.finish(summary, self.router, state.log_history)
         record_run(

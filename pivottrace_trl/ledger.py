@@ -12,13 +12,14 @@ from typing import Any
 from .annotation import Answer, Oracle, Outcome, Query
 from .ledger_schema import migrate
 from .ledger_state import LedgerState
+from .ledger_view import LedgerView
 
 
 # Questions an oracle gets at a time. What a list holds is recorded at once, what a generator yields as it comes.
 _BATCH_SIZE = 16
 
 
-class AnnotationLedger:
+class AnnotationLedger(LedgerView):
     """
     Append-only record of the queries, answers, prices, authors and times of one run, in one SQLite file, under a
     budget. Several processes may use it at once. What a prompt's label is, how much is spent and what is still asked
@@ -64,7 +65,7 @@ class AnnotationLedger:
         answer_format: str = "math",
     ):
         self._open(Path(path))
-        if self._state.paid and self._state.paid.isdisjoint(prompt_ids):
+        if self._state.paid and self._state.paid.keys().isdisjoint(prompt_ids):
             self.close()
             raise ValueError(
                 f"{self.path} belongs to another pool: none of its {len(self._state.paid)} answered prompts is in "
@@ -122,66 +123,6 @@ class AnnotationLedger:
         except BaseException:
             self._connection.close()
             raise
-
-    @property
-    def budget(self) -> int:
-        """Number of labels that may be bought in all."""
-        return self._state.settings["budget"]
-
-    @property
-    def label_column(self) -> str:
-        """Column under which the reward functions expect an answer."""
-        return self._state.settings["label_column"]
-
-    @property
-    def answer_format(self) -> str:
-        """`"math"` or `"text"`."""
-        return self._state.settings["answer_format"]
-
-    @property
-    def num_bought(self) -> int:
-        """Number of prompts paid for so far, probes included."""
-        return len(self._state.paid)
-
-    @property
-    def num_left(self) -> int:
-        """Number of labels that may still be bought."""
-        return max(self.budget - self.num_bought, 0)
-
-    @property
-    def bought_ids(self) -> set[str]:
-        """Prompts whose label is known."""
-        return set(self._state.labels)
-
-    def label(self, prompt_id: str) -> dict[str, Any] | None:
-        """
-        The label of a prompt, if it was bought.
-
-        Args:
-            prompt_id (`str`):
-                Id of the prompt.
-
-        Returns:
-            `dict[str, Any]` or `None`: label column -> value. An answer that was given when the run had another label
-            column stands under the present one.
-        """
-        label = self._state.labels.get(prompt_id)
-        if label is not None and len(label) == 1 and self.label_column not in label:
-            return {self.label_column: next(iter(label.values()))}
-        return label
-
-    def author(self, prompt_id: str) -> str | None:
-        """Who answered a prompt; `None` if nobody did."""
-        return self._state.authors.get(prompt_id)
-
-    def has_declined(self, prompt_id: str) -> bool:
-        """Whether the annotator had no answer, or called the problem broken; it is not asked for again."""
-        return prompt_id in self._state.closed
-
-    @property
-    def num_open(self) -> int:
-        """Number of queries that are not answered yet."""
-        return len(self._state.open_ids)
 
     def query(self, prompt_id: str) -> Query | None:
         """The query of a prompt that is asked for and not answered yet, else `None`."""
@@ -409,9 +350,10 @@ class AnnotationLedger:
 
     def refresh(self) -> None:
         """Take up what other processes wrote."""
-        query = "SELECT event_id, kind, prompt_id, value, author, undoes FROM events WHERE event_id > ? ORDER BY 1"
+        columns = "event_id, kind, prompt_id, value, author, epoch, undoes"
+        query = f"SELECT {columns} FROM events WHERE event_id > ? ORDER BY event_id"
         with self._lock:
-            for event, kind, identity, value, author, undoes in self._connection.execute(
+            for event, kind, identity, value, author, epoch, undoes in self._connection.execute(
                 query, (self._state.last_event,)
             ):
                 undone = None
@@ -419,8 +361,8 @@ class AnnotationLedger:
                     (undone,) = self._connection.execute(
                         "SELECT kind FROM events WHERE event_id = ?", (undoes,)
                     ).fetchone()
-                self._state.fold(kind, identity, json.loads(value) if value else None, author, undone)
-                self._state.last_event = event
+                read = json.loads(value) if value else None
+                self._state.fold(event, kind, identity, read, author, epoch, undone)
 
     def close(self) -> None:
         """Close the file."""

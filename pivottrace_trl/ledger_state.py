@@ -17,7 +17,8 @@ class LedgerState:
         labels (`dict[str, dict[str, Any]]`): label column -> value of each answered prompt.
         authors (`dict[str, str]`): who answered it.
         closed (`dict[str, str]`): prompts that nobody is asked for again, and why.
-        paid (`set[str]`): prompts that were paid for, also if the answer was undone.
+        paid (`dict[str, tuple[int, int]]`): prompts that were paid for, also if the answer was undone: the event of
+            the first answer, and the routing that asked for it (see [`~LedgerState.is_known`]).
         num_skips (`dict[str, int]`): how often each prompt was skipped.
     """
 
@@ -28,31 +29,62 @@ class LedgerState:
     labels: dict[str, dict[str, Any]] = field(default_factory=dict)
     authors: dict[str, str] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
-    paid: set[str] = field(default_factory=set)
+    paid: dict[str, tuple[int, int]] = field(default_factory=dict)
     num_skips: dict[str, int] = field(default_factory=dict)
+    _routings: dict[str, int] = field(default_factory=dict)
 
-    def fold(self, kind: str, identity: str, value: Any, author: str | None, undone: str | None) -> None:
+    def is_known(self, identity: str, routing: int, start: int) -> bool:
+        """
+        Whether a run knew the answer to a prompt after one of its routings. A run that was interrupted goes back to
+        its last checkpoint, while the ledger keeps the labels that were bought later; it takes them up where it asks
+        for them again.
+
+        Args:
+            identity (`str`): the prompt.
+            routing (`int`): epoch of the routing; -1 is the probe set, before the first.
+            start (`int`): the latest event when the run began; what was answered by then was known from the start.
+
+        Returns:
+            `bool`
+        """
+        event, asked = self.paid.get(identity, (None, 0))
+        return event is not None and (event <= start or asked <= routing)
+
+    def fold(
+        self,
+        event: int,
+        kind: str,
+        identity: str,
+        value: Any,
+        author: str | None,
+        epoch: int | None,
+        undone: str | None,
+    ) -> None:
         """
         Take up the next event.
 
         Args:
+            event (`int`): its number.
             kind (`str`): its kind.
             identity (`str`): its prompt.
             value (`Any`): its value.
             author (`str`, *optional*): its author.
+            epoch (`int`, *optional*): epoch that asks.
             undone (`str`, *optional*): kind of the event that it undoes.
         """
+        self.last_event = event
         if kind == "settings":
             self.settings = value
         elif kind == "request":
             self.requests[identity] = value
+            self._routings[identity] = -1 if value["purpose"] == "probe" else epoch or 0
             self.open_ids[identity] = None
         elif kind == "withdraw":
             self.open_ids.pop(identity, None)
         elif kind == "answer":
             self.labels[identity] = value
             self.authors[identity] = author or ""
-            self.paid.add(identity)
+            self.paid.setdefault(identity, (event, self._routings.get(identity, -1)))
             self.closed.pop(identity, None)
             self.open_ids.pop(identity, None)
         elif kind in ("decline", "broken"):

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .answers import Vote, as_label, extract_answer, majority_vote
+from .answers import Vote, as_label, extract_answer, vote_on
 from .collapse import CollapseMonitor
+from .processes import Processes
 from .routing import PoolRouter
 
 
@@ -20,7 +21,8 @@ SUCCESS_REWARD = 0.5
 @dataclass(frozen=True)
 class BatchLabels:
     """
-    What the reward functions may see of one batch.
+    What the reward functions may see of one batch. The groups are those of all processes, as a group may straddle
+    two of them; the labels are for the completions of this one.
 
     Attributes:
         labels (`list[dict[str, Any] | None]`): label column -> value for each completion; `None` where there is
@@ -54,6 +56,8 @@ class LabelRouter:
             How to find the answer in a completion, for the vote.
         cast (`Callable[[str], Any]`, *optional*):
             Turns an answer into the type of the label column. Defaults to leaving it a string.
+        processes ([`Processes`], *optional*):
+            Between which the batch is spread. Defaults to this process alone.
 
     Attributes:
         num_withheld (`int`): groups of the latest batch that got no reward.
@@ -66,6 +70,7 @@ class LabelRouter:
     num_generations: int
     extract: Callable[[str], str | None] = extract_answer
     cast: Callable[[str], Any] = as_label
+    processes: Processes = field(default_factory=Processes)
     num_withheld: int = 0
     monitor: CollapseMonitor = field(default_factory=CollapseMonitor)
     _latest: tuple[object, BatchLabels] | None = None
@@ -81,9 +86,10 @@ class LabelRouter:
 
         Args:
             rows (`Sequence[int]`):
-                Row of the pool of each completion; the completions of a group follow each other.
+                Row of the pool of each completion; the completions of a group follow each other, from one process to
+                the next.
             completions (`Sequence`):
-                Completions, plain or conversational.
+                Completions of this process, plain or conversational.
             log_metric (`Callable[[str, float], None]`, *optional*):
                 Logs a scalar with the trainer's metrics.
 
@@ -97,18 +103,22 @@ class LabelRouter:
         if self._latest is not None and self._latest[0] is completions:
             return self._latest[1]
         size = self.num_generations
-        groups = [list(rows[start : start + size]) for start in range(0, len(rows), size)]
+        answers = [self.extract(_text(completion)) for completion in completions]
+        shares = self.processes.gather((list(rows), answers))
+        all_rows = [int(row) for share, _ in shares for row in share]
+        all_answers = [answer for _, share in shares for answer in share]
+        groups = [all_rows[start : start + size] for start in range(0, len(all_rows), size)]
         if any(len(group) != size or len(set(group)) != 1 for group in groups):
             raise RuntimeError(
-                f"Expected groups of {size} completions of the same prompt, got rows {list(rows)}. Another sampler "
+                f"Expected groups of {size} completions of the same prompt, got rows {all_rows}. Another sampler "
                 "than `PivotRoutedSampler` made this batch."
             )
         labels: list[dict[str, Any] | None] = []
         votes, group_rows, is_annotated = [], [], []
         for number, group in enumerate(groups):
-            start, row = number * size, int(group[0])
-            vote = majority_vote([_text(c) for c in completions[start : start + size]], self.extract)
-            bought = self.router.ledger.label(self.router.prompt_ids[row])
+            start, row = number * size, group[0]
+            vote = vote_on(all_answers[start : start + size])
+            bought = self.router.label(row)
             label = self._pseudo_label(vote) if bought is None else bought
             if label is not None:
                 label = {column: label.get(column) for column in {*self.hidden_columns, self.label_column}}
@@ -121,7 +131,8 @@ class LabelRouter:
         if log_metric is not None:
             log_metric("pivottrace/vote_agreement", float(np.mean([vote.agreement for vote in votes])))
             log_metric("pivottrace/withheld_ratio", self.num_withheld / len(groups))
-        batch = BatchLabels(labels, votes, group_rows, is_annotated)
+        first = sum(len(share) for share, _ in shares[: self.processes.rank])
+        batch = BatchLabels(labels[first : first + len(rows)], votes, group_rows, is_annotated)
         self._latest = (completions, batch)
         return batch
 
@@ -144,11 +155,12 @@ class LabelRouter:
             batch ([`BatchLabels`]):
                 What `resolve` returned.
             rewards (`Sequence[float | None]`):
-                Reward of each completion by the function that reads the label.
+                Reward of each completion of this process by the function that reads the label.
             log_metric (`Callable[[str, float], None]`, *optional*):
                 Logs a scalar with the trainer's metrics.
         """
         size = self.num_generations
+        rewards = [reward for share in self.processes.gather(list(rewards)) for reward in share]
         vote_is_right, weak, accuracies = [], [], []
         for number, (row, vote) in enumerate(zip(batch.rows, batch.votes, strict=True)):
             group = rewards[number * size : (number + 1) * size]

@@ -1,13 +1,17 @@
 """Prompts to responses."""
 
+import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
+import pyarrow as pa
 import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from .parts import SharedWork
 from .progress import progress_bar
 
 
@@ -35,6 +39,8 @@ def generate_rollouts(
     prompt_ids: Sequence[list[int]],
     batch_size: int,
     progress: bool = True,
+    seed: int | None = None,
+    work: SharedWork | None = None,
 ) -> list[Rollout]:
     """
     Generate one response per prompt, in batches of prompts of similar length.
@@ -45,25 +51,53 @@ def generate_rollouts(
         prompt_ids (`Sequence[list[int]]`):
             Token ids of every prompt.
         batch_size (`int`):
-            Number of prompts generated at a time.
+            Number of prompts generated at a time, at most.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar.
+        seed (`int`, *optional*):
+            Seeds every batch on its own, so that a response depends neither on what was generated before nor on the
+            number of processes; the random state of the process is put back. By default it runs on.
+        work ([`SharedWork`], *optional*):
+            Spreads the batches over processes and keeps what is finished. Defaults to this process alone.
 
     Returns:
         `list[Rollout]`: one per prompt, in the order of `prompt_ids`.
     """
+    if not prompt_ids:
+        return []
     order = sorted(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]), reverse=True)
+    # As many batches as needed, as even as can be.
+    size = math.ceil(len(order) / math.ceil(len(order) / batch_size))
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+
+    def make(number: int) -> list[list[int]]:
+        batch = batches[number]
+        # Generation engines that serve several processes expect batches of one size from all of them.
+        prompts = [prompt_ids[i] for i in batch + batch[-1:] * (size - len(batch))]
+        with torch.random.fork_rng() if seed is not None else nullcontext():
+            if seed is not None:
+                torch.manual_seed(seed + number)
+            completions = generate(prompts)
+        if len(completions) != len(prompts):
+            raise RuntimeError(f"The generator returned {len(completions)} responses for {len(prompts)} prompts.")
+        return [list(completion) for completion in completions[: len(batch)]]
+
     rollouts: dict[int, Rollout] = {}
+    finished = (work or SharedWork()).run("responses", len(batches), make, _to_table, _from_table)
     with progress_bar("Generating responses", len(order), progress) as advance:
-        for start in range(0, len(order), batch_size):
-            batch = order[start : start + batch_size]
-            completions = generate([prompt_ids[i] for i in batch])
-            if len(completions) != len(batch):
-                raise RuntimeError(f"The generator returned {len(completions)} responses for {len(batch)} prompts.")
-            for i, completion in zip(batch, completions, strict=True):
-                rollouts[i] = Rollout(list(prompt_ids[i]), list(completion))
-            advance(len(batch))
+        for number, completions in finished:
+            for i, completion in zip(batches[number], completions or (), strict=True):
+                rollouts[i] = Rollout(list(prompt_ids[i]), completion)
+            advance(len(batches[number]))
     return [rollouts[i] for i in range(len(order))]
+
+
+def _to_table(completions: list[list[int]]) -> pa.Table:
+    return pa.table({"completion_ids": pa.array(completions, pa.list_(pa.int32()))})
+
+
+def _from_table(table: pa.Table) -> list[list[int]]:
+    return table["completion_ids"].to_pylist()
 
 
 def transformers_generator(

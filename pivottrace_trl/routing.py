@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from transformers.utils import logging
@@ -81,7 +82,7 @@ class PoolRouter:
         prompt_ids (`Sequence[str]`):
             Id of every prompt.
         ledger ([`AnnotationLedger`]):
-            Where labels are bought and kept.
+            Where labels are bought and kept; a [`LedgerView`] will do in a process that does not route.
         oracle ([`Oracle`], *optional*):
             Who knows the labels. Without one, labels come through the ledger from other processes, now or later;
             what is not answered is trained on votes until it is.
@@ -99,6 +100,7 @@ class PoolRouter:
         probes (`np.ndarray`, int): the probe set, empty before the first routing.
         routes (`np.ndarray` of shape `(num_prompts,)`, int8): latest route of each prompt.
         suggestions (`dict[int, str]`): the policy's own answer of each prompt that has one.
+        start (`int`): latest event of the ledger when the run began.
         calibration ([`Calibration`]): of the latest routing, `None` before the first.
     """
 
@@ -123,9 +125,37 @@ class PoolRouter:
         self.routes = np.full(len(self.prompt_ids), Route.WEAK, np.int8)
         self.suggestions: dict[int, str] = {}
         self.calibration: Calibration | None = None
+        self.start = ledger.last_event
         self._texts, self._wait = texts, wait
         self._verify: Callable[[list[int]], list[bool]] | None = None
         self._rescore: Callable[[list[int], np.ndarray], np.ndarray | None] | None = None
+
+    def label(self, row: int) -> dict[str, Any] | None:
+        """The label of a row if it was bought and is known at this point of the run, else `None`."""
+        return self.ledger.label(self.prompt_ids[row]) if self.evidence.is_labelled[row] else None
+
+    def examine_with(
+        self,
+        verify: Callable[[list[int]], list[bool]],
+        rescore: Callable[[list[int], np.ndarray], np.ndarray | None] | None,
+    ) -> None:
+        """Take over how to verify scored responses and how to learn from probes, see [`~PoolRouter.first_routing`]."""
+        self._verify, self._rescore = verify, rescore
+
+    def know_labels(self, routing: int, also: Sequence[int] | np.ndarray = ()) -> None:
+        """
+        Take up the labels that were bought by a routing.
+
+        Args:
+            routing (`int`):
+                Epoch of the routing; -1 is the probe set.
+            also (`Sequence[int]`, *optional*):
+                Rows whose label is taken up as soon as it is there.
+        """
+        known = [self.ledger.is_known(identity, routing, self.start) for identity in self.prompt_ids]
+        self.evidence.is_labelled[:] = known
+        for row in also:
+            self.evidence.is_labelled[row] |= self.ledger.label(self.prompt_ids[row]) is not None
 
     def update_scores(self, rows: Sequence[int] | np.ndarray, scores: np.ndarray, densities: np.ndarray) -> None:
         """Take over fresh scores and densities of the given rows (both of shape `(num_rows,)`)."""
@@ -167,9 +197,9 @@ class PoolRouter:
         """
         if self.probe_size:
             self.probes = choose_probes(self.scores, self.probe_size)
-        self._verify, self._rescore = verify, rescore
+        self.examine_with(verify, rescore)
         self._request(self.probes, epoch=0)
-        self._collect()
+        self._collect(self.probes, routing=-1)
         return self.route(epoch=0, buy=buy)
 
     def route(self, epoch: int, buy: bool = True) -> TriageResult:
@@ -187,9 +217,11 @@ class PoolRouter:
             annotation if `buy` is `False`.
         """
         self.ledger.refresh()
-        self._take_labels()
+        self._take_labels(routing=epoch - 1)
         pending = np.array([row for row in self.probes if self._can_be_answered(row)], int)
-        budget_left = max(self.ledger.num_left - len(pending), 0)
+        # What an interrupted run bought beyond this point is paid for, and is not paid for again.
+        num_paid = self.ledger.num_paid(epoch - 1, self.start)
+        budget_left = max(self.ledger.budget - num_paid - len(pending), 0)
         # Before the first answer there is nothing to triage by: the most uncertain prompts are put up.
         is_blind = self.oracle is None and not self.evidence.is_labelled.any()
         result = assign_routes(
@@ -214,14 +246,13 @@ class PoolRouter:
         result.routes[wanted] = [Route.ANNOTATE if self._can_be_answered(row) else Route.WEAK for row in wanted]
         self._request(wanted, epoch)
         if buy:
-            self._collect()
+            self._collect(wanted, routing=epoch)
             result.routes[wanted[~self.evidence.is_labelled[wanted]]] = Route.WEAK
         self.routes = result.routes
         return result
 
     def _can_be_answered(self, row: int) -> bool:
-        identity = self.prompt_ids[row]
-        return self.ledger.label(identity) is None and not self.ledger.has_declined(identity)
+        return not self.evidence.is_labelled[row] and not self.ledger.has_declined(self.prompt_ids[row])
 
     def _request(self, rows: np.ndarray, epoch: int) -> None:
         rows = np.array([row for row in rows if self._can_be_answered(row)], int)
@@ -240,7 +271,7 @@ class PoolRouter:
         ]
         self.ledger.request(queries, epoch)
 
-    def _collect(self) -> None:
+    def _collect(self, wanted: np.ndarray, routing: int) -> None:
         """Get what was asked for: from the oracle, or as far as others have answered."""
         try:
             if self.oracle is not None:
@@ -250,11 +281,10 @@ class PoolRouter:
             self.ledger.refresh()
         finally:
             # Also after an annotator failed half way: what it had returned is in the ledger.
-            self._take_labels()
+            self._take_labels(routing, wanted)
 
-    def _take_labels(self) -> None:
-        bought = self.ledger.bought_ids
-        self.evidence.is_labelled[:] = [identity in bought for identity in self.prompt_ids]
+    def _take_labels(self, routing: int, wanted: Sequence[int] | np.ndarray = ()) -> None:
+        self.know_labels(routing, wanted)
         rows = np.flatnonzero(self.evidence.is_labelled & (self.evidence.num_verified == 0)).tolist()
         if rows and self._verify is not None:
             self.update_pass_rates(rows, [float(right) for right in self._verify(rows)], num_rollouts=1)

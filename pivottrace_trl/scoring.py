@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from .estimators import CalibratedEstimator, Estimator, PivotDensity, get_estimator
+from .parts import SharedWork
 from .rollouts import Rollout
 from .traces import ResponseTrace
 from .tracing_pass import trace_rollouts
@@ -91,7 +92,7 @@ class PoolScorer:
         agreement: Sequence[float] | None = None,
     ) -> PoolScores:
         """
-        Score one rollout per prompt.
+        Score one rollout per prompt: [`~PoolScorer.trace`] and [`~PoolScorer.fit`].
 
         Args:
             model ([`~transformers.PreTrainedModel`]):
@@ -109,6 +110,37 @@ class PoolScorer:
         Raises:
             ValueError: if all responses are empty, or the estimator returns the wrong number of scores.
         """
+        return self.fit(self.trace(model, rollouts, progress, heads=self.heads), agreement)
+
+    def trace(
+        self,
+        model: PreTrainedModel,
+        rollouts: Sequence[Rollout],
+        progress: bool = True,
+        work: SharedWork | None = None,
+        heads: dict[int, list[int]] | None = None,
+    ) -> list[ResponseTrace]:
+        """
+        Trace one rollout per prompt.
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]):
+                The policy.
+            rollouts (`Sequence[Rollout]`):
+                One rollout per prompt.
+            progress (`bool`, *optional*, defaults to `True`):
+                Whether to show a progress bar.
+            work ([`SharedWork`], *optional*):
+                Spreads the batches over processes and keeps what is finished; only rank 0 gets the traces.
+            heads (`dict[int, list[int]]`, *optional*):
+                Query heads per layer index. Defaults to choosing them on these rollouts.
+
+        Returns:
+            `list[ResponseTrace]`: one per rollout.
+
+        Raises:
+            ValueError: if all responses are empty.
+        """
         num_empty = sum(rollout.is_empty for rollout in rollouts)
         if num_empty == len(rollouts):
             raise ValueError(
@@ -119,21 +151,37 @@ class PoolScorer:
             model,
             rollouts,
             self._pad_token_id,
-            self.heads,
+            heads,
             self.needs,
             token_budget=self._token_budget,
             temperature=self._temperature,
             autocast=self._autocast,
             progress=progress,
+            work=work,
         )
+        if num_empty:
+            logger.warning(f"{num_empty} of {len(rollouts)} responses are empty; they count as most uncertain.")
+        return traces
+
+    def fit(self, traces: Sequence[ResponseTrace], agreement: Sequence[float] | None = None) -> PoolScores:
+        """
+        Score traces; the first call fixes the pivot threshold and what the estimator takes from a pool.
+
+        Args:
+            traces (`Sequence[ResponseTrace]`):
+                One trace per prompt.
+            agreement (`Sequence[float]`, *optional*):
+                Agreement of several responses to each prompt, for a score that needs it.
+
+        Returns:
+            [`PoolScores`]
+        """
         if agreement is not None:
             traces = [replace(trace, agreement=value) for trace, value in zip(traces, agreement, strict=True)]
         if self.density.threshold is None:
             self.density = self.density.fit(traces)
         if not self.is_fitted:
             self.estimator, self.is_fitted = self.estimator.fit(traces), True
-        if num_empty:
-            logger.warning(f"{num_empty} of {len(rollouts)} responses are empty; they count as most uncertain.")
         return self.score(traces)
 
     def calibrate(self, rows: Sequence[int], traces: Sequence[ResponseTrace], was_right: np.ndarray) -> bool:

@@ -2,13 +2,15 @@
 
 import copy
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .collapse import CollapseMonitor
@@ -24,7 +26,82 @@ _NOT_SAVED = (
     "What {name} learnt of the pool cannot be saved, as its attributes are no plain values: keep what `fit` finds in "
     "Python's own numbers, strings, lists and dictionaries."
 )
+_FORMAT = 2
 _JSON, _PARQUET = "pivottrace.json", "pivottrace.parquet"
+
+
+@dataclass(frozen=True)
+class Position:
+    """
+    Where a run is.
+
+    Attributes:
+        seed (`int`): its seed.
+        epoch (`int`): epoch that the routes are for.
+        num_prompts (`int`): prompts an epoch.
+        num_scoring_tokens (`int`): tokens spent on scoring.
+        first_look (`str`): identifies the first responses to the pool, by which labels that are bought later are
+            verified.
+    """
+
+    seed: int
+    epoch: int
+    num_prompts: int
+    num_scoring_tokens: int
+    first_look: str
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """
+    Whether a checkpoint was saved to its end: the trainer's own state is written after everything else, and ours
+    before it.
+
+    Args:
+        checkpoint (`Path`): checkpoint folder.
+
+    Returns:
+        `bool`
+    """
+    try:
+        json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def find_checkpoint(output_dir: Path, resume_from: str | bool | None) -> Path | None:
+    """
+    Find the checkpoint to resume from.
+
+    Args:
+        output_dir (`Path`): folder of the run.
+        resume_from (`str` or `bool`, *optional*): a checkpoint folder; `True` for the newest that is complete.
+
+    Returns:
+        `Path`; `None` if nothing is to be resumed.
+
+    Raises:
+        ValueError: if the checkpoint, or every checkpoint, was cut short while it was being saved.
+    """
+    if not resume_from:
+        return None
+    if resume_from is not True:
+        checkpoint = Path(resume_from)
+        if checkpoint.is_dir() and not is_complete(checkpoint):
+            raise ValueError(
+                f"{checkpoint} was cut short while it was being saved. Resume with `resume_from_checkpoint=True`, "
+                "which takes the newest complete one."
+            )
+        return checkpoint
+    numbered = [path for path in output_dir.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if path.name.split("-")[-1].isdigit()]
+    newest_first = sorted(numbered, key=lambda path: int(path.name.split("-")[-1]), reverse=True)
+    for checkpoint in newest_first:
+        if is_complete(checkpoint):
+            return checkpoint
+    raise ValueError(
+        f"{output_dir} holds no checkpoint that was saved to its end. Start without `resume_from_checkpoint`: what "
+        "was scored and labelled before is used again."
+    )
 
 
 def save_state(
@@ -32,8 +109,7 @@ def save_state(
     router: PoolRouter,
     scorer: PoolScorer,
     monitor: CollapseMonitor,
-    num_prompts: int,
-    epoch: int,
+    position: Position,
 ) -> None:
     """
     Save what the next routing and the sampler need.
@@ -43,13 +119,13 @@ def save_state(
         router ([`PoolRouter`]): scores, evidence, routes.
         scorer ([`PoolScorer`]): heads and thresholds.
         monitor ([`CollapseMonitor`]): what it compares.
-        num_prompts (`int`): prompts an epoch.
-        epoch (`int`): epoch that the routes are for.
+        position ([`Position`]): where the run is.
     """
     state = {
+        "format": _FORMAT,
         "pool_id": pool_fingerprint(router.prompt_ids),
-        "num_prompts": num_prompts,
-        "epoch": epoch,
+        **asdict(position),
+        "start": router.start,
         "probes": router.probes.tolist(),
         "heads": {str(layer): heads for layer, heads in (scorer.heads or {}).items()},
         "density": asdict(scorer.density),
@@ -67,12 +143,17 @@ def save_state(
         "pass_rate": router.evidence.pass_rate,
         "num_verified": router.evidence.num_verified,
         "agreement": router.evidence.agreement,
+        "suggestion": pa.array([router.suggestions.get(row) for row in range(len(router.prompt_ids))], pa.string()),
     }
+    # A checkpoint that is saved again must not look complete by what is left of the last time.
+    (checkpoint / TRAINER_STATE_NAME).unlink(missing_ok=True)
     replace_atomically(checkpoint / _PARQUET, lambda path: pq.write_table(pa.table(columns), path))
     replace_atomically(checkpoint / _JSON, lambda path: path.write_text(json.dumps(state)))
 
 
-def load_state(checkpoint: Path, router: PoolRouter, scorer: PoolScorer, monitor: CollapseMonitor) -> tuple[int, int]:
+def load_state(
+    checkpoint: Path, router: PoolRouter, scorer: PoolScorer, monitor: CollapseMonitor, seed: int
+) -> Position:
     """
     Put a saved state back into fresh objects.
 
@@ -81,13 +162,15 @@ def load_state(checkpoint: Path, router: PoolRouter, scorer: PoolScorer, monitor
         router ([`PoolRouter`]): takes scores, evidence, routes; which labels were bought is read from its ledger.
         scorer ([`PoolScorer`]): takes heads and thresholds.
         monitor ([`CollapseMonitor`]): takes what it compares.
+        seed (`int`): seed of the run that resumes.
 
     Returns:
-        `tuple[int, int]`: prompts an epoch, and the epoch that the routes are for.
+        [`Position`]
 
     Raises:
         FileNotFoundError: if the checkpoint holds no routing state.
-        ValueError: if it belongs to another pool or estimator, or an estimator whose attributes are no plain values.
+        ValueError: if it belongs to another pool, seed or estimator, or an estimator whose attributes are no plain
+            values.
     """
     if not (checkpoint / _JSON).is_file():
         raise FileNotFoundError(
@@ -95,10 +178,20 @@ def load_state(checkpoint: Path, router: PoolRouter, scorer: PoolScorer, monitor
             "callback, or start a new run from its weights."
         )
     state = json.loads((checkpoint / _JSON).read_text())
+    if state.get("format") != _FORMAT:
+        raise ValueError(
+            f"{checkpoint} has routing state of format {state.get('format')}, but this release reads {_FORMAT}. "
+            "Resume with the release of pivottrace-trl that saved it."
+        )
     if state["pool_id"] != pool_fingerprint(router.prompt_ids):
         raise ValueError(
             f"{checkpoint} was saved for pool {state['pool_id']}, but this one is "
             f"{pool_fingerprint(router.prompt_ids)}. Resume with the dataset of that run."
+        )
+    if state["seed"] != seed:
+        raise ValueError(
+            f"{checkpoint} was saved by a run with seed {state['seed']}, but this one has seed {seed}, which orders "
+            f"the prompts differently. Resume with `seed={state['seed']}`."
         )
     name = type(scorer.estimator).__name__
     if state["estimator"]["name"] != name:
@@ -118,18 +211,21 @@ def load_state(checkpoint: Path, router: PoolRouter, scorer: PoolScorer, monitor
     router.evidence.pass_rate[:] = column("pass_rate")
     router.evidence.num_verified[:] = column("num_verified")
     router.evidence.agreement[:] = column("agreement")
-    router.evidence.is_labelled[:] = [router.ledger.label(i) is not None for i in router.prompt_ids]
-    position = {row: place for place, row in enumerate(order)}
-    router.probes = np.array([position[row] for row in state["probes"]], int)
+    router.start = state["start"]
+    router.know_labels(state["epoch"])
+    suggestions = table["suggestion"].to_pylist()
+    router.suggestions = {row: suggestions[i] for row, i in enumerate(order.tolist()) if suggestions[i] is not None}
+    place = {row: new_row for new_row, row in enumerate(order)}
+    router.probes = np.array([place[row] for row in state["probes"]], int)
     scorer.heads = {int(layer): heads for layer, heads in state["heads"].items()}
-    scorer.probes = [int(position[row]) for row in state["calibrated_on"]]
+    scorer.probes = [int(place[row]) for row in state["calibrated_on"]]
     scorer.density = replace(scorer.density, **state["density"])
     if state["estimator"]["values"] is None:
         raise ValueError(_NOT_SAVED.format(name=name) + f" {checkpoint} therefore lacks it; start a new run.")
     scorer.estimator, scorer.is_fitted = copy.copy(scorer.estimator), True
     vars(scorer.estimator).update(state["estimator"]["values"])
     monitor.load_state(state["monitor"])
-    return state["num_prompts"], state["epoch"]
+    return Position(**{field.name: state[field.name] for field in fields(Position)})
 
 
 def _values(estimator: object) -> dict[str, Any]:

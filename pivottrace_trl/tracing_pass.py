@@ -1,20 +1,24 @@
 """One batched pass over finished rollouts."""
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from .batches import batches_of
+from .batches import pad_batch, plan_batches
 from .distributions import TokenStatistics, token_statistics
+from .parts import SharedWork
 from .progress import progress_bar
 from .response_tracer import ResponseCapture, ResponseTracer
 from .rollouts import Rollout
+from .trace_store import traces_from_table, traces_to_table
 from .traces import OPTIONAL_SIGNALS, ResponseTrace
 
 
@@ -56,6 +60,7 @@ def trace_rollouts(
     temperature: float = 1.0,
     autocast: Callable[[], AbstractContextManager] = nullcontext,
     progress: bool = True,
+    work: SharedWork | None = None,
 ) -> tuple[list[ResponseTrace], dict[int, list[int]]]:
     """
     Pass finished rollouts once through the model and read attention and entropy at every response token.
@@ -82,9 +87,12 @@ def trace_rollouts(
             Context manager for the forward passes, for mixed precision.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar.
+        work ([`SharedWork`], *optional*):
+            Spreads the batches over processes and keeps what is finished. Defaults to this process alone.
 
     Returns:
-        `tuple[list[ResponseTrace], dict[int, list[int]]]`: one trace per rollout, in their order, and the heads.
+        `tuple[list[ResponseTrace], dict[int, list[int]]]`: one trace per rollout, in their order, and the heads. Of
+        several processes, only rank 0 gets the traces; on the others they are empty.
 
     Raises:
         ValueError: if all responses are empty, or a signal is not known.
@@ -96,51 +104,66 @@ def trace_rollouts(
         raise ValueError(f"All {len(rollouts)} responses are empty: there is nothing to trace.")
     empty = np.zeros(0, np.float32)
     traces = [ResponseTrace(empty, empty, empty, empty)] * len(rollouts)
+    work = work or SharedWork()
+
+    def run(tracer: ResponseTracer, indices: list[int]) -> _TracedBatch:
+        batch = pad_batch(rollouts, indices, pad_token_id).to(model.device)
+        with torch.no_grad(), autocast(), tracer.capture(batch.attention_mask, batch.response_mask) as capture:
+            logits = model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                use_cache=False,
+                logits_to_keep=batch.num_shown,
+            ).logits
+        # Position t - 1 produces token t; what the last position produces is not known.
+        produced = batch.input_ids[:, -batch.num_shown :].roll(-1, dims=1)
+        return _TracedBatch(capture, token_statistics(logits, produced, temperature))
+
+    def trace_sample(_: int) -> tuple[list[ResponseTrace], dict[int, list[int]]]:
+        # All heads are traced in the sample and kept until it is known which of them to average.
+        tracer = ResponseTracer(model, signals=signals, window=window)
+        if tracer.skipped_layers:
+            logger.info(f"Layers left out of the trace: {tracer.skipped_layers}.")
+        batches = [run(tracer, indices) for indices in sample_batches]
+        heads = choose_local_heads(_mean_spans(batches))
+        for batch in batches:
+            batch.capture.attention = batch.capture.attention.select(heads)
+        return [trace for batch in batches for trace in batch.traces(signals)], heads
+
     with progress_bar("Tracing attention", len(rollouts), progress) as advance, _evaluating(model):
-
-        def run(tracer: ResponseTracer, indices: list[int]) -> Iterator[_TracedBatch]:
-            for batch in batches_of(rollouts, indices, pad_token_id, token_budget):
-                batch = batch.to(model.device)
-                with (
-                    torch.no_grad(),
-                    autocast(),
-                    tracer.capture(batch.attention_mask, batch.response_mask) as capture,
-                ):
-                    logits = model(
-                        input_ids=batch.input_ids,
-                        attention_mask=batch.attention_mask,
-                        use_cache=False,
-                        logits_to_keep=batch.num_shown,
-                    ).logits
-                # Position t - 1 produces token t; what the last position produces is not known.
-                produced = batch.input_ids[:, -batch.num_shown :].roll(-1, dims=1)
-                yield _TracedBatch(batch.indices, capture, token_statistics(logits, produced, temperature))
-                advance(len(batch.indices))
-
-        def finish(batch: _TracedBatch) -> None:
-            tokens = batch.statistics
-            self_certainty = tokens.self_certainty if "self_certainty" in signals else None
-            for index, trace in zip(
-                batch.indices, batch.capture.traces(tokens.entropy, tokens.log_prob, self_certainty), strict=True
-            ):
-                traces[index] = trace
-
         advance(len(rollouts) - len(answered))
         if heads is None:
             sample = answered[:: max(1, len(answered) // _NUM_SPAN_RESPONSES)][:_NUM_SPAN_RESPONSES]
             answered = sorted(set(answered) - set(sample))
-            # All heads are traced in the sample and kept until it is known which of them to average.
-            tracer = ResponseTracer(model, signals=signals, window=window)
-            if tracer.skipped_layers:
-                logger.info(f"Layers left out of the trace: {tracer.skipped_layers}.")
-            batches = list(run(tracer, sample))
-            heads = choose_local_heads(_mean_spans(batches))
-            for batch in batches:
-                batch.capture.attention = batch.capture.attention.select(heads)
-                finish(batch)
-        for batch in run(ResponseTracer(model, heads, signals, window), answered):
-            finish(batch)
+            sample_batches = plan_batches(rollouts, sample, token_budget)
+            ((_, made),) = work.run("sample", 1, trace_sample, _sample_to_table, _sample_from_table)
+            assert made is not None
+            traced, heads = made
+            for index, trace in zip(sum(sample_batches, []), traced, strict=True):
+                traces[index] = trace
+            advance(len(sample))
+        tracer = ResponseTracer(model, heads, signals, window)
+        batches = plan_batches(rollouts, answered, token_budget)
+
+        def trace_batch(number: int) -> list[ResponseTrace]:
+            return run(tracer, batches[number]).traces(signals)
+
+        finished = work.run("traces", len(batches), trace_batch, traces_to_table, traces_from_table, only_main=True)
+        for number, results in finished:
+            for index, trace in zip(batches[number], results or (), strict=results is not None):
+                traces[index] = trace
+            advance(len(batches[number]))
     return traces, {layer: list(chosen) for layer, chosen in heads.items()}
+
+
+def _sample_to_table(made: tuple[list[ResponseTrace], dict[int, list[int]]]) -> pa.Table:
+    traces, heads = made
+    return traces_to_table(traces).replace_schema_metadata({"heads": json.dumps(heads)})
+
+
+def _sample_from_table(table: pa.Table) -> tuple[list[ResponseTrace], dict[int, list[int]]]:
+    heads = json.loads((table.schema.metadata or {})[b"heads"])
+    return traces_from_table(table), {int(layer): chosen for layer, chosen in heads.items()}
 
 
 @contextmanager
@@ -170,11 +193,14 @@ class _TracedBatch:
     What one forward pass showed. Tensors begin at the last prompt position, which produced the first response token.
 
     Attributes:
-        indices (`list[int]`): rollouts in the batch.
         capture ([`ResponseCapture`]): what was traced.
         statistics ([`TokenStatistics`]): of shape `(batch, tokens)`.
     """
 
-    indices: list[int]
     capture: ResponseCapture
     statistics: TokenStatistics
+
+    def traces(self, signals: Collection[str]) -> list[ResponseTrace]:
+        """One trace per row."""
+        self_certainty = self.statistics.self_certainty if "self_certainty" in signals else None
+        return self.capture.traces(self.statistics.entropy, self.statistics.log_prob, self_certainty)

@@ -21,6 +21,7 @@ def label_router(tmp_path):
     ledger.request([Query(ids[0]), Query(ids[1])])
     ledger.buy(vault)  # the labels of rows 0 and 1 are "0" and "2"
     router = PoolRouter(ids, ledger, vault, TriageConfig(min_agreement=0.5))
+    router.know_labels(routing=0)
     return LabelRouter(router, "solution", ["solution"], GROUP)
 
 

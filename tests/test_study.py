@@ -14,7 +14,7 @@ from pivottrace_trl.study import responses as study_responses
 from pivottrace_trl.study.metrics import auroc, bootstrap, purchase, risk_coverage, spearman, without_length
 from pivottrace_trl.study.responses import collect_responses
 from pivottrace_trl.study.run import LabelledPool, measure, score_pool
-from pivottrace_trl.study.store import load_traces, save_traces
+from pivottrace_trl.trace_store import load_traces, save_traces
 
 from .conftest import make_model
 from .test_estimators import random_traces, simulated_pool

@@ -2,20 +2,27 @@
 
 import logging as python_logging
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from datasets import Dataset
 from torch import nn
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
+from ..parts import SharedWork
 from ..pool import prompt_text
+from ..processes import Processes
 from ..response_tracer import ResponseTracer
 from ..rewards import ROW_COLUMN
 from ..rollouts import Rollout, generate_rollouts
+from ..state import find_checkpoint
 from ..traces import ResponseTrace
 from .training_pass import TrainingPassTracer
+
+
+_VLLM_BATCH_SIZE = 512
 
 
 class _WithheldRewardFilter(python_logging.Filter):
@@ -40,18 +47,27 @@ class TrainerAttachment:
             Columns that leave the training data.
         prompt_ids (`Sequence[str]`):
             Id of each row of the training data.
+        processes ([`Processes`], *optional*):
+            The processes of the run. Defaults to this one alone.
 
     Attributes:
-        resume_path (`str` or `None`): checkpoint from which the running `train()` resumes.
+        resume_path (`Path` or `None`): checkpoint from which the running `train()` resumes.
     """
 
-    def __init__(self, trainer: GRPOTrainer, hidden_columns: Sequence[str], prompt_ids: Sequence[str]):
+    def __init__(
+        self,
+        trainer: GRPOTrainer,
+        hidden_columns: Sequence[str],
+        prompt_ids: Sequence[str],
+        processes: Processes | None = None,
+    ):
+        self._processes = processes or Processes()
         # TRL annotates attributes more loosely than what a built trainer holds.
         self.trainer = cast(Any, trainer)
         self._dataset: Dataset = self.trainer.train_dataset
         self._row = {identity: row for row, identity in enumerate(prompt_ids)}
         self.reward_funcs: list[Any] = self.trainer.reward_funcs
-        self.resume_path: str | None = None
+        self.resume_path: Path | None = None
         self._filter: python_logging.Filter | None = None
         self._tracer: TrainingPassTracer | None = None
         blind = self._dataset.remove_columns(list(hidden_columns))
@@ -65,6 +81,7 @@ class TrainerAttachment:
         make_tracer: Callable[[nn.Module], ResponseTracer],
         signals: Collection[str],
         take_traces: Callable[[list[int], list[ResponseTrace]], None],
+        before_save: Callable[[Path], None],
     ) -> None:
         """
         Put the blind dataset, the routed reward functions and the routed sampler in place.
@@ -82,20 +99,32 @@ class TrainerAttachment:
                 Which of [`OPTIONAL_SIGNALS`] the traces need.
             take_traces (`Callable[[list[int], list[ResponseTrace]], None]`):
                 Receives rows of the pool and the trace of one rollout each, as training goes on.
+            before_save (`Callable[[Path], None]`):
+                Called in every process with the folder of a checkpoint that is about to be saved.
         """
         trainer = self.trainer
-        train = trainer.train
+        train, save_checkpoint = trainer.train, trainer._save_checkpoint
 
         def train_and_note_resume(resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
-            path = resume_from_checkpoint
-            self.resume_path = get_last_checkpoint(trainer.args.output_dir) if path is True else path or None
-            return train(resume_from_checkpoint, *args, **kwargs)
+            # One process decides: the others may see the folder a moment later.
+            self.resume_path = self._processes.on_main(
+                lambda: find_checkpoint(Path(trainer.args.output_dir), resume_from_checkpoint)
+            )
+            path = None if self.resume_path is None else str(self.resume_path)
+            return train(path, *args, **kwargs)
+
+        def save_state_and_checkpoint(model: Any, trial: Any) -> None:
+            folder = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+            # Before the trainer saves and deletes older checkpoints: there is always one that is complete.
+            before_save(Path(trainer._get_output_dir(trial=trial)) / folder)
+            save_checkpoint(model, trial)
 
         trainer.train_dataset = self._blind_dataset
         trainer.reward_funcs = list(reward_funcs)
         # Instance attributes shadow the methods of the class; removing them brings the methods back.
         trainer._get_train_sampler = make_sampler
         trainer.train = train_and_note_resume
+        trainer._save_checkpoint = save_state_and_checkpoint
         self._tracer = TrainingPassTracer(trainer, make_tracer, signals, take_traces)
         self._tracer.attach()
         self._filter = _WithheldRewardFilter(has_withheld)
@@ -105,7 +134,7 @@ class TrainerAttachment:
         """Undo [`attach`]."""
         self.trainer.train_dataset = self._dataset
         self.trainer.reward_funcs = self.reward_funcs
-        del self.trainer._get_train_sampler, self.trainer.train
+        del self.trainer._get_train_sampler, self.trainer.train, self.trainer._save_checkpoint
         if self._tracer is not None:
             self._tracer.detach()
         if self._filter is not None:
@@ -120,8 +149,14 @@ class TrainerAttachment:
         """Prompts of the given rows, for people."""
         return [prompt_text(prompt) for prompt in self._blind_dataset.select(list(rows))["prompt"]]
 
-    def tokenize(self, rows: Sequence[int]) -> list[list[int]]:
-        """Token ids of the prompts of the given rows, as the trainer makes them."""
+    @property
+    def model(self) -> Any:
+        """The policy, without what wraps it for training."""
+        return self.trainer.accelerator.unwrap_model(self.trainer.model)
+
+    def tokenize(self, rows: Sequence[int] | None = None) -> list[list[int]]:
+        """Token ids of the prompts of the given rows, or of all, as the trainer makes them."""
+        rows = range(len(self._blind_dataset)) if rows is None else rows
         # Ten thousand prompts at a time bound the memory of the messages.
         ids: list[list[int]] = []
         for start in range(0, len(rows), 10_000):
@@ -129,27 +164,49 @@ class TrainerAttachment:
             ids += self.trainer._tokenize_prompts(list(prompts))[0]
         return [list(prompt) for prompt in ids]
 
-    def generate(self, rows: Sequence[int]) -> list[Rollout]:
+    def generate(self, prompt_ids: Sequence[list[int]], work: SharedWork) -> list[Rollout]:
         """
-        One response for each of the given rows, from the trainer's own generation engine (transformers or vLLM).
+        One response to each of the given prompts, from the trainer's own generation engine (transformers or vLLM).
 
         The random state of the process is put back afterwards: with and without scoring, training draws the same
         numbers.
         """
         trainer = self.trainer
 
-        def generate(prompt_ids: list[list[int]]) -> list[list[int]]:
-            completion_ids, _ = trainer._generate_single_turn(prompt_ids, None, {}, 1)
+        def generate(prompts: list[list[int]]) -> list[list[int]]:
+            completion_ids, _ = trainer._generate_single_turn(prompts, None, {}, 1)
             return [list(ids) for ids in completion_ids]
 
         was_training = trainer.model.training
         trainer.model.eval()
         try:
-            with torch.random.fork_rng():
-                torch.manual_seed(trainer.args.seed)
-                return generate_rollouts(generate, self.tokenize(rows), trainer.args.generation_batch_size)
+            is_shown = work.processes.is_main and not trainer.args.disable_tqdm
+            return generate_rollouts(
+                generate, prompt_ids, self.scoring_batch_size, is_shown, seed=trainer.args.seed, work=work
+            )
         finally:
             trainer.model.train(was_training)
+
+    @property
+    def scoring_batch_size(self) -> int:
+        """
+        Prompts per call of the generation engine in each process. It does not depend on the number of processes, so
+        that the responses do not either: vLLM schedules for itself; elsewhere the cache of four times the batch of
+        the loss takes less memory than the logits and activations of that loss.
+        """
+        args = self.trainer.args
+        return _VLLM_BATCH_SIZE if args.use_vllm else 4 * args.per_device_train_batch_size
+
+    def describe_generation(self) -> dict[str, Any]:
+        """What decides the responses to given prompts, besides the weights: plain values."""
+        args = self.trainer.args
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_completion_length", "use_vllm")
+        settings = {name: getattr(args, name) for name in names}
+        return settings | {
+            "seed": args.seed,
+            "batch_size": self.scoring_batch_size,
+            "more": repr(args.generation_kwargs),
+        }
 
     def decode(self, rollouts: Sequence[Rollout]) -> list[str]:
         """Text of each response."""

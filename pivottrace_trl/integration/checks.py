@@ -87,7 +87,6 @@ def check_trainer(trainer: GRPOTrainer) -> None:
             "PivotDensityCallback right after the trainer, before `trainer.train()`."
         )
     unsupported = {
-        "several processes": trainer.accelerator.num_processes > 1,
         "several GPUs in one process": trainer.args.n_gpu > 1,
         "tools, environments or a `rollout_func`": bool(
             trainer.tools or trainer.environment_factories or trainer.rollout_func

@@ -63,7 +63,9 @@ class TrainingPassTracer:
             batch = generate_and_score(inputs)
             if inputs and ROW_COLUMN in inputs[0]:  # evaluation data has no rows
                 rows = torch.tensor([example[ROW_COLUMN] for example in inputs])
-                is_first = torch.arange(len(rows)) % trainer.num_generations == 0
+                # A group may begin on one process and end on the next.
+                places = trainer.accelerator.process_index * len(rows) + torch.arange(len(rows))
+                is_first = places % trainer.num_generations == 0
                 # TRL shuffles and splits every tensor of a batch in the same way, this one too.
                 batch[ROW_COLUMN] = rows.where(is_first, torch.tensor(_NOT_TRACED))
             return batch
@@ -86,7 +88,7 @@ class TrainingPassTracer:
             if self._rows is None or (self._rows == _NOT_TRACED).all():
                 return run()
             if self._tracer is None:
-                self._tracer = self._make_tracer(model)
+                self._tracer = self._make_tracer(trainer.accelerator.unwrap_model(model))
             traced = (self._rows != _NOT_TRACED).nonzero().flatten().to(attention_mask.device)
             # Position t - 1 produces token t, so that the mask of the tokens is that of the positions before them;
             # what the last position produces is not in the batch.

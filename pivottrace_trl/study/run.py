@@ -22,12 +22,12 @@ from ..pool import pool_fingerprint, pool_ids
 from ..progress import progress_bar
 from ..rollouts import Rollout
 from ..routing import TriageConfig
+from ..trace_store import load_traces, save_traces
 from ..traces import OPTIONAL_SIGNALS, ResponseTrace
 from ..tracing_pass import trace_rollouts
 from ..triage import choose_probes, rank_pool, resolve_budget
 from .metrics import Interval, auroc, bootstrap, purchase, spearman, without_length
 from .responses import GREEDY, collect_responses
-from .store import load_traces, save_traces
 
 
 SHARES = (0.10, 0.293, 0.50)

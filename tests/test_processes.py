@@ -1,0 +1,93 @@
+"""Two processes against one."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from . import many_processes
+
+
+@pytest.fixture(scope="module")
+def folder(tokenizer_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("processes")
+    shutil.copytree(tokenizer_path, folder / "tokenizer")
+    # What `accelerate launch` starts where there are GPUs; on a CPU it would ask for MPI.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = Path(many_processes.__file__)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    outcome = subprocess.run(
+        [*launch, str(script), str(folder)], env=environment, capture_output=True, text=True, timeout=500
+    )
+    assert outcome.returncode == 0, outcome.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ranks(folder):
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield many_processes.run(folder / "alone", folder / "tokenizer")
+    torch.set_num_threads(threads)
+
+
+def test_every_rank_has_the_routes_of_one_process(ranks, alone):
+    first, second = (rank["whole"] for rank in ranks)
+    assert first["routes"] == second["routes"] == alone["routes"]
+    assert len(set(first["routes"])) > 1
+    assert first["scores"] == second["scores"]
+    assert np.allclose(first["scores"], alone["scores"], rtol=1e-3)
+    assert first["annotated"] == second["annotated"] == alone["annotated"] > 0
+    assert first["weights"] == second["weights"] == pytest.approx(alone["weights"], rel=1e-4)
+
+
+def test_together_the_ranks_train_on_the_batches_of_one_process(ranks, alone):
+    batches = zip(*(rank["whole"]["batches"] for rank in ranks), strict=True)
+    assert [first + second for first, second in batches] == alone["batches"]
+    assert len(set(map(tuple, alone["batches"]))) > 10
+
+
+def test_groups_that_straddle_two_ranks_vote_together(ranks, alone):
+    first, second = (rank["whole"] for rank in ranks)
+    straddling = [(one[-1], other[0]) for one, other in zip(first["batches"], second["batches"], strict=True)]
+    assert straddling and all(one == other for one, other in straddling)
+    # Every completion is judged by the label that it has where one process holds the whole group.
+    assert sorted(map(tuple, first["judged"] + second["judged"])) == sorted(alone["judged"])
+    assert first["metrics"] == second["metrics"] == pytest.approx(alone["metrics"])
+
+
+def test_the_pool_is_scored_in_shares(ranks, alone):
+    in_scoring = [[size for size in seen["generated"] if size != many_processes.BATCH] for seen in (alone,)]
+    shares = [rank["whole"]["generated"][:1] for rank in ranks]
+    assert sum(in_scoring[0][:2]) == many_processes.NUM_PROMPTS
+    assert shares == [[15], [15]]  # two batches of fifteen, one for each
+
+
+def test_only_rank_0_opens_the_ledger(ranks):
+    assert ranks[0]["whole"]["opened"] and not ranks[1]["whole"]["opened"]
+
+
+def test_a_resumed_run_goes_on_in_both_processes(ranks):
+    for rank in ranks:
+        whole, resumed = rank["whole"], rank["resumed"]
+        assert resumed["batches"] == whole["batches"][-len(resumed["batches"]) :]
+        assert 0 < len(resumed["batches"]) < len(whole["batches"])
+        assert resumed["routes"] == whole["routes"] and resumed["scores"] == whole["scores"]
+        assert resumed["annotated"] == whole["annotated"]
+        assert resumed["weights"] == whole["weights"]
+
+
+def test_a_failure_on_rank_0_reaches_the_other(ranks):
+    assert "line is dead" in ranks[0]["failure"]
+    assert "Rank 0 failed" in ranks[1]["failure"] and "line is dead" in ranks[1]["failure"]
