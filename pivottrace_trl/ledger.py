@@ -15,7 +15,8 @@ from .ledger_state import LedgerState
 from .ledger_view import LedgerView
 
 
-# Questions an oracle gets at a time. What a list holds is recorded at once, what a generator yields as it comes.
+# Questions an oracle gets at a time, unless it has a `batch_size`. What a list holds is recorded at once, what a
+# generator yields as it comes.
 _BATCH_SIZE = 16
 
 
@@ -206,11 +207,12 @@ class AnnotationLedger(LedgerView):
             waiting = sorted(self._state.open_ids, key=self._urgency)
         # Prompts that were paid for before cost nothing: they come first, whatever is left of the budget.
         waiting.sort(key=lambda identity: identity not in self._state.paid)
+        batch_size = getattr(oracle, "batch_size", _BATCH_SIZE)
         num_recorded = place = 0
         while place < len(waiting):
             batch: list[str] = []
             num_left = self.num_left
-            while place < len(waiting) and len(batch) < _BATCH_SIZE:
+            while place < len(waiting) and len(batch) < batch_size:
                 identity = waiting[place]
                 is_free = identity in self._state.paid
                 if not is_free and num_left == 0:

@@ -1,5 +1,5 @@
 """
-Final answers in free text, on math-verify. Some mathematics never ends and some fills the memory: whatever a model or a
+Final answers in free text, on math-verify. Some mathematics never ends and some fills the memory: what a model or a
 person wrote goes through `answers` and `workers`, which run this in a process that can be killed.
 """
 
@@ -30,7 +30,7 @@ _SECONDS = 2
 
 
 def _timeout() -> int | None:
-    """Seconds for parsing or comparing. math-verify uses `signal.alarm`: on the main thread only, and not on Windows."""
+    """Seconds for parsing or comparing. math-verify uses `signal.alarm`: only on the main thread, not on Windows."""
     if hasattr(signal, "SIGALRM") and threading.current_thread() is threading.main_thread():
         return _SECONDS
     for name in ("math_verify.parser", "math_verify.grader"):

@@ -42,8 +42,8 @@ _MAX_TYPED_LENGTH = 100_000
 
 class AnswerReader:
     """
-    [`read_answer`], [`extract_answer`], [`are_equivalent`] and [`is_correct`] with a limit on time and memory, from any
-    thread. Use it as a context manager.
+    [`read_answer`], [`extract_answer`], [`are_equivalent`] and [`is_correct`] with a limit on time and memory, from
+    any thread. Use it as a context manager.
 
     Args:
         timeout (`float`, *optional*, defaults to `5.0`):

@@ -19,7 +19,7 @@ from transformers.models.auto.configuration_auto import AutoConfig  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer  # noqa: E402
 
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 # The same examples on every run; no limit on time, since the machines that run this differ.
 hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("fixed")

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import trl
+import trl  # noqa: F401 - what a training run has in memory
 from datasets import Dataset, load_from_disk
 
 from pivottrace_trl import AnnotationLedger, PivotRoutedSampler, Route, TriageConfig, pool_ids
@@ -23,7 +23,7 @@ from pivottrace_trl.pool import prompt_text
 from pivottrace_trl.report.run import RunReport
 from pivottrace_trl.routing import PoolRouter
 from pivottrace_trl.scoring import PoolScorer
-from pivottrace_trl.state import load_state, save_state
+from pivottrace_trl.state import Position, load_state, save_state
 from pivottrace_trl.triage import resolve_budget
 
 
@@ -36,7 +36,7 @@ def step(name: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     steps[name] = (round(time.perf_counter() - start, 1), round(peak_memory_gb(), 2))
-    print(name, *steps[name], file=sys.stderr, flush=True)
+    sys.stderr.write(f"{name} {steps[name]}\n")
 
 
 def write_pool(path: Path, num_prompts: int) -> None:
@@ -97,19 +97,24 @@ def main(folder: Path, num_prompts: int) -> None:
             assert not seen[router.routes == Route.DISCARD].any()
     checkpoint = folder / "checkpoint-1"
     with step("save"):
-        save_state(checkpoint, router, PoolScorer(None, 0), CollapseMonitor(), sampler.num_prompts, NUM_EPOCHS - 1)
+        position = Position(0, NUM_EPOCHS - 1, sampler.num_prompts, 0, "look")
+        save_state(checkpoint, router, PoolScorer(None, 0), CollapseMonitor(), position)
+    routes, probes, is_labelled = router.routes, router.probes, router.evidence.is_labelled
+    del router, report, result  # whoever resumes is another process
     with step("load"):
         fresh = PoolRouter(ids, ledger, vault, TriageConfig(probe_size=256), texts)
-        load_state(checkpoint, fresh, PoolScorer(None, 0), CollapseMonitor())
-    assert (fresh.routes == router.routes).all() and (fresh.probes == router.probes).all()
+        load_state(checkpoint, fresh, PoolScorer(None, 0), CollapseMonitor(), seed=0)
+    assert (fresh.routes == routes).all() and (fresh.probes == probes).all()
+    del fresh
     with step("reopen ledger"):
         ledger.close()
+        del ledger
         again = AnnotationLedger.open(folder / "ledger.sqlite")
     assert again.num_bought == budget, f"{again.num_bought} of {budget} labels bought"
-    row = int(np.flatnonzero(router.evidence.is_labelled)[0])
+    row = int(np.flatnonzero(is_labelled)[0])
     assert again.label(ids[row]) == {"solution": dataset[row]["solution"]}
-    num_annotated = int((router.routes == Route.ANNOTATE).sum())
-    print(json.dumps({"trl": trl.__version__, "labels": budget, "annotated": num_annotated, "steps": steps}))
+    num_annotated = int((routes == Route.ANNOTATE).sum())
+    sys.stdout.write(json.dumps({"labels": budget, "annotated": num_annotated, "steps": steps}) + "\n")
 
 
 if __name__ == "__main__":
