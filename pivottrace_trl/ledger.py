@@ -121,6 +121,9 @@ class AnnotationLedger(LedgerView):
             if isinstance(error, sqlite3.OperationalError):
                 raise
             raise ValueError(f"{path} is no ledger ({error}). Move the file away; it is left as it is.") from error
+        except (UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+            self._connection.close()
+            raise ValueError(f"{path} is damaged ({error!r}). Put back a copy; it is left as it is.") from error
         except BaseException:
             self._connection.close()
             raise

@@ -38,6 +38,11 @@ def _timeout() -> int | None:
     return None
 
 
+def _is_text(text: str) -> bool:
+    """Whether UTF-8, and with it a file, can hold a text."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def extract_answer(response: str) -> str | None:
     r"""
     Extract the final answer of a response: what stands in `\boxed{}`, else the last formula or number.
@@ -64,7 +69,8 @@ def extract_answer(response: str) -> str | None:
         parsing_timeout=_timeout(),
     )
     written = [item for item in parsed if isinstance(item, str) and item.strip()]
-    return written[-1].strip() if written and len(written[-1]) <= _MAX_ANSWER_LENGTH else None
+    answer = written[-1].strip() if written else ""
+    return answer if 0 < len(answer) <= _MAX_ANSWER_LENGTH and _is_text(answer) else None
 
 
 def as_label(answer: str) -> str:
@@ -127,6 +133,8 @@ def read_answer(text: str) -> Reading:
         raise ValueError("the answer is empty")
     if len(answer) > _MAX_ANSWER_LENGTH:
         raise ValueError(f"the answer has {len(answer):,} characters, more than {_MAX_ANSWER_LENGTH:,}")
+    if not _is_text(answer):
+        raise ValueError("the answer holds half a character (a lone surrogate)")
     if mixed := _MIXED_NUMBER.fullmatch(answer):
         sign, whole, numerator, denominator = mixed.groups()
         answer = f"{sign}{int(whole) * int(denominator) + int(numerator)}/{denominator}"

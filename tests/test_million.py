@@ -15,9 +15,9 @@ ROOT = Path(__file__).parent.parent
 @pytest.mark.parametrize(
     ("num_prompts", "most_memory", "most_seconds"),
     [
-        (50_000, 1.0, 60.0),
-        # 2 GB, not GiB. The largest step takes less than a minute on two idle cores.
-        pytest.param(1_000_000, 2e9 / 2**30, 300.0, marks=pytest.mark.slow),
+        (50_000, 1.0, 20.0),
+        # 2 GB, not GiB.
+        pytest.param(1_000_000, 2e9 / 2**30, 120.0, marks=pytest.mark.slow),
     ],
 )
 def test_large_pools(num_prompts, most_memory, most_seconds, tmp_path):
@@ -32,5 +32,6 @@ def test_large_pools(num_prompts, most_memory, most_seconds, tmp_path):
     figures = json.loads(run.stdout.splitlines()[-1])
     assert figures["labels"] == int(0.293 * num_prompts)
     # Imports of torch and TRL and the writing of the pool included.
-    assert max(memory for _, memory in figures["steps"].values()) < most_memory, figures
-    assert max(seconds for seconds, _ in figures["steps"].values()) < most_seconds, figures
+    assert max(memory for _, _, memory in figures["steps"].values()) < most_memory, figures
+    # Of the processor: what else a machine does, and how fast its disk is, says nothing about us.
+    assert max(seconds for _, seconds, _ in figures["steps"].values()) < most_seconds, figures
