@@ -72,8 +72,9 @@ class TriageConfig:
         is_count = isinstance(self.probe_size, Integral) and not isinstance(self.probe_size, bool)
         if not is_count or not 1 <= self.probe_size <= min(budget, pool_size):
             raise ValueError(
-                f"`probe_size` is {self.probe_size}, but must be a number of prompts between 1 and the smaller of the "
-                f"annotation budget ({budget} labels) and the pool ({pool_size} prompts). Lower it, or raise the budget."
+                f"`probe_size` is {self.probe_size}, but must be a number of prompts between 1 and the smaller of "
+                f"the annotation budget ({budget} labels) and the pool ({pool_size} prompts). Lower it, or raise the "
+                "budget."
             )
         return self.probe_size
 

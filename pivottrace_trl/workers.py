@@ -5,6 +5,7 @@ As a program, `python -m pivottrace_trl.workers`, it is that process: a line of 
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -38,6 +39,8 @@ _READY = "ready\n"
 _MAX_MEMORY = 2 * 2**30
 # A person's answer with the work before it; longer ones are not worth the time to send them.
 _MAX_TYPED_LENGTH = 100_000
+# Kept, since their streams would be closed with them.
+_PROCESSES_OF_PARENTS: list[subprocess.Popen[str]] = []
 
 
 class AnswerReader:
@@ -55,6 +58,7 @@ class AnswerReader:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._lines: Queue[str] = Queue()
+        self._owner = os.getpid()
 
     def __enter__(self) -> "AnswerReader":
         return self
@@ -116,8 +120,7 @@ class AnswerReader:
 
     def _call(self, function: str, argument: Any) -> Any:
         with self._lock:
-            # After a fork the process belongs to the parent, for which `poll` says that it has ended.
-            if self._process is None or self._process.poll() is not None:
+            if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
                 self._start()
             assert self._process is not None and self._process.stdin is not None
             try:
@@ -150,6 +153,7 @@ class AnswerReader:
             text=True,
             encoding="utf-8",
         )
+        self._owner = os.getpid()
         lines: Queue[str] = Queue()
         self._lines = lines
         stream = self._process.stdout
@@ -176,6 +180,10 @@ class AnswerReader:
             )
 
     def _kill(self) -> None:
+        if self._process is not None and self._owner != os.getpid():
+            # This process is a fork: the other is its parent's, and so is the lock on its streams, never to be freed.
+            _PROCESSES_OF_PARENTS.append(self._process)
+            self._process = None
         if self._process is not None:
             self._process.kill()
             self._process.wait()

@@ -176,7 +176,11 @@ BOMBS = {
 }
 
 
-@pytest.mark.parametrize("bomb", BOMBS)
+# Those that run into the limits take their time.
+FAST = {"factorial", "open braces", "open boxes", "digits", "half a character", "nested fractions", "dots"}
+
+
+@pytest.mark.parametrize("bomb", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in BOMBS])
 def test_votes_on_hostile_completions_end(bomb):
     """In the training loop a vote must end, and an answer that nobody can read must not cost the others theirs."""
     start = time.monotonic()
@@ -187,8 +191,8 @@ def test_votes_on_hostile_completions_end(bomb):
 
 
 def test_the_process_that_reads_answers_cannot_fill_the_memory():
-    with AnswerReader(timeout=60.0) as reader:
-        reader.read("3")
+    with AnswerReader(timeout=5.0) as reader:
+        reader.extract("3")
         process = psutil.Process(reader._process.pid)
         assert not reader.are_equivalent("$10^{10^{9}}$", "$10^{10^{9}} + 1$")
         if psutil.LINUX:
