@@ -1,5 +1,5 @@
 from .annotation import Answer, Oracle, Outcome, Query
-from .answers import Reading, Vote, extract_answer, is_correct, majority_vote, read_answer
+from .answers import Vote, extract_answer, is_correct, majority_vote, read_answer
 from .attention import AttentionStatistics
 from .calibration import Calibration
 from .callback import PivotDensityCallback
@@ -26,6 +26,7 @@ from .estimators import (
 )
 from .exchange import AnnotationStatus, ImportReport, annotation_status, export_queue, import_answers
 from .ledger import AnnotationLedger
+from .mathematics import Reading
 from .metric import MathAccuracy
 from .offline import PoolTriage, triage_pool
 from .oracles import CallableAnnotator, LabelVault

@@ -1,12 +1,13 @@
 """What crosses the ledger's doorway: queries, answers, outcomes, and whoever answers."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Query:
     """
     One prompt whose label is wanted.
@@ -44,6 +45,17 @@ class Answer:
     label: dict[str, Any] | None
     author: str
     price: float = 0.0
+
+    def __post_init__(self) -> None:
+        try:
+            f"{self.label}{self.author}".encode()
+            json.dumps(self.label, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"The label {self.label!r:.100} of prompt {self.prompt_id!r} by {self.author!r:.100} cannot be kept "
+                f"({str(error)[:100]}). A label is a dictionary of texts, numbers and lists, without half characters "
+                "(lone surrogates)."
+            ) from error
 
 
 class Outcome(str, Enum):

@@ -1,49 +1,35 @@
-"""Final answers in free text: extraction, equivalence and majority vote, on math-verify."""
+"""
+Final answers in free text: extraction, equivalence and majority vote. Whatever a model writes, every call returns in
+bounded time and memory: the mathematics is done in a process of its own, one for each process that reads answers.
+"""
 
-import logging
-import re
-import threading
-import unicodedata
+import atexit
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from latex2sympy2_extended import NormalizationConfig
-from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
-from sympy import latex
+from .mathematics import Reading
+from .workers import AnswerReader
 
 
-_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|\d*\.?\d+)(/\d+)?%?")
-_MIXED_NUMBER = re.compile(r"([+-]?)(\d{1,15})\s+(\d{1,15})/(\d{1,15})")
-_SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})")
-_MATHEMATICS = re.compile(r"[\\^_{}]")
-_PLAIN_CHARACTERS = str.maketrans(
-    {"−": "-", "–": "-", "⁄": "/", "∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": "*"}
-)
-# Answers longer than this are prose or runaway generations; parsing them only costs time.
-_MAX_ANSWER_LENGTH = 1000
-# The end of a response holds its answer; the parser is slow on very long texts.
-_MAX_RESPONSE_LENGTH = 20_000
+# Seconds of a vote after which answers are compared as they are written. A common vote takes hundredths of a second.
+_VOTE_SECONDS = 10.0
 
-
-def _timeouts() -> tuple[int | None, int | None]:
-    """Seconds for parsing and comparing. math-verify uses `signal.alarm`, which exists on the main thread only."""
-    if threading.current_thread() is threading.main_thread():
-        return 5, 5
-    for name in ("math_verify.parser", "math_verify.grader"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    return None, None
+_reader = AnswerReader()
+atexit.register(_reader.close)
 
 
 def extract_answer(response: str) -> str | None:
     r"""
-    Extract the final answer of a response: what stands in `\boxed{}`, else the last formula or number.
+    Extract the final answer of a response: what stands in `\boxed{}`, else the last formula or number. Only the last
+    5,000 characters of the response are read.
 
     Args:
         response (`str`):
             Text of the response.
 
     Returns:
-        `str` or `None`: the answer as written, or `None` if there is none.
+        `str` or `None`: the answer as written, or `None` if there is none, or none that can be read in time.
 
     Example:
     ```python
@@ -51,16 +37,7 @@ def extract_answer(response: str) -> str | None:
     '4'
     ```
     """
-    parsed = parse(
-        response[-_MAX_RESPONSE_LENGTH:],
-        extraction_config=[
-            LatexExtractionConfig(normalization_config=NormalizationConfig(units=True), boxed_match_priority=0),
-            ExprExtractionConfig(),
-        ],
-        parsing_timeout=_timeouts()[0],
-    )
-    written = [item for item in parsed if isinstance(item, str) and item.strip()]
-    return written[-1].strip() if written and len(written[-1]) <= _MAX_ANSWER_LENGTH else None
+    return _reader.extract(response)
 
 
 def as_label(answer: str) -> str:
@@ -76,29 +53,7 @@ def as_label(answer: str) -> str:
     Returns:
         `str`: the same answer, usable as the value of a label column.
     """
-    answer = answer.strip().replace("\\$", "")
-    answer = re.sub(r"\\!\s*", "", answer)  # a thin space back, as in 1,\!234
-    if power := _SCIENTIFIC.fullmatch(answer):
-        return rf"${power[1]} \times 10^{{{int(power[2])}}}$"
-    if _NUMBER.fullmatch(answer) or "$" in answer or "\\boxed" in answer:
-        return answer
-    if _MATHEMATICS.search(answer) or "," in answer:
-        return f"${answer}$"
-    return answer if parse(answer[-_MAX_RESPONSE_LENGTH:], parsing_timeout=_timeouts()[0]) else f"${answer}$"
-
-
-@dataclass(frozen=True)
-class Reading:
-    """
-    How a typed answer is understood.
-
-    Attributes:
-        label (`str`): the answer as it is kept.
-        latex (`str`): what math-verify reads in it, as LaTeX.
-    """
-
-    label: str
-    latex: str
+    return _reader.as_label(answer)
 
 
 def read_answer(text: str) -> Reading:
@@ -113,31 +68,9 @@ def read_answer(text: str) -> Reading:
         [`Reading`]
 
     Raises:
-        ValueError: if there is nothing in it, or nothing that math-verify can read.
+        ValueError: if there is nothing in it, or nothing that math-verify can read in time.
     """
-    answer = unicodedata.normalize("NFKC", text).translate(_PLAIN_CHARACTERS).rsplit("####", 1)[-1].strip()
-    if "\\boxed" in answer:
-        answer = extract_answer(answer) or ""
-    answer = answer.removeprefix("$").removesuffix("$").strip().removeprefix("+")
-    if not answer:
-        raise ValueError("the answer is empty")
-    if len(answer) > _MAX_ANSWER_LENGTH:
-        raise ValueError(f"the answer has {len(answer):,} characters, more than {_MAX_ANSWER_LENGTH:,}")
-    if mixed := _MIXED_NUMBER.fullmatch(answer):
-        sign, whole, numerator, denominator = mixed.groups()
-        answer = f"{sign}{int(whole) * int(denominator) + int(numerator)}/{denominator}"
-    label = as_label(answer)
-    parsed = parse(label, parsing_timeout=_timeouts()[0])
-    readable = [item for item in parsed if not isinstance(item, str)]
-    if not readable:
-        raise ValueError(f"math-verify reads nothing in {answer[:80]!r}: write a number or a formula in LaTeX")
-    return Reading(label, label.replace("%", r"\%") if _NUMBER.fullmatch(label) else latex(readable[0]))
-
-
-def _parse_label(label: str) -> list:
-    # GSM8K writes "worked text #### answer".
-    answer = label.rsplit("####", 1)[-1].strip()
-    return parse(as_label(answer)[-_MAX_RESPONSE_LENGTH:], parsing_timeout=_timeouts()[0])
+    return _reader.read(text)
 
 
 def is_correct(response: str, label: str) -> bool:
@@ -151,40 +84,23 @@ def is_correct(response: str, label: str) -> bool:
             Gold answer; of a text with `####` (GSM8K) the part behind it.
 
     Returns:
-        `bool`
+        `bool`: `False` also if that cannot be told in time.
     """
-    answer = extract_answer(response)
-    if answer is None:
-        return False
-    parsed = _parse_label(label)
-    parsed_answer = _parse_label(answer)
-    if not parsed or not parsed_answer:
-        return answer.strip() == label.rsplit("####", 1)[-1].strip()
-    return bool(verify(parsed, parsed_answer, timeout_seconds=_timeouts()[1]))
+    return _reader.is_correct(response, label)
 
 
 def are_equivalent(first: str, second: str) -> bool:
     """
-    Whether two answers mean the same. `verify` is asymmetric (its first argument is the gold), so both orders must
-    agree: a vote must not depend on which rollout came first.
+    Whether two answers mean the same, whichever comes first.
 
     Args:
         first (`str`): one answer.
         second (`str`): another answer.
 
     Returns:
-        `bool`
+        `bool`: `False` also if that cannot be told in time.
     """
-    if first == second:
-        return True
-    parsed_first, parsed_second = _parse_label(first), _parse_label(second)
-    if not parsed_first or not parsed_second:
-        return False
-    timeout = _timeouts()[1]
-    return bool(
-        verify(parsed_first, parsed_second, timeout_seconds=timeout)
-        and verify(parsed_second, parsed_first, timeout_seconds=timeout)
-    )
+    return _reader.are_equivalent(first, second)
 
 
 @dataclass(frozen=True)
@@ -230,12 +146,17 @@ def vote_on(answers: Sequence[str | None]) -> Vote:
     Returns:
         [`Vote`]
     """
+    end = time.monotonic() + _VOTE_SECONDS
+
+    def is_same(first: str, second: str) -> bool:
+        return first == second or (time.monotonic() < end and are_equivalent(first, second))
+
     clusters: list[tuple[str, list[int]]] = []
     for index, answer in enumerate(answers):
         if answer is None:
             continue
         for representative, members in clusters:
-            if are_equivalent(representative, answer):
+            if is_same(representative, answer):
                 members.append(index)
                 break
         else:

@@ -10,6 +10,8 @@ logger = logging.get_logger(__name__)
 
 # Annotated groups that are compared with as many before them; pseudo-labelled groups of the same batches.
 _WINDOW = 128
+# Where hardly any group is annotated, what lies so many batches back says nothing about now.
+_MAX_BATCHES = 4096
 # Standard errors by which the one must have risen and the other fallen. In simulated runs (tests/test_collapse.py) of
 # 2,000 steps in which nothing changes this happens by chance in about one of forty; a collapse that takes 100 steps
 # is always noticed, one that takes 300 nine times in ten.
@@ -47,6 +49,7 @@ class CollapseMonitor:
                 Share of right answers of each annotated group, in `[0, 1]`.
         """
         self._batches.append([*_moments(weak), *_moments(verified)])
+        self._batches = self._batches[-_MAX_BATCHES:]
         now, before = self._windows()
         if now is None or before is None:
             return

@@ -150,9 +150,11 @@ class EndpointAnnotator:
                 model=self.model, messages=messages, max_completion_tokens=self._max_completion_tokens
             )
             if response.usage is not None:
-                price = response.usage.prompt_tokens * self._prices[0]
-                price += response.usage.completion_tokens * self._prices[1]
-            return response.choices[0].message.content or "", price
+                price = (response.usage.prompt_tokens or 0) * self._prices[0]
+                price += (response.usage.completion_tokens or 0) * self._prices[1]
+            content = response.choices[0].message.content if response.choices else None
+            # Clients do not check what a server sends.
+            return content if isinstance(content, str) else "", price
         except self._refused as error:
             logger.warning("%s refused a prompt, which counts as no answer: %s", self.model, error)
             return "", 0.0

@@ -1,8 +1,41 @@
-"""Writing files so that a crash never leaves half of one."""
+"""Writing files so that a crash never leaves half of one, and reading those that something else damaged."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pyarrow as pa
+
+
+@contextmanager
+def reading(path: Path, fix: str) -> Iterator[None]:
+    """
+    Say which file cannot be read, whatever a parser says about it: a file may be cut short, or hold something else.
+
+    Args:
+        path (`Path`): the file.
+        fix (`str`): a sentence on what to do.
+
+    Raises:
+        FileNotFoundError: if it does not exist.
+        ValueError: if it cannot be understood.
+    """
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        OSError,
+        pa.ArrowException,
+    ) as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]}). {fix}") from error
 
 
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:

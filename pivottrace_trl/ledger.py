@@ -15,7 +15,8 @@ from .ledger_state import LedgerState
 from .ledger_view import LedgerView
 
 
-# Questions an oracle gets at a time. What a list holds is recorded at once, what a generator yields as it comes.
+# Questions an oracle gets at a time, unless it has a `batch_size`. What a list holds is recorded at once, what a
+# generator yields as it comes.
 _BATCH_SIZE = 16
 
 
@@ -120,6 +121,9 @@ class AnnotationLedger(LedgerView):
             if isinstance(error, sqlite3.OperationalError):
                 raise
             raise ValueError(f"{path} is no ledger ({error}). Move the file away; it is left as it is.") from error
+        except (UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+            self._connection.close()
+            raise ValueError(f"{path} is damaged ({error!r}). Put back a copy; it is left as it is.") from error
         except BaseException:
             self._connection.close()
             raise
@@ -206,11 +210,12 @@ class AnnotationLedger(LedgerView):
             waiting = sorted(self._state.open_ids, key=self._urgency)
         # Prompts that were paid for before cost nothing: they come first, whatever is left of the budget.
         waiting.sort(key=lambda identity: identity not in self._state.paid)
+        batch_size = getattr(oracle, "batch_size", _BATCH_SIZE)
         num_recorded = place = 0
         while place < len(waiting):
             batch: list[str] = []
             num_left = self.num_left
-            while place < len(waiting) and len(batch) < _BATCH_SIZE:
+            while place < len(waiting) and len(batch) < batch_size:
                 identity = waiting[place]
                 is_free = identity in self._state.paid
                 if not is_free and num_left == 0:

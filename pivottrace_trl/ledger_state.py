@@ -1,6 +1,7 @@
 """What the events of a ledger amount to. Knows no database."""
 
 from dataclasses import dataclass, field
+from sys import intern
 from typing import Any
 
 
@@ -76,7 +77,9 @@ class LedgerState:
         if kind == "settings":
             self.settings = value
         elif kind == "request":
-            self.requests[identity] = value
+            # Of a million requests the words are the same: they are kept once.
+            words = ("purpose", "route")
+            self.requests[identity] = {intern(k): intern(v) if v and k in words else v for k, v in value.items()}
             self._routings[identity] = -1 if value["purpose"] == "probe" else epoch or 0
             self.open_ids[identity] = None
         elif kind == "withdraw":

@@ -3,6 +3,9 @@
 from pathlib import Path
 
 from datasets import Dataset, load_dataset, load_from_disk
+from datasets.exceptions import DatasetsError
+
+from .files import reading
 
 
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
@@ -27,7 +30,7 @@ def load_pool(source: str, split: str = "train", config_name: str | None = None,
         [`~datasets.Dataset`]
 
     Raises:
-        ValueError: for an unknown file format or a limit below 1.
+        ValueError: for an unknown file format, a file that cannot be read, or a limit below 1.
         FileNotFoundError: if a path with a known ending does not exist.
     """
     path = Path(source)
@@ -36,12 +39,17 @@ def load_pool(source: str, split: str = "train", config_name: str | None = None,
     if path.suffix in _FORMATS:
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {source}.")
-        dataset = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+        with reading(path, f"Save it again as UTF-8 {path.suffix[1:]} with one row per prompt."):
+            try:
+                dataset = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+            except DatasetsError as error:
+                raise ValueError(error.__cause__ or error) from error
     elif path.is_file():
         raise ValueError(f"{source} ends in {path.suffix!r}, but a pool file must end in one of {sorted(_FORMATS)}.")
     elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-        loaded = load_from_disk(source)
-        dataset = loaded if isinstance(loaded, Dataset) else loaded[split]
+        with reading(path, "Save it again with `save_to_disk`, or name one of its splits with --split."):
+            loaded = load_from_disk(source)
+            dataset = loaded if isinstance(loaded, Dataset) else loaded[split]
     else:
         dataset = load_dataset(source, config_name, split=split)
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))

@@ -9,6 +9,19 @@ from typing import Any
 from datasets import Dataset
 
 
+def _check_prompt(row: int, prompt: Any) -> None:
+    """Raise `ValueError` if this is neither a text nor a conversation, or an empty one."""
+    is_text = isinstance(prompt, str)
+    is_conversation = isinstance(prompt, list) and all(isinstance(m, dict) and "content" in m for m in prompt)
+    if prompt is not None and not is_text and not is_conversation:
+        raise ValueError(
+            f"Row {row} of the pool has the prompt {prompt!r:.80}, a `{type(prompt).__name__}`, which is neither a "
+            'text nor a conversation, `[{"role": "user", "content": ...}]`. Rewrite the column with `dataset.map`.'
+        )
+    if not prompt or (is_text and not prompt.strip()):
+        raise ValueError(f"Row {row} of the pool has an empty prompt ({prompt!r:.80}). Filter such rows out.")
+
+
 def prompt_id(prompt: Any) -> str:
     """
     Stable id of a prompt: survives reordering, other columns, restarts, and differences in white space. A conversation
@@ -62,7 +75,8 @@ def pool_ids(dataset: Dataset, prompt_column: str = "prompt") -> list[str]:
 
     Raises:
         TypeError: if the dataset cannot be indexed.
-        ValueError: if it is empty, has no such column, an empty prompt, or the same prompt twice.
+        ValueError: if it is empty, has no such column, an empty prompt, a prompt that is no text and no
+            conversation, or the same prompt twice.
     """
     if not isinstance(dataset, Dataset):
         raise TypeError(
@@ -80,8 +94,7 @@ def pool_ids(dataset: Dataset, prompt_column: str = "prompt") -> list[str]:
     ids = []
     first_row: dict[str, int] = {}
     for row, prompt in enumerate(dataset[prompt_column]):
-        if not prompt:
-            raise ValueError(f"Row {row} of the pool has an empty prompt ({prompt!r}). Filter such rows out.")
+        _check_prompt(row, prompt)
         identity = prompt_id(prompt)
         if identity in first_row:
             raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,8 @@ class TriageConfig:
 
     def __post_init__(self) -> None:
         check_thresholds(self.tau_high, self.tau_low, self.discard_ratio)
+        if not 0.0 <= self.min_agreement <= 1.0:
+            raise ValueError(f"`min_agreement` is {self.min_agreement}, but must be a share of a group in [0, 1].")
 
     def resolve_probe_size(self, budget: int, pool_size: int) -> int:
         """
@@ -66,10 +69,12 @@ class TriageConfig:
             return 0
         if self.probe_size is None:
             return max(1, min(_DEFAULT_NUM_PROBES, budget // 2))
-        if not 1 <= self.probe_size <= min(budget, pool_size):
+        is_count = isinstance(self.probe_size, Integral) and not isinstance(self.probe_size, bool)
+        if not is_count or not 1 <= self.probe_size <= min(budget, pool_size):
             raise ValueError(
-                f"`probe_size` is {self.probe_size}, but must lie between 1 and the smaller of the annotation budget "
-                f"({budget} labels) and the pool ({pool_size} prompts). Lower it, or raise the budget."
+                f"`probe_size` is {self.probe_size}, but must be a number of prompts between 1 and the smaller of "
+                f"the annotation budget ({budget} labels) and the pool ({pool_size} prompts). Lower it, or raise the "
+                "budget."
             )
         return self.probe_size
 

@@ -14,7 +14,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
 from .collapse import CollapseMonitor
-from .files import replace_atomically
+from .files import reading, replace_atomically
 from .pool import pool_fingerprint
 from .routing import PoolRouter
 from .scoring import PoolScorer
@@ -26,6 +26,7 @@ _NOT_SAVED = (
     "What {name} learnt of the pool cannot be saved, as its attributes are no plain values: keep what `fit` finds in "
     "Python's own numbers, strings, lists and dictionaries."
 )
+_DAMAGED = "It is damaged: resume from another checkpoint."
 _FORMAT = 2
 _JSON, _PARQUET = "pivottrace.json", "pivottrace.parquet"
 
@@ -172,63 +173,69 @@ def load_state(
 
     Raises:
         FileNotFoundError: if the checkpoint holds no routing state.
-        ValueError: if it belongs to another pool, seed or estimator, or an estimator whose attributes are no plain
-            values.
+        ValueError: if it is damaged, belongs to another pool, seed or estimator, or an estimator whose attributes are
+            no plain values.
     """
     if not (checkpoint / _JSON).is_file():
         raise FileNotFoundError(
             f"{checkpoint} holds no {_JSON}: it was saved without a PivotDensityCallback. Resume without the "
             "callback, or start a new run from its weights."
         )
-    state = json.loads((checkpoint / _JSON).read_text())
+    with reading(checkpoint / _JSON, _DAMAGED):
+        state = dict(json.loads((checkpoint / _JSON).read_text()))
     if state.get("format") != _FORMAT:
         raise ValueError(
             f"{checkpoint} has routing state of format {state.get('format')}, but this release reads {_FORMAT}. "
             "Resume with the release of pivottrace-trl that saved it."
         )
-    if state["pool_id"] != pool_fingerprint(router.prompt_ids):
+    with reading(checkpoint / _JSON, _DAMAGED):
+        pool_id, saved_seed = state["pool_id"], state["seed"]
+        saved_name, values = state["estimator"]["name"], state["estimator"]["values"]
+    if pool_id != pool_fingerprint(router.prompt_ids):
         raise ValueError(
-            f"{checkpoint} was saved for pool {state['pool_id']}, but this one is "
+            f"{checkpoint} was saved for pool {pool_id}, but this one is "
             f"{pool_fingerprint(router.prompt_ids)}. Resume with the dataset of that run."
         )
-    if state["seed"] != seed:
+    if saved_seed != seed:
         raise ValueError(
-            f"{checkpoint} was saved by a run with seed {state['seed']}, but this one has seed {seed}, which orders "
-            f"the prompts differently. Resume with `seed={state['seed']}`."
+            f"{checkpoint} was saved by a run with seed {saved_seed}, but this one has seed {seed}, which orders "
+            f"the prompts differently. Resume with `seed={saved_seed}`."
         )
     name = type(scorer.estimator).__name__
-    if state["estimator"]["name"] != name:
+    if saved_name != name:
         raise ValueError(
-            f"{checkpoint} was scored by {state['estimator']['name']}, but `estimator` is {name}. Resume with the "
-            "same one."
+            f"{checkpoint} was scored by {saved_name}, but `estimator` is {name}. Resume with the same one."
         )
-    table = pq.read_table(checkpoint / _PARQUET)
-    saved = {identity: row for row, identity in enumerate(table["prompt_id"].to_pylist())}
-    order = np.array([saved[identity] for identity in router.prompt_ids])
-
-    def column(name: str) -> np.ndarray:
-        return table[name].to_numpy()[order]
-
-    router.routes = column("route").astype(np.int8)
-    router.scores, router.densities = column("score").copy(), column("pivot_density").copy()
-    router.evidence.pass_rate[:] = column("pass_rate")
-    router.evidence.num_verified[:] = column("num_verified")
-    router.evidence.agreement[:] = column("agreement")
-    router.start = state["start"]
-    router.know_labels(state["epoch"])
-    suggestions = table["suggestion"].to_pylist()
-    router.suggestions = {row: suggestions[i] for row, i in enumerate(order.tolist()) if suggestions[i] is not None}
-    place = {row: new_row for new_row, row in enumerate(order)}
-    router.probes = np.array([place[row] for row in state["probes"]], int)
-    scorer.heads = {int(layer): heads for layer, heads in state["heads"].items()}
-    scorer.probes = [int(place[row]) for row in state["calibrated_on"]]
-    scorer.density = replace(scorer.density, **state["density"])
-    if state["estimator"]["values"] is None:
+    if values is None:
         raise ValueError(_NOT_SAVED.format(name=name) + f" {checkpoint} therefore lacks it; start a new run.")
-    scorer.estimator, scorer.is_fitted = copy.copy(scorer.estimator), True
-    vars(scorer.estimator).update(state["estimator"]["values"])
-    monitor.load_state(state["monitor"])
-    return Position(**{field.name: state[field.name] for field in fields(Position)})
+    with reading(checkpoint, _DAMAGED):
+        table = pq.read_table(checkpoint / _PARQUET)
+        saved = {identity: row for row, identity in enumerate(table["prompt_id"].to_pylist())}
+        order = np.array([saved[identity] for identity in router.prompt_ids])
+
+        def column(name: str) -> np.ndarray:
+            return table[name].to_numpy()[order]
+
+        router.routes = column("route").astype(np.int8)
+        router.scores, router.densities = column("score").copy(), column("pivot_density").copy()
+        router.evidence.pass_rate[:] = column("pass_rate")
+        router.evidence.num_verified[:] = column("num_verified")
+        router.evidence.agreement[:] = column("agreement")
+        router.start = state["start"]
+        router.know_labels(state["epoch"])
+        suggestions = table["suggestion"].to_pylist()
+        router.suggestions = {
+            row: suggestions[i] for row, i in enumerate(order.tolist()) if suggestions[i] is not None
+        }
+        place = np.argsort(order)
+        router.probes = place[np.array(state["probes"], int)]
+        scorer.heads = {int(layer): heads for layer, heads in state["heads"].items()}
+        scorer.probes = [int(place[row]) for row in state["calibrated_on"]]
+        scorer.density = replace(scorer.density, **state["density"])
+        scorer.estimator, scorer.is_fitted = copy.copy(scorer.estimator), True
+        vars(scorer.estimator).update(values)
+        monitor.load_state(state["monitor"])
+        return Position(**{field.name: state[field.name] for field in fields(Position)})
 
 
 def _values(estimator: object) -> dict[str, Any]:

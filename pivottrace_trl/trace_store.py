@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .files import replace_atomically
+from .files import reading, replace_atomically
 from .traces import ResponseTrace
 
 
@@ -81,4 +81,5 @@ def load_traces(path: Path) -> list[ResponseTrace]:
     Returns:
         `list[ResponseTrace]`
     """
-    return traces_from_table(pq.read_table(path))
+    with reading(path, "Remove it: the traces are made again."):
+        return traces_from_table(pq.read_table(path))

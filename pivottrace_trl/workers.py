@@ -5,6 +5,7 @@ As a program, `python -m pivottrace_trl.workers`, it is that process: a line of 
 """
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -13,22 +14,39 @@ from dataclasses import asdict
 from queue import Empty, Queue
 from typing import Any
 
-from .answers import Reading, are_equivalent, is_correct, read_answer
+from .mathematics import (
+    MAX_RESPONSE_LENGTH,
+    Reading,
+    are_equivalent,
+    as_label,
+    extract_answer,
+    is_correct,
+    read_answer,
+)
 
 
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "read": lambda text: asdict(read_answer(text)),
+    "as_label": as_label,
+    "extract": extract_answer,
     "are_equivalent": lambda pair: are_equivalent(*pair),
     "is_correct": lambda pair: is_correct(*pair),
 }
-# The first call waits for the imports as well.
-_START_SECONDS = 60.0
+# Until the process has imported what it needs.
+_START_SECONDS = 120.0
+_READY = "ready\n"
+# Address space of the process. It takes 0.2 GiB; a power of powers would take all there is.
+_MAX_MEMORY = 2 * 2**30
+# A person's answer with the work before it; longer ones are not worth the time to send them.
+_MAX_TYPED_LENGTH = 100_000
+# Kept, since their streams would be closed with them.
+_PROCESSES_OF_PARENTS: list[subprocess.Popen[str]] = []
 
 
 class AnswerReader:
     """
-    [`read_answer`], [`are_equivalent`] and [`is_correct`] with a limit on time, from any thread. Use it as a context
-    manager.
+    [`read_answer`], [`extract_answer`], [`are_equivalent`] and [`is_correct`] with a limit on time and memory, from
+    any thread. Use it as a context manager.
 
     Args:
         timeout (`float`, *optional*, defaults to `5.0`):
@@ -40,6 +58,7 @@ class AnswerReader:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._lines: Queue[str] = Queue()
+        self._owner = os.getpid()
 
     def __enter__(self) -> "AnswerReader":
         return self
@@ -60,7 +79,23 @@ class AnswerReader:
         Raises:
             ValueError: if nothing can be read in it, or not in time.
         """
+        if len(text) > _MAX_TYPED_LENGTH:
+            raise ValueError(f"the answer has {len(text):,} characters, more than {_MAX_TYPED_LENGTH:,}")
         return Reading(**self._call("read", text))
+
+    def extract(self, response: str) -> str | None:
+        """The final answer of a response; `None` if there is none, or none that can be read in time."""
+        try:
+            return self._call("extract", response[-MAX_RESPONSE_LENGTH:])
+        except ValueError:
+            return None
+
+    def as_label(self, answer: str) -> str:
+        """An answer as the reward functions read it; as it is if that cannot be told in time."""
+        try:
+            return self._call("as_label", answer)
+        except ValueError:
+            return answer
 
     def are_equivalent(self, first: str, second: str) -> bool:
         """Whether two answers mean the same; `False` if that cannot be told in time."""
@@ -74,7 +109,7 @@ class AnswerReader:
     def is_correct(self, response: str, label: str) -> bool:
         """Whether the final answer of a response equals the label; `False` if that cannot be told in time."""
         try:
-            return self._call("is_correct", [response, label])
+            return self._call("is_correct", [response[-MAX_RESPONSE_LENGTH:], label])
         except ValueError:
             return False
 
@@ -85,16 +120,18 @@ class AnswerReader:
 
     def _call(self, function: str, argument: Any) -> Any:
         with self._lock:
-            is_new = self._process is None or self._process.poll() is not None
-            if is_new:
+            if self._process is None or self._owner != os.getpid() or self._process.poll() is not None:
                 self._start()
             assert self._process is not None and self._process.stdin is not None
             try:
                 self._process.stdin.write(json.dumps([function, argument]) + "\n")
                 self._process.stdin.flush()
-                line = self._lines.get(timeout=self._timeout + (_START_SECONDS if is_new else 0.0))
+                line = self._lines.get(timeout=self._timeout)
             except (Empty, OSError):  # it hangs, or died in this moment
                 line = ""
+            except BaseException:  # its answer to this call must not be taken for that to the next
+                self._kill()
+                raise
             if not line:
                 self._kill()
         if not line:
@@ -105,14 +142,18 @@ class AnswerReader:
         return result["value"]
 
     def _start(self) -> None:
+        self._kill()
+        # It finds the modules that this process found, wherever either was started.
+        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__],
+            [sys.executable, "-c", program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
         )
+        self._owner = os.getpid()
         lines: Queue[str] = Queue()
         self._lines = lines
         stream = self._process.stdout
@@ -124,8 +165,25 @@ class AnswerReader:
             lines.put("")  # it died
 
         threading.Thread(target=forward, daemon=True).start()
+        try:
+            is_ready = lines.get(timeout=_START_SECONDS) == _READY
+        except Empty:
+            is_ready = False
+        except BaseException:
+            self._kill()
+            raise
+        if not is_ready:
+            self._kill()
+            raise RuntimeError(
+                f"The process that reads answers did not start within {_START_SECONDS:g} seconds. "
+                f"`echo | {sys.executable} -m {__name__}` shows why."
+            )
 
     def _kill(self) -> None:
+        if self._process is not None and self._owner != os.getpid():
+            # This process is a fork: the other is its parent's, and so is the lock on its streams, never to be freed.
+            _PROCESSES_OF_PARENTS.append(self._process)
+            self._process = None
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -138,6 +196,14 @@ class AnswerReader:
 def main() -> None:
     """Answer requests until the input ends."""
     sys.stdin.reconfigure(encoding="utf-8")  # type: ignore[union-attr]
+    if sys.platform == "linux":
+        import resource  # does not exist on Windows
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        if hard == resource.RLIM_INFINITY or hard > _MAX_MEMORY:
+            resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY, hard))
+    sys.stdout.write(_READY)
+    sys.stdout.flush()
     for line in sys.stdin:
         function, argument = json.loads(line)
         try:

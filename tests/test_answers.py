@@ -1,8 +1,12 @@
 """Extraction, equivalence, votes."""
 
 import contextlib
+import os
+import shutil
 import threading
+import time
 
+import psutil
 import pytest
 from trl.rewards import accuracy_reward
 
@@ -108,10 +112,10 @@ def test_what_cannot_be_read_is_refused(typed):
 
 
 def test_endless_mathematics_is_cut_off():
-    with AnswerReader(timeout=2.0) as reader:
+    with AnswerReader(timeout=1.0) as reader:
         assert reader.read("3").label == "3"
         first = reader._process
-        with pytest.raises(ValueError, match="cannot be read in 2 seconds"):
+        with pytest.raises(ValueError, match="cannot be read in 1 seconds"):
             reader.read("{" * 500)
         assert reader.read("4").label == "4" and reader._process is not first
     assert reader._process is None
@@ -148,3 +152,76 @@ def test_votes_work_off_the_main_thread():
 def test_runaway_responses_are_bounded():
     assert extract_answer("1 " * 200_000 + r"\boxed{7}") == "7"
     assert extract_answer(r"\boxed{" + "9" * 5000 + "}") is None
+
+
+BOMBS = {
+    "power of powers": r"\boxed{9^{9^{9^{9}}}}",
+    "factorial of factorials": r"\boxed{(((9!)!)!)}",
+    "factorial": r"\boxed{1000000!}",
+    "a billion digits": r"\boxed{[1,10^{1000000000}]}",
+    "binomial": r"\boxed{\binom{1000000}{500000}}",
+    "sum": r"\boxed{\sum_{k=1}^{10000000} k^{k}}",
+    "polynomial": r"\boxed{(a+b+c+d)^{100}}",
+    "nested fractions": r"\boxed{" + r"\frac{1}{" * 10_000 + "1" + "}" * 10_000 + "}",
+    "nested brackets": r"\boxed{" + "(" * 400 + "1" + ")" * 400 + "}",
+    "open braces": "{" * 100_000,
+    "open boxes": r"\boxed{" * 20_000,
+    "digits": "9" * 100_000,
+    "numbers": "1 " * 50_000,
+    "odd digits": "\u0661\u0662\u0663 \u0664" * 20_000,
+    "half a character": r"\boxed{\ud800}" + "\ud800",
+    "formulas": "$1$ " * 25_000,
+    "dots": "1." * 50_000,
+    "backslashes": "\\" * 100_000,
+}
+
+
+# Those that run into the limits take their time.
+FAST = {"factorial", "open braces", "open boxes", "digits", "half a character", "nested fractions", "dots"}
+
+
+@pytest.mark.parametrize("bomb", [pytest.param(n, marks=[] if n in FAST else pytest.mark.slow) for n in BOMBS])
+def test_votes_on_hostile_completions_end(bomb):
+    """In the training loop a vote must end, and an answer that nobody can read must not cost the others theirs."""
+    start = time.monotonic()
+    vote = majority_vote([BOMBS[bomb], r"\boxed{7}", "It is 7.", r"\boxed{7.0}"])
+    assert set(vote.members) >= {1, 2, 3} and vote.answer == "7"
+    # Each of four answers may take 2 seconds, and comparisons 10 in all; on a busy machine the clock runs on.
+    assert time.monotonic() - start < 60
+
+
+def test_the_process_that_reads_answers_cannot_fill_the_memory():
+    with AnswerReader(timeout=5.0) as reader:
+        reader.extract("3")
+        process = psutil.Process(reader._process.pid)
+        assert not reader.are_equivalent("$10^{10^{9}}$", "$10^{10^{9}} + 1$")
+        if psutil.LINUX:
+            assert process.rlimit(psutil.RLIMIT_AS)[0] <= 2 * 2**30
+
+
+def test_a_process_that_cannot_start_is_no_unreadable_answer(monkeypatch):
+    monkeypatch.setattr("sys.executable", shutil.which("false"))
+    with AnswerReader() as reader, pytest.raises(RuntimeError, match="did not start"):
+        reader.extract("7")
+
+
+def test_an_interrupted_call_leaves_no_answer_for_the_next(monkeypatch):
+    with AnswerReader(timeout=60.0) as reader:
+        assert reader.extract("6") == "6"
+
+        def interrupt(timeout):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(reader._lines, "get", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            reader.extract("7")
+        assert reader.extract("8") == "8"
+
+
+def test_a_forked_process_reads_answers_itself():
+    assert extract_answer("6") == "6"
+    child = os.fork()
+    if child == 0:
+        os._exit(extract_answer("7") != "7")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert extract_answer("8") == "8"

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from ..files import reading
+
 
 # Delimiters that no prompt uses, so that a dollar amount is never taken for a formula.
 LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "\u27ec", "right": "\u27ed", "display": False},
     {"left": "\u27e6", "right": "\u27e7", "display": True},
 ]
+# A formula in brackets holds no other: a thousand open brackets are then read in a thousand steps, not a million.
 # As in Pandoc: after an opening dollar and before a closing one there is no space, and behind it there is no digit.
 _FORMULA = re.compile(
-    r"\$\$(?P<display>.+?)\$\$|\\\[(?P<bracket>.+?)\\\]|\\\((?P<inline>.+?)\\\)"
+    r"\$\$(?P<display>.+?)\$\$|\\\[(?P<bracket>(?:(?!\\\[).)+?)\\\]|\\\((?P<inline>(?:(?!\\\().)+?)\\\)"
     r"|(?<!\\)\$(?P<dollar>[^\s$](?:[^$]*?[^\s$\\])?)\$(?!\d)",
     re.DOTALL,
 )
@@ -79,9 +82,10 @@ def load_attempts(path: Path) -> dict[str, Attempt]:
     """
     if not path.is_file():
         return {}
-    columns = pq.read_table(path).to_pydict()
-    rows = zip(columns["prompt_id"], columns["text"], columns["pivot_start"], columns["pivot_end"], strict=True)
-    return {i: Attempt(text, tuple(zip(starts, ends, strict=True))) for i, text, starts, ends in rows}
+    with reading(path, "Move it away: the desk works without the attempts."):
+        columns = pq.read_table(path).to_pydict()
+        rows = zip(columns["prompt_id"], columns["text"], columns["pivot_start"], columns["pivot_end"], strict=True)
+        return {i: Attempt(text, tuple(zip(starts, ends, strict=True))) for i, text, starts, ends in rows}
 
 
 def attempt_html(attempt: Attempt | None) -> str:

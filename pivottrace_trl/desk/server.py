@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 
+from ..files import reading
 from ..ledger import AnnotationLedger
 from ..workers import AnswerReader
 from .page import CSS, HEAD, THEME, build_page
@@ -30,7 +31,8 @@ def load_token(folder: Path) -> str:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        token = path.read_text().strip()
+        with reading(path, "Remove it: another token is made."):
+            token = path.read_text().strip()
         if token:
             return token
         descriptor = os.open(path, os.O_WRONLY | os.O_TRUNC)

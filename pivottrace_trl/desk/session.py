@@ -127,9 +127,9 @@ class DeskSession:
             label = text.strip() if self.ledger.answer_format == "text" else self._reader.read(text).label
             if not label:
                 raise ValueError("the answer is empty")
+            answer = Answer(prompt_id, {self.ledger.label_column: label}, author or "unknown", self._price)
         except ValueError as error:
             return self._stay(tab, prompt_id, f"Not recorded: {error}.", text)
-        answer = Answer(prompt_id, {self.ledger.label_column: label}, author or "unknown", self._price)
         (outcome,) = self.ledger.record([answer], self._is_same)
         standing = (self.ledger.label(prompt_id) or {}).get(self.ledger.label_column)
         other = self.ledger.author(prompt_id)

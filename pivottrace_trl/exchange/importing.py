@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,9 @@ def import_answers(
     rejected_path = path.with_name(f"{path.stem}.rejected.jsonl")
     if rejected:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sorted(rejected, key=lambda r: r["row"]))
-        replace_atomically(rejected_path, lambda temporary: temporary.write_text(lines, encoding="utf-8"))
+        # Half a character, which UTF-8 cannot hold, is written as JSON escapes it.
+        content = lines.encode("utf-8", "backslashreplace")
+        replace_atomically(rejected_path, lambda temporary: temporary.write_bytes(content))
     else:
         rejected_path.unlink(missing_ok=True)  # of an earlier import of the same file
     taken = (Outcome.RECORDED.value, Outcome.DUPLICATE.value, "unanswered")
@@ -136,18 +139,20 @@ def _to_answer(row: Row, ledger: AnnotationLedger, reader: AnswerReader, author:
     identity, text = row.get("prompt_id"), row.get("answer")
     if not identity or not isinstance(identity, str):
         raise ValueError(f"`prompt_id` is {identity!r}, but must be one of an exported queue")
-    if text is None or text == "":
+    if text is None or text == "" or text != text:  # NaN is how tables write that there is nothing
         return None
+    if isinstance(text, bool) or not isinstance(text, (str, int, float, Decimal)):
+        raise ValueError(f"the answer is {text!r:.80}, but must be a text or a number")
     text = str(text)
     if not text.strip():
         raise ValueError("the answer is empty")
     row_price = row.get("price")
     try:
         paid = price if row_price in (None, "") else float(row_price)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         paid = float("nan")
     if not 0.0 <= paid < float("inf"):
-        raise ValueError(f"`price` is {row_price!r}, but must be a number of at least 0")
+        raise ValueError(f"`price` is {row_price!r:.80}, but must be a number of at least 0")
     label = reader.read(text).label if ledger.answer_format == "math" else text.strip()
     return Answer(identity, {ledger.label_column: label}, str(row.get("author") or author), paid)
 
@@ -166,4 +171,7 @@ def _reason(ledger: AnnotationLedger, answer: Answer, outcome: Outcome) -> str:
 
 def _plain(row: Row) -> Row:
     """What JSON can hold of a row; Parquet may bring other types."""
-    return json.loads(json.dumps(row, ensure_ascii=False, default=str))
+    try:
+        return json.loads(json.dumps(row, ensure_ascii=False, default=str))
+    except (ValueError, RecursionError):  # too deep, or a number of too many digits
+        return {name: f"{value!r:.1000}" for name, value in row.items()}

@@ -45,11 +45,14 @@ def _write_csv(rows: Sequence[Row], path: Path) -> None:
 
 def _read_csv(path: Path) -> list[Row]:
     text = path.read_text(encoding="utf-8-sig")
-    header = text.split("\n", 1)[0]
+    header = text.replace("\r", "\n").split("\n", 1)[0]
     # Spreadsheets of many countries write semicolons.
     delimiter = max(",;\t", key=header.count)
     csv.field_size_limit(_MAX_CELL_LENGTH)
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, restkey="_rest")
+    names = [name for name in reader.fieldnames or () if name]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"its header holds {twice[0]!r} twice, so that one column would hide the other")
     return [{name: unguard_cell(value) for name, value in row.items() if name and name != "_rest"} for row in reader]
 
 
@@ -119,7 +122,7 @@ def read_rows(path: Path) -> list[Row]:
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         return _READERS[path.suffix.lower()](path)
-    except (ValueError, csv.Error, RecursionError, pa.ArrowException) as error:
+    except (ValueError, csv.Error, RecursionError, OSError, pa.ArrowException) as error:
         raise ValueError(
             f"{path} cannot be read as a {path.suffix} file ({error}). Nothing was imported: save it again as UTF-8."
         ) from error

@@ -18,6 +18,10 @@ from ..triage import Evidence, Route, TriageResult
 ROUTE_COLORS = {Route.DISCARD: "#9aa5b1", Route.WEAK: "#f2a541", Route.ANNOTATE: "#2f6fb2"}
 
 
+# More points than this cannot be told apart, and take long to draw.
+_MAX_POINTS = 2000
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """
     Write a figure as PNG, without the global state of pyplot.
@@ -97,11 +101,13 @@ def plot_calibration(result: TriageResult, evidence: Evidence, tau_high: float, 
     calibration = result.calibration
     figure = Figure(figsize=(6.5, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    places = np.arange(len(result.ranking)) + 1
-    axes.fill_between(places, calibration.low, calibration.high, color="#c9d3dd", linewidth=0, label="90% band")
-    axes.plot(places, calibration.curve, color="#2f6fb2", label="estimated success")
+    shown = _thin(np.arange(len(result.ranking)))
+    band = calibration.low[shown], calibration.high[shown]
+    axes.fill_between(shown + 1, *band, color="#c9d3dd", linewidth=0, label="90% band")
+    axes.plot(shown + 1, calibration.curve[shown], color="#2f6fb2", label="estimated success")
     rates = evidence.pass_rate[result.ranking]
-    axes.plot(places, rates, "o", color="#c8453b", markersize=4, alpha=0.6, label="verified prompts")
+    verified = _thin(np.flatnonzero(np.isfinite(rates)))
+    axes.plot(verified + 1, rates[verified], "o", color="#c8453b", markersize=4, alpha=0.6, label="verified prompts")
     for level, name in ((tau_high, "discard above"), (1 - tau_low, "ask for a label below")):
         axes.axhline(level, color="#9aa5b1", linewidth=1, linestyle=":")
         axes.text(1, level, name, ha="left", va="top", fontsize=8, color="#67727e")
@@ -223,3 +229,10 @@ def plot_trace(trace: ResponseTrace, tokens: Sequence[str], threshold: float, pa
 def _shorten(text: str, length: int = 110) -> str:
     text = " ".join(text.split()).replace("$", r"\$")
     return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _thin(places: np.ndarray) -> np.ndarray:
+    """At most `_MAX_POINTS` of some places, evenly spread, the first and the last among them."""
+    if len(places) <= _MAX_POINTS:
+        return places
+    return places[np.linspace(0, len(places) - 1, _MAX_POINTS).astype(int)]

@@ -56,9 +56,10 @@ class RunReport:
     ) -> None:
         """Write the routes of an epoch and its plots; the trace plot with the first of them."""
         is_probe = np.isin(np.arange(len(router.prompt_ids)), router.probes)
+        names = np.array([route.name.lower() for route in Route])
         columns = {
             "prompt_id": router.prompt_ids,
-            "route": [Route(route).name.lower() for route in result.routes],
+            "route": names[result.routes],
             "score": router.scores,
             "pivot_density": router.densities,
             "is_probe": is_probe,

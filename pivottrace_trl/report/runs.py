@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from ..files import reading
 from ..triage import Route
 from .record import RUN_FILE
 
@@ -120,14 +121,12 @@ def _has_recorder(file: Path) -> bool:
 
 
 def _read(file: Path) -> Run:
-    try:
+    folder = file.parent.parent if file.parent.name == _FOLDER else file.parent
+    tables = [_read_routes(path) for path in sorted((folder / _FOLDER).glob("routes-epoch-*.parquet"))]
+    with reading(file, "It is no record of a run: remove it, or run again."):
         record = json.loads(file.read_text())
         own = file.parent / _FOLDER / RUN_FILE
         bought = json.loads(own.read_text()) if own.is_file() else record
-        folder = file.parent.parent if file.parent.name == _FOLDER else file.parent
-        tables = [
-            pq.read_table(path).to_pydict() for path in sorted((folder / _FOLDER).glob("routes-epoch-*.parquet"))
-        ]
         num_labels = record["num_labels"] if record["num_labels"] is not None else bought["num_labels"]
         return Run(
             folder=folder,
@@ -139,15 +138,21 @@ def _read(file: Path) -> Run:
             steps=record["steps"],
             evaluations=_evaluations(record["log_history"], num_labels),
             log_history=record["log_history"],
-            routes=[np.array([Route[name.upper()] for name in table["route"]], np.int8) for table in tables],
-            scores=[np.array(table["score"], float) for table in tables],
-            pass_rates=[np.array(table["pass_rate"], float) for table in tables],
+            routes=[routes for routes, _, _ in tables],
+            scores=[scores for _, scores, _ in tables],
+            pass_rates=[pass_rates for _, _, pass_rates in tables],
             environment=record["environment"],
             settings=record["settings"],
             peak_gpu_memory_gb=record["peak_gpu_memory_gb"],
         )
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is no record of a run ({error!r}). Remove it, or run again.") from error
+
+
+def _read_routes(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Routes, scores and pass rates of one routing."""
+    with reading(path, "It is no table of routes: remove it, or run again."):
+        table = pq.read_table(path).to_pydict()
+        routes = np.array([Route[name.upper()] for name in table["route"]], np.int8)
+        return routes, np.array(table["score"], float), np.array(table["pass_rate"], float)
 
 
 def _evaluations(log_history: list[dict[str, Any]], num_labels: int) -> dict[str, Evaluation]:
