@@ -17,7 +17,7 @@ from .scoring import PoolScorer
 from .traces import ResponseTrace
 
 
-_RUN = "run.json"
+_RUN = "began.json"
 
 
 class FirstLook:

@@ -113,19 +113,17 @@ class LabelRouter:
                 f"Expected groups of {size} completions of the same prompt, got rows {all_rows}. Another sampler "
                 "than `PivotRoutedSampler` made this batch."
             )
-        labels: list[dict[str, Any] | None] = []
-        votes, group_rows, is_annotated = [], [], []
-        for number, group in enumerate(groups):
-            start, row = number * size, group[0]
-            vote = vote_on(all_answers[start : start + size])
-            bought = self.router.label(row)
-            label = self._pseudo_label(vote) if bought is None else bought
-            if label is not None:
-                label = {column: label.get(column) for column in {*self.hidden_columns, self.label_column}}
-            labels += [label] * size
-            votes.append(vote)
-            group_rows.append(row)
-            is_annotated.append(bought is not None)
+        group_rows = [group[0] for group in groups]
+
+        def decide() -> list[tuple[Vote, dict[str, Any] | None]]:
+            # In one process: how hostile answers compare depends on the time that it takes.
+            votes = [vote_on(all_answers[number * size : (number + 1) * size]) for number in range(len(groups))]
+            return [(vote, self._label(row, vote)) for row, vote in zip(group_rows, votes, strict=True)]
+
+        decisions = self.processes.on_main(decide)
+        votes = [vote for vote, _ in decisions]
+        labels = [label for _, label in decisions for _ in range(size)]
+        is_annotated = [self.router.label(row) is not None for row in group_rows]
         self.router.update_votes(group_rows, [vote.agreement for vote in votes], [vote.answer for vote in votes])
         self.num_withheld = sum(label is None for label in labels) // size
         if log_metric is not None:
@@ -135,6 +133,13 @@ class LabelRouter:
         batch = BatchLabels(labels[first : first + len(rows)], votes, group_rows, is_annotated)
         self._latest = (completions, batch)
         return batch
+
+    def _label(self, row: int, vote: Vote) -> dict[str, Any] | None:
+        label = self.router.label(row)
+        label = self._pseudo_label(vote) if label is None else label
+        if label is None:
+            return None
+        return {column: label.get(column) for column in {*self.hidden_columns, self.label_column}}
 
     def _pseudo_label(self, vote: Vote) -> dict[str, Any] | None:
         if self.monitor.is_paused or vote.answer is None or vote.agreement < self.router.config.min_agreement:

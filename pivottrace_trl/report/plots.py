@@ -20,6 +20,8 @@ ROUTE_COLORS = {Route.DISCARD: "#9aa5b1", Route.WEAK: "#f2a541", Route.ANNOTATE:
 
 # More points than this cannot be told apart, and take long to draw.
 _MAX_POINTS = 2000
+# A figure grows by the routing, in inches and in memory.
+_MAX_ROUTINGS = 12
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -36,7 +38,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 def plot_route_flow(routes_by_epoch: Sequence[np.ndarray], path: Path) -> None:
     """
-    Draw how prompts move between routes from one routing to the next.
+    Draw how prompts move between routes from one routing to the next; of more than twelve, twelve evenly spaced.
 
     Args:
         routes_by_epoch (`Sequence[np.ndarray]`):
@@ -45,6 +47,8 @@ def plot_route_flow(routes_by_epoch: Sequence[np.ndarray], path: Path) -> None:
             PNG file.
     """
     num_prompts = len(routes_by_epoch[0])
+    numbers = np.unique(np.linspace(0, len(routes_by_epoch) - 1, _MAX_ROUTINGS).astype(int)).tolist()
+    routes_by_epoch = [routes_by_epoch[number] for number in numbers]
     figure = Figure(figsize=(2.5 + 1.6 * len(routes_by_epoch), 4.5), layout="constrained")
     axes = figure.add_subplot()
     width = 0.34
@@ -72,7 +76,7 @@ def plot_route_flow(routes_by_epoch: Sequence[np.ndarray], path: Path) -> None:
                     axes.fill_between(x, low, low + count, color=ROUTE_COLORS[source], alpha=0.3, linewidth=0)
                     leave[source] += count
                     enter[target] += count
-    axes.set_xticks(range(len(routes_by_epoch)), [f"routing {i}" for i in range(len(routes_by_epoch))])
+    axes.set_xticks(range(len(routes_by_epoch)), [f"routing {number}" for number in numbers])
     axes.set_ylabel("prompts")
     axes.set_ylim(0, num_prompts)
     handles = [axes.bar(0, 0, color=ROUTE_COLORS[route]) for route in reversed(Route)]
