@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from torch import nn
+from transformers import ProcessorMixin
 from trl import GRPOTrainer, RLOOTrainer
 
 from ..layers import find_attention_modules
@@ -120,7 +121,7 @@ def _refuse_multi_turn(trainer: GRPOTrainer) -> None:
 
 
 def _refuse_set_up(trainer: Any) -> None:
-    if trainer._is_vlm:
+    if isinstance(trainer.processing_class, ProcessorMixin):
         raise NotImplementedError(
             "PivotDensityCallback does not support vision-language models: responses are traced without images, and "
             "their scores would not be those of the policy. If the prompts are text only, pass "

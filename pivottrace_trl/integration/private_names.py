@@ -23,7 +23,7 @@ METHODS: dict[str, tuple[str, ...]] = {
 # Parameters that follow in some of the supported versions only, and that we pass where they do.
 SOMETIMES = {"_generate_single_turn": "num_generations"}
 # Attributes that we read.
-ATTRIBUTES = ("_is_vlm", "_tokenizer")
+ATTRIBUTES = ("_tokenizer",)
 
 
 def has_parameter(trainer: Any, name: str, parameter: str) -> bool:
