@@ -53,14 +53,14 @@ def test_answers_that_arrive_while_it_runs(make_trainer):
     trainer = make_trainer(dataset=make_pool().remove_columns("solution"), num_train_epochs=3)
     callback = attach(trainer)
     routings = []
-    finish = callback._finish_routing
+    note = callback.report.note_routing
 
-    def spy(result, epoch):
+    def spy(epoch, router, result, tokenizer):
         routings.append(result.counts())
-        finish(result, epoch)
+        note(epoch, router, result, tokenizer)
         answer_queue(callback.ledger.path)
 
-    callback._finish_routing = spy
+    callback.report.note_routing = spy
     trainer.train()
     # Nothing is known in the first epoch; in the later ones what was answered in between is used.
     assert routings[0] == {"discard": 0, "weak": 32, "annotate": 0}
