@@ -55,7 +55,7 @@ def fake_engine(trainer):
     """
     sizes: list[int] = []
 
-    def generate(prompt_ids, images, multimodal_fields, num_generations):
+    def generate(prompt_ids, *rest):
         sizes.append(len(prompt_ids))
         in_training = trainer.model.training
         first = trainer.accelerator.process_index * len(prompt_ids)
