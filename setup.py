@@ -32,7 +32,7 @@ setup(
         'bitsandbytes>=0.49; platform_system == "Linux" or platform_system == "Windows"',
         "numpy>=1.26",
         "pyarrow>=21",
-        "matplotlib>=3.8",
+        "matplotlib>=3.9",
         "scikit-learn>=1.4",
         "scipy>=1.11.1",
         "rich>=13",

@@ -225,7 +225,7 @@ def test_what_failed_half_way_left_nothing(ids, open_ledger):
     ledger = open_ledger()
     ask_for(ledger, ids[:3])
     before = ledger.events()
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="cannot be kept"):
         ledger.record([Answer(ids[0], {"solution": "1"}, "ann"), Answer(ids[1], {"solution": object()}, "ann")])
     assert ledger.events() == before and ledger.label(ids[0]) is None and ledger.num_bought == 0
     assert ledger.record([Answer(ids[0], {"solution": "1"}, "ann")]) == [Outcome.RECORDED]
