@@ -1,7 +1,7 @@
 """The two lines: a callback that routes the data of a `GRPOTrainer` or an `RLOOTrainer`."""
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -31,6 +31,7 @@ from .rewards import SUCCESS_REWARD, LabelRouter
 from .routing import PoolRouter, TriageConfig
 from .sampler import PivotRoutedSampler
 from .scoring import PoolScorer
+from .sharing import FreshScores, share_routing
 from .state import Position, load_state, save_state
 from .traces import ResponseTrace
 from .triage import Route, count_routes, resolve_budget
@@ -169,8 +170,7 @@ class PivotDensityCallback(TrainerCallback):
         self._first_look: FirstLook | None = None
         self._routed_epoch: int | None = None
         self._num_routings = 0
-        # Scores of rollouts that this process traced since the last exchange: row -> (step, score, density).
-        self._fresh: dict[int, tuple[int, float, float]] = {}
+        self._fresh = FreshScores(self.router, scorer, self._processes)
         self.num_scoring_tokens = 0
         self._is_attached = True
         attachment.attach(
@@ -336,42 +336,11 @@ class PivotDensityCallback(TrainerCallback):
     def _share_routing(self) -> None:
         """Give what rank 0 decided to the others."""
         self._num_routings += 1
-        if self._processes.size == 1:
-            return
-        names = ("scores", "densities", "evidence", "probes", "routes", "calibration", "start")
-        routing = {name: getattr(self.router, name) for name in names}
-        learnt = ("estimator", "density", "heads", "probes", "is_fitted")
-        scoring = {name: getattr(self.scorer, name) for name in learnt}
-        routing, scoring, state = self._processes.broadcast((routing, scoring, self.ledger.snapshot()))
-        if not self._processes.is_main:
-            vars(self.router).update(routing)
-            vars(self.scorer).update(scoring)
-            self.ledger = self.router.ledger = cast(AnnotationLedger, LedgerView(state))
+        share_routing(self.router, self.scorer, self._processes)
+        self.ledger = self.router.ledger
 
     def _take_traces(self, rows: list[int], traces: list[ResponseTrace]) -> None:
-        """Score rollouts of training as they are traced. The plan of the running epoch is frozen and stays."""
-        # With `mask_truncated_completions`, TRL blanks completions that were cut off: there is nothing to score.
-        shown = [i for i, trace in enumerate(traces) if len(trace) > 0]
-        if shown:
-            shown_rows = [rows[i] for i in shown]
-            # The reward functions have voted on the group before its loss is computed.
-            agreement = self.router.evidence.agreement
-            shown_traces = [replace(traces[i], agreement=float(agreement[rows[i]])) for i in shown]
-            scored = self.scorer.score(shown_traces, self.router.scores, shown_rows)
-            step = self._trainer.state.global_step
-            for row, score, density in zip(shown_rows, scored.scores, scored.densities, strict=True):
-                self._fresh[row] = (step, float(score), float(density))
-
-    def _merge_traces(self) -> None:
-        """Take over the scores of the rollouts that all processes traced since the last time; the latest counts."""
-        merged: dict[int, tuple[int, float, float]] = {}
-        for share in self._processes.gather(self._fresh):
-            for row, scored in share.items():
-                merged[row] = max(merged.get(row, scored), scored, key=lambda entry: entry[0])
-        self._fresh = {}
-        if merged:
-            _, scores, densities = zip(*merged.values(), strict=True)
-            self.router.update_scores(list(merged), np.array(scores), np.array(densities))
+        self._fresh.take(rows, traces, self._trainer.state.global_step)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -385,7 +354,7 @@ class PivotDensityCallback(TrainerCallback):
         self.sampler.set_epoch(epoch)
         if self._routed_epoch != epoch:
             self._routed_epoch = epoch
-            self._merge_traces()
+            self._fresh.merge()
             if self.router.config.reroutes:
                 self._processes.on_main(lambda: self._reroute(epoch))
                 self._share_routing()
@@ -421,7 +390,7 @@ class PivotDensityCallback(TrainerCallback):
         """Save routes, scores and evidence beside the checkpoint, so that a resumed run goes on with them."""
         if self.sampler is None or self._routed_epoch is None:
             return
-        self._merge_traces()
+        self._fresh.merge()
         position = Position(
             seed=self._trainer.args.seed,
             epoch=self._routed_epoch,
@@ -437,7 +406,7 @@ class PivotDensityCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Write the plots and the record of the run, and print the table."""
-        self._merge_traces()
+        self._fresh.merge()
         if not self._processes.is_main:
             return
         if self._first_look is not None:

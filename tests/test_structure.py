@@ -42,7 +42,7 @@ LAYERS = [
     {"estimators"},
     {"scoring"},
     {"routing"},
-    {"rewards", "state", "offline"},
+    {"rewards", "sharing", "state", "offline"},
     {"report"},
     {"integration"},
     {"first_look"},
