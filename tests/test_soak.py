@@ -13,8 +13,8 @@ from .conftest import first_digit, make_model, make_pool
 
 
 NUM_STEPS = 2000
-# Memory is compared from here on: allocators, caches and the log's lists have found their size.
-SETTLED = 500
+# Memory is compared from here on, after more than twelve routings: allocators, caches and plots have found their size.
+SETTLED = 700
 
 
 class Watch(TrainerCallback):
@@ -46,7 +46,7 @@ class Watch(TrainerCallback):
 @pytest.mark.slow
 def test_two_thousand_steps(make_trainer):
     trainer = make_trainer(
-        make_pool(512),
+        make_pool(128),
         model=make_model("llama"),
         max_steps=NUM_STEPS,
         num_train_epochs=1,
@@ -62,14 +62,14 @@ def test_two_thousand_steps(make_trainer):
     watch = Watch(callback, callback.output_dir)
     trainer.add_callback(watch)
     trainer.train()
-    assert trainer.state.global_step == NUM_STEPS and callback.summary()["epochs"] >= 5
+    assert trainer.state.global_step == NUM_STEPS and callback.summary()["epochs"] >= 30
     first, last = watch.stock[SETTLED], watch.stock[NUM_STEPS]
     for name in ("hooks", "threads", "files", "children"):
         assert last[name] == first[name], (name, watch.stock)
     # Logs grow by one entry every ten steps, about 3 kB each; nothing else of ours does.
     num_entries = last["log entries"] - first["log entries"]
     assert num_entries <= (NUM_STEPS - SETTLED) / 10 + callback.summary()["epochs"]
-    assert last["memory"] < first["memory"] + 60, watch.stock
-    assert last["batches"] <= 600 and last["suggestions"] <= 512
+    assert last["memory"] < first["memory"] + 30, watch.stock
+    assert last["batches"] <= 600 and last["suggestions"] <= 128
     # A table of routes for each epoch, less than 32 kB for this pool.
     assert last["bytes"] < first["bytes"] + 32_768 * callback.summary()["epochs"], watch.stock
