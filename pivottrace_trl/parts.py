@@ -85,7 +85,6 @@ class SharedWork:
 
     Attributes:
         processes ([`Processes`]): who shares the work.
-        num_made (`int`): parts that this process made itself so far.
     """
 
     def __init__(
@@ -93,7 +92,6 @@ class SharedWork:
     ):
         self.processes = processes or Processes()
         self._is_finished = is_finished
-        self.num_made = 0
         self._folder = folder if self.processes.is_main else None
 
     def run(
@@ -146,7 +144,6 @@ class SharedWork:
             current = missing[start : start + processes.size]
             # A process without a part of its own makes the last one too: it may be needed for collective operations.
             result = make(current[min(processes.rank, len(current) - 1)])
-            self.num_made += processes.rank < len(current)
             results = processes.gather_on_main(result) if only_main else processes.gather(result)
             for place, number in enumerate(current):
                 if results is not None and self._folder is not None:

@@ -66,8 +66,10 @@ def test_killed_two_hundred_times(tmp_path):
     path, rng = tmp_path / "ledger.sqlite", random.Random(0)
     AnnotationLedger(path, BUDGET, IDS).close()
     labels: dict[str, str] = {}
-    num_acknowledged = 0
-    for round_number in range(200):
+    num_acknowledged = round_number = 0
+    # On a busy machine a writer gets less done before it is killed: there are more of them then.
+    while round_number < 200 or num_acknowledged <= 400:
+        round_number += 1
         receiver, sender = fork.Pipe(duplex=False)
         writer = fork.Process(target=write_at_random, args=(path, round_number, sender), daemon=True)
         writer.start()
@@ -101,7 +103,7 @@ def test_killed_two_hundred_times(tmp_path):
         assert all(standing[i].startswith(f"{round_number}-") for i in untold if i in standing)
         labels = standing
         ledger.close()
-    assert num_acknowledged > 100
+        assert round_number < 1000, f"only {num_acknowledged} writes in {round_number} rounds"
 
 
 def import_answers(path, author):
