@@ -44,22 +44,7 @@ def _is_text(text: str) -> bool:
 
 
 def extract_answer(response: str) -> str | None:
-    r"""
-    Extract the final answer of a response: what stands in `\boxed{}`, else the last formula or number.
-
-    Args:
-        response (`str`):
-            Text of the response.
-
-    Returns:
-        `str` or `None`: the answer as written, or `None` if there is none.
-
-    Example:
-    ```python
-    >>> extract_answer(r"2 + 2 is \boxed{4}.")
-    '4'
-    ```
-    """
+    """What [`~answers.extract_answer`] does, in this process, where it may fill the memory."""
     parsed = parse(
         response[-MAX_RESPONSE_LENGTH:],
         extraction_config=[
@@ -74,18 +59,7 @@ def extract_answer(response: str) -> str | None:
 
 
 def as_label(answer: str) -> str:
-    r"""
-    Write an answer so that `accuracy_reward` reads it as a whole. Outside math mode math-verify sees nothing in
-    `\sqrt{2}` and `(1,2)`, a 2 in `2\pi` and the last value only in `1, 2`: whatever is no plain number is set in math
-    mode. Dollar signs before amounts, which end math mode, are left out.
-
-    Args:
-        answer (`str`):
-            Answer as extracted or typed.
-
-    Returns:
-        `str`: the same answer, usable as the value of a label column.
-    """
+    """What [`~answers.as_label`] does, in this process, where it may fill the memory."""
     answer = answer.strip().replace("\\$", "")
     answer = re.sub(r"\\!\s*", "", answer)  # a thin space back, as in 1,\!234
     if power := _SCIENTIFIC.fullmatch(answer):
@@ -112,19 +86,7 @@ class Reading:
 
 
 def read_answer(text: str) -> Reading:
-    r"""
-    Check and normalise what a person typed, so that `accuracy_reward` understands it.
-
-    Args:
-        text (`str`):
-            A number, formula, tuple, interval or set; `\boxed{}` and GSM8K's `####` may stand around it.
-
-    Returns:
-        [`Reading`]
-
-    Raises:
-        ValueError: if there is nothing in it, or nothing that math-verify can read.
-    """
+    """What [`~answers.read_answer`] does, in this process, where it may fill the memory."""
     answer = unicodedata.normalize("NFKC", text).translate(_PLAIN_CHARACTERS).rsplit("####", 1)[-1].strip()
     if "\\boxed" in answer:
         answer = extract_answer(answer) or ""
@@ -153,18 +115,7 @@ def _parse_label(label: str) -> list:
 
 
 def is_correct(response: str, label: str) -> bool:
-    """
-    Whether the final answer of a response equals the label.
-
-    Args:
-        response (`str`):
-            Text of the response.
-        label (`str`):
-            Gold answer; of a text with `####` (GSM8K) the part behind it.
-
-    Returns:
-        `bool`
-    """
+    """What [`~answers.is_correct`] does, in this process, where it may fill the memory."""
     answer = extract_answer(response)
     if answer is None:
         return False
@@ -176,17 +127,7 @@ def is_correct(response: str, label: str) -> bool:
 
 
 def are_equivalent(first: str, second: str) -> bool:
-    """
-    Whether two answers mean the same. `verify` is asymmetric (its first argument is the gold), so both orders must
-    agree: a vote must not depend on which rollout came first.
-
-    Args:
-        first (`str`): one answer.
-        second (`str`): another answer.
-
-    Returns:
-        `bool`
-    """
+    """What [`~answers.are_equivalent`] does, in this process, where it may fill the memory."""
     if first == second:
         return True
     parsed_first, parsed_second = _parse_label(first), _parse_label(second)
