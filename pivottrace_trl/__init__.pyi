@@ -1,5 +1,5 @@
 from .annotation import Answer, Oracle, Outcome, Query
-from .answers import Vote, extract_answer, is_correct, majority_vote, read_answer
+from .answers import AnswerReader, Reading, Vote, extract_answer, is_correct, majority_vote, read_answer
 from .attention import AttentionStatistics
 from .calibration import Calibration
 from .callback import PivotDensityCallback
@@ -26,7 +26,6 @@ from .estimators import (
 )
 from .exchange import AnnotationStatus, ImportReport, annotation_status, export_queue, import_answers
 from .ledger import AnnotationLedger
-from .mathematics import Reading
 from .metric import MathAccuracy
 from .offline import PoolTriage, triage_pool
 from .oracles import CallableAnnotator, LabelVault
@@ -40,7 +39,6 @@ from .traces import OPTIONAL_SIGNALS, ResponseTrace
 from .tracing import AttentionCapture, AttentionTracer
 from .tracing_pass import trace_rollouts
 from .triage import Evidence, Route, TriageResult, assign_routes, choose_probes, rank_pool, resolve_budget
-from .workers import AnswerReader
 
 __version__: str
 

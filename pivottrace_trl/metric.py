@@ -9,8 +9,8 @@ from typing import Any
 import evaluate
 from datasets import Features, Sequence, Value
 
+from .answers import AnswerReader
 from .progress import progress_bar
-from .workers import AnswerReader
 
 
 class MathAccuracy(evaluate.Metric):

@@ -11,8 +11,7 @@ import pytest
 from trl.rewards import accuracy_reward
 
 from pivottrace_trl import extract_answer, is_correct, majority_vote
-from pivottrace_trl.answers import are_equivalent, as_label, read_answer
-from pivottrace_trl.workers import AnswerReader
+from pivottrace_trl.answers import AnswerReader, are_equivalent, as_label, read_answer
 
 
 @pytest.mark.parametrize(

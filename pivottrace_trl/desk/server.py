@@ -10,9 +10,9 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 
+from ..answers import AnswerReader
 from ..files import reading
 from ..ledger import AnnotationLedger
-from ..workers import AnswerReader
 from .page import CSS, HEAD, THEME, build_page
 from .session import DeskSession
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..annotation import Answer, Outcome, Query
+from ..answers import AnswerReader
 from ..ledger import AnnotationLedger
-from ..workers import AnswerReader
 
 
 # A question that a tab shows is kept from the others for so long.

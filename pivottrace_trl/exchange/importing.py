@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ..annotation import Answer, Outcome
+from ..answers import AnswerReader
 from ..files import replace_atomically
 from ..ledger import AnnotationLedger
 from ..progress import progress_bar
-from ..workers import AnswerReader
 from .label_studio import from_task
 from .tables import Row, read_rows
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from .mathematics import Reading
-from .workers import AnswerReader
+from .reader import AnswerReader
 
 
 # Seconds of a vote after which answers are compared as they are written. A common vote takes hundredths of a second.

@@ -1,6 +1,6 @@
 """
 Final answers in free text, on math-verify. Some mathematics never ends and some fills the memory: what a model or a
-person wrote goes through `answers` and `workers`, which run this in a process that can be killed.
+person wrote goes through `reader`, which runs this in a process that can be killed.
 """
 
 import logging
@@ -44,7 +44,7 @@ def _is_text(text: str) -> bool:
 
 
 def extract_answer(response: str) -> str | None:
-    """What [`~answers.extract_answer`] does, in this process, where it may fill the memory."""
+    """What [`~vote.extract_answer`] does, in this process, where it may fill the memory."""
     parsed = parse(
         response[-MAX_RESPONSE_LENGTH:],
         extraction_config=[
@@ -59,7 +59,7 @@ def extract_answer(response: str) -> str | None:
 
 
 def as_label(answer: str) -> str:
-    """What [`~answers.as_label`] does, in this process, where it may fill the memory."""
+    """What [`~vote.as_label`] does, in this process, where it may fill the memory."""
     answer = answer.strip().replace("\\$", "")
     answer = re.sub(r"\\!\s*", "", answer)  # a thin space back, as in 1,\!234
     if power := _SCIENTIFIC.fullmatch(answer):
@@ -86,7 +86,7 @@ class Reading:
 
 
 def read_answer(text: str) -> Reading:
-    """What [`~answers.read_answer`] does, in this process, where it may fill the memory."""
+    """What [`~vote.read_answer`] does, in this process, where it may fill the memory."""
     answer = unicodedata.normalize("NFKC", text).translate(_PLAIN_CHARACTERS).rsplit("####", 1)[-1].strip()
     if "\\boxed" in answer:
         answer = extract_answer(answer) or ""
@@ -115,7 +115,7 @@ def _parse_label(label: str) -> list:
 
 
 def is_correct(response: str, label: str) -> bool:
-    """What [`~answers.is_correct`] does, in this process, where it may fill the memory."""
+    """What [`~vote.is_correct`] does, in this process, where it may fill the memory."""
     answer = extract_answer(response)
     if answer is None:
         return False
@@ -127,7 +127,7 @@ def is_correct(response: str, label: str) -> bool:
 
 
 def are_equivalent(first: str, second: str) -> bool:
-    """What [`~answers.are_equivalent`] does, in this process, where it may fill the memory."""
+    """What [`~vote.are_equivalent`] does, in this process, where it may fill the memory."""
     if first == second:
         return True
     parsed_first, parsed_second = _parse_label(first), _parse_label(second)

@@ -1,7 +1,7 @@
 """
 Reading answers in a process of its own, which can be killed: there is mathematics that never ends.
 
-As a program, `python -m pivottrace_trl.workers`, it is that process: a line of JSON in, a line of JSON out.
+As a program, `python -m pivottrace_trl.answers.reader`, it is that process: a line of JSON in, a line of JSON out.
 """
 
 import json
