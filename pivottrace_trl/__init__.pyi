@@ -1,10 +1,8 @@
-from .annotation import Answer, Oracle, Outcome, Query
 from .answers import AnswerReader, Reading, Vote, extract_answer, is_correct, majority_vote, read_answer
 from .attention import AttentionStatistics
 from .calibration import Calibration
 from .callback import PivotDensityCallback
 from .collapse import CollapseMonitor
-from .endpoint import EndpointAnnotator
 from .estimators import (
     ESTIMATORS,
     RAUQ,
@@ -25,10 +23,12 @@ from .estimators import (
     get_estimator,
 )
 from .exchange import AnnotationStatus, ImportReport, annotation_status, export_queue, import_answers
-from .ledger import AnnotationLedger
+from .labels.endpoint import EndpointAnnotator
+from .labels.ledger import AnnotationLedger
+from .labels.oracles import CallableAnnotator, LabelVault
+from .labels.queries import Answer, Oracle, Outcome, Query
 from .metric import MathAccuracy
 from .offline import PoolTriage, triage_pool
-from .oracles import CallableAnnotator, LabelVault
 from .pool import drop_duplicates, pool_fingerprint, pool_ids, prompt_id
 from .report.record import RunRecorder
 from .rollouts import Rollout, generate_rollouts

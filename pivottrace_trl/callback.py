@@ -11,16 +11,17 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 from trl import GRPOTrainer, RLOOTrainer
 
-from .annotation import Oracle
 from .answers import as_label
 from .answers import extract_answer as extract_mathematics
 from .estimators import CalibratedEstimator, Estimator
 from .first_look import FirstLook
 from .integration import TrainerAttachment, check_trainer, find_label_columns, find_verifier
-from .ledger import AnnotationLedger
-from .ledger_state import LedgerState
-from .ledger_view import LedgerView
-from .oracles import CallableAnnotator, LabelVault
+from .labels.ledger import AnnotationLedger
+from .labels.oracles import CallableAnnotator, LabelVault
+from .labels.queries import Oracle
+from .labels.state import LedgerState
+from .labels.view import LedgerView
+from .labels.waiting import AnnotationWait
 from .pool import pool_ids
 from .processes import Processes
 from .report.attempts import write_attempts
@@ -35,7 +36,6 @@ from .sharing import FreshScores, share_routing
 from .state import Position, load_state, save_state
 from .traces import ResponseTrace
 from .triage import Route, count_routes, resolve_budget
-from .waiting import AnnotationWait
 
 
 logger = logging.get_logger(__name__)

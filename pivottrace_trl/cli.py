@@ -224,7 +224,7 @@ def _run_study(args: argparse.Namespace) -> int:
 
 
 def _open_ledger(run: Path):
-    from .ledger import AnnotationLedger
+    from .labels.ledger import AnnotationLedger
 
     places = [run / "ledger.sqlite", run / "pivottrace" / "ledger.sqlite"]
     for path in places:

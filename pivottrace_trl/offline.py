@@ -19,8 +19,8 @@ from .answers import extract_answer, is_correct, majority_vote
 from .estimators import Estimator
 from .exchange import export_queue
 from .files import replace_atomically
-from .ledger import AnnotationLedger
-from .oracles import LabelVault
+from .labels.ledger import AnnotationLedger
+from .labels.oracles import LabelVault
 from .pivots import find_pivots
 from .pool import pool_ids, prompt_text
 from .rollouts import Rollout, generate_rollouts, transformers_generator

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from .annotation import Oracle, Query
 from .calibration import Calibration
-from .ledger import AnnotationLedger
+from .labels.ledger import AnnotationLedger
+from .labels.queries import Oracle, Query
 from .triage import Evidence, Route, TriageResult, assign_routes, check_thresholds, choose_probes
 
 

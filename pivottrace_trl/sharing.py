@@ -6,8 +6,8 @@ from typing import cast
 
 import numpy as np
 
-from .ledger import AnnotationLedger
-from .ledger_view import LedgerView
+from .labels.ledger import AnnotationLedger
+from .labels.view import LedgerView
 from .processes import Processes
 from .routing import PoolRouter
 from .scoring import PoolScorer

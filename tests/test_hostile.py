@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pivottrace_trl import AnnotationLedger, PoolRouter, PoolScorer, Query, TriageConfig, import_answers, pool_ids
-from pivottrace_trl.annotation import Answer
 from pivottrace_trl.collapse import CollapseMonitor
 from pivottrace_trl.desk.markup import Attempt, attempt_html, load_attempts, to_markdown
 from pivottrace_trl.exchange import annotation_status
 from pivottrace_trl.exchange.tables import WRITERS, read_rows
+from pivottrace_trl.labels.queries import Answer
 from pivottrace_trl.loading import load_pool
 from pivottrace_trl.report.runs import find_runs
 from pivottrace_trl.state import Position, load_state, save_state

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from pivottrace_trl.annotation import Answer, Outcome, Query
-from pivottrace_trl.ledger import AnnotationLedger
+from pivottrace_trl.labels.ledger import AnnotationLedger
+from pivottrace_trl.labels.queries import Answer, Outcome, Query
 
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")

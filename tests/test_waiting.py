@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pivottrace_trl import AnnotationLedger, Answer, PivotDensityCallback, Query, Route
-from pivottrace_trl.waiting import AnnotationWait
+from pivottrace_trl.labels.waiting import AnnotationWait
 
 from .conftest import first_digit, make_pool
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from pathlib import Path
 
 from ..exchange import annotation_status
-from ..ledger import AnnotationLedger
+from ..labels.ledger import AnnotationLedger
 from ..report.plots import plot_spend
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 
 from ..answers import AnswerReader
 from ..files import reading
-from ..ledger import AnnotationLedger
+from ..labels.ledger import AnnotationLedger
 from .page import CSS, HEAD, THEME, build_page
 from .session import DeskSession
 

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..annotation import Answer, Outcome, Query
 from ..answers import AnswerReader
-from ..ledger import AnnotationLedger
+from ..labels.ledger import AnnotationLedger
+from ..labels.queries import Answer, Outcome, Query
 
 
 # A question that a tab shows is kept from the others for so long.

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..files import replace_atomically
-from ..ledger import AnnotationLedger
+from ..labels.ledger import AnnotationLedger
 from .label_studio import to_tasks
 from .tables import WRITERS, Row
 

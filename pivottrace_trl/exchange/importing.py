@@ -7,10 +7,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from ..annotation import Answer, Outcome
 from ..answers import AnswerReader
 from ..files import replace_atomically
-from ..ledger import AnnotationLedger
+from ..labels.ledger import AnnotationLedger
+from ..labels.queries import Answer, Outcome
 from ..progress import progress_bar
 from .label_studio import from_task
 from .tables import Row, read_rows

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..annotation import Query
+from ..labels.queries import Query
 from .tables import Row
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from .answers import extract_answer, read_answer
+from ..answers import extract_answer, read_answer
 
 
 logger = logging.getLogger(__name__)

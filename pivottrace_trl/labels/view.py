@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from .ledger_state import LedgerState
+from .state import LedgerState
 
 
 class LedgerView:

@@ -5,7 +5,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from .annotation import Answer
+from .queries import Answer
 
 
 class LabelVault:

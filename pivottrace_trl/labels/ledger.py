@@ -9,10 +9,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .annotation import Answer, Oracle, Outcome, Query
-from .ledger_schema import migrate
-from .ledger_state import LedgerState
-from .ledger_view import LedgerView
+from .queries import Answer, Oracle, Outcome, Query
+from .schema import migrate
+from .state import LedgerState
+from .view import LedgerView
 
 
 # Questions an oracle gets at a time, unless it has a `batch_size`. What a list holds is recorded at once, what a
