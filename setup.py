@@ -57,6 +57,8 @@ setup(
             "playwright>=1.50",
             "pytest>=8",
             "ruff==0.17.6",
+            "trackio>=0.43",
+            "wandb>=0.31",
         ],
     },
     entry_points={"console_scripts": ["pivottrace=pivottrace_trl.cli:main"]},

@@ -258,6 +258,7 @@ class PivotDensityCallback(TrainerCallback):
 
     def _score_pool(self) -> None:
         """Answer every prompt once, trace the answers, and route the pool; what is interrupted goes on from there."""
+        self._attachment.start_trackers()
         look = self._new_look()
         look.take(self._processes)
         self.num_scoring_tokens += look.num_tokens

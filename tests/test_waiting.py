@@ -36,6 +36,16 @@ def test_waits_for_a_share_of_the_queue(share, polls, tmp_path):
     assert len(naps) == polls
 
 
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_the_display_is_drawn_only_where_it_is_wanted(is_shown, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    path = tmp_path / "ledger.sqlite"
+    ledger = AnnotationLedger(path, 10, ["p0"])
+    ledger.request([Query("p0", "text")])
+    AnnotationWait(1.0, is_shown=is_shown, sleep=lambda seconds: answer_queue(path))(ledger)
+    assert bool(capsys.readouterr().out) == is_shown
+
+
 @pytest.mark.parametrize("share", [0.0, -1, 1.5, float("nan")])
 def test_impossible_shares(share):
     with pytest.raises(ValueError, match="`wait_for_annotations` is .* share of the queue"):

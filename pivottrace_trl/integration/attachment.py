@@ -12,6 +12,7 @@ import torch
 from accelerate.utils import gather
 from datasets import Dataset
 from torch import nn
+from transformers.integrations import TrackioCallback, WandbCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import is_async_callable
@@ -186,6 +187,16 @@ class TrainerAttachment:
     def model(self) -> Any:
         """The policy, without what wraps it for training."""
         return self.trainer.accelerator.unwrap_model(self.trainer.model)
+
+    def start_trackers(self) -> None:
+        """
+        Start the trackers that take nothing before they are started. The trainer starts them after it has built the
+        data loader; the pool is answered before, and both TRL and reward functions of the user's own log meanwhile.
+        """
+        trainer = self.trainer
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, (TrackioCallback, WandbCallback)):
+                callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
 
     def tokenize(self, rows: Sequence[int] | None = None) -> list[list[int]]:
         """Token ids of the prompts of the given rows, or of all, as the trainer makes them."""

@@ -3,8 +3,8 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -52,14 +52,15 @@ class AnnotationWait:
         """
         asked = {query.prompt_id for query in ledger.queue()}
         needed = math.ceil(self._share * len(asked) - 1e-9)
-        start, console = time.monotonic(), Console()
-        with Live(console=console, refresh_per_second=4, transient=True) as live:
+        start = time.monotonic()
+        # `Live` takes the terminal over as soon as it is entered, also with nothing to show.
+        with Live(refresh_per_second=4, transient=True) if self._is_shown else nullcontext() as live:
             while True:
                 ledger.refresh()
                 num_closed = sum(ledger.query(identity) is None for identity in asked)
                 if num_closed >= needed:
                     return
-                if self._is_shown:
+                if live is not None:
                     live.update(_display(ledger, num_closed, needed, time.monotonic() - start))
                 self._sleep(self._poll_seconds)
 
