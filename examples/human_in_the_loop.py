@@ -51,7 +51,7 @@ class ScriptedPerson(threading.Thread):
     def run(self) -> None:
         sheet = Path(self._output_dir) / "questions.csv"
         while not self.is_over.wait(self._seconds):
-            if not (Path(self._output_dir) / "pivottrace" / "ledger.sqlite").is_file():
+            if not (Path(self._output_dir) / "_pivottrace" / "ledger.sqlite").is_file():
                 continue  # training has not begun
             self._pivottrace("export", self._output_dir, "--format", "csv", "--output", str(sheet), "--limit", "20")
             with sheet.open(encoding="utf-8-sig", newline="") as file:

@@ -14,6 +14,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from .answers import as_label
 from .answers import extract_answer as extract_mathematics
 from .estimators import CalibratedEstimator, Estimator
+from .files import PRIVATE_FOLDER
 from .first_look import FirstLook
 from .integration import TrainerAttachment, check_trainer, find_label_columns, find_verifier
 from .labels.ledger import AnnotationLedger
@@ -33,12 +34,14 @@ from .routing import PoolRouter, TriageConfig
 from .sampler import PivotRoutedSampler
 from .scoring import PoolScorer
 from .sharing import FreshScores, share_routing
-from .state import Position, load_state, save_state
+from .state import Position, load_state, load_suggestions, save_state, save_suggestions
 from .traces import ResponseTrace
 from .triage import Route, count_routes, resolve_budget
 
 
 logger = logging.get_logger(__name__)
+
+_SUGGESTIONS = "suggestions.parquet"
 
 
 class PivotDensityCallback(TrainerCallback):
@@ -149,7 +152,7 @@ class PivotDensityCallback(TrainerCallback):
                 f"`discard_ratio={config.discard_ratio}` there is none. Pass a `probe_size` as well, or another score."
             )
 
-        self.output_dir = Path(self._trainer.args.output_dir) / "pivottrace"
+        self.output_dir = Path(self._trainer.args.output_dir) / PRIVATE_FOLDER
         answer_format = "math" if extract_answer is extract_mathematics else "text"
         self.ledger = self._open_ledger(budget, ids, label_column, answer_format)
         self.router = PoolRouter(ids, self.ledger, oracle, config, attachment.texts, wait)
@@ -189,6 +192,12 @@ class PivotDensityCallback(TrainerCallback):
 
         def open_file() -> LedgerState:
             path = self.output_dir / "ledger.sqlite"
+            former = self.output_dir.with_name("pivottrace") / path.name
+            if former.is_file() and not path.is_file():
+                raise ValueError(
+                    f"{former} holds labels that are paid for, in the folder of an earlier release, which the trainer "
+                    f"uploads to the hub: rename {former.parent} to {self.output_dir}."
+                )
             opened.append(AnnotationLedger(path, budget, ids, label_column, answer_format))
             return opened[0].snapshot()
 
@@ -315,6 +324,7 @@ class PivotDensityCallback(TrainerCallback):
         def load() -> Position:
             args = (checkpoint, self.router, self.scorer, self.label_router.monitor, self._trainer.args.seed)
             position = load_state(*args)
+            load_suggestions(self.output_dir / _SUGGESTIONS, self.router)
             look = self._new_look()
             if look.reopen(position.first_look):
                 self._first_look = look
@@ -399,9 +409,12 @@ class PivotDensityCallback(TrainerCallback):
             num_scoring_tokens=self.num_scoring_tokens,
             first_look="" if self._first_look is None else self._first_look.identity,
         )
-        self._processes.on_main(
-            lambda: save_state(checkpoint, self.router, self.scorer, self.label_router.monitor, position)
-        )
+
+        def save() -> None:
+            save_suggestions(self.output_dir / _SUGGESTIONS, self.router)
+            save_state(checkpoint, self.router, self.scorer, self.label_router.monitor, position)
+
+        self._processes.on_main(save)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

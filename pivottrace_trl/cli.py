@@ -224,9 +224,10 @@ def _run_study(args: argparse.Namespace) -> int:
 
 
 def _open_ledger(run: Path):
+    from .files import PRIVATE_FOLDER
     from .labels.ledger import AnnotationLedger
 
-    places = [run / "ledger.sqlite", run / "pivottrace" / "ledger.sqlite"]
+    places = [run / "ledger.sqlite", run / PRIVATE_FOLDER / "ledger.sqlite"]
     for path in places:
         if path.is_file():
             return AnnotationLedger.open(path)

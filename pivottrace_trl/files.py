@@ -8,6 +8,11 @@ from pathlib import Path
 import pyarrow as pa
 
 
+# Folder in `output_dir` for what is private. The trainer uploads `output_dir` to the hub, but nothing that begins like
+# this: see `Trainer.push_to_hub`.
+PRIVATE_FOLDER = "_pivottrace"
+
+
 @contextmanager
 def reading(path: Path, fix: str) -> Iterator[None]:
     """

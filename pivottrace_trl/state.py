@@ -27,7 +27,7 @@ _NOT_SAVED = (
     "Python's own numbers, strings, lists and dictionaries."
 )
 _DAMAGED = "It is damaged: resume from another checkpoint."
-_FORMAT = 2
+_FORMAT = 3
 _JSON, _PARQUET = "pivottrace.json", "pivottrace.parquet"
 
 
@@ -116,7 +116,7 @@ def save_state(
     position: Position,
 ) -> None:
     """
-    Save what the next routing and the sampler need.
+    Save what the next routing and the sampler need: numbers and no texts, since a checkpoint may go to the hub.
 
     Args:
         checkpoint (`Path`): checkpoint folder.
@@ -147,7 +147,6 @@ def save_state(
         "pass_rate": router.evidence.pass_rate,
         "num_verified": router.evidence.num_verified,
         "agreement": router.evidence.agreement,
-        "suggestion": pa.array([router.suggestions.get(row) for row in range(len(router.prompt_ids))], pa.string()),
     }
     # A checkpoint that is saved again must not look complete by what is left of the last time.
     (checkpoint / TRAINER_STATE_NAME).unlink(missing_ok=True)
@@ -223,10 +222,6 @@ def load_state(
         router.evidence.agreement[:] = column("agreement")
         router.start = state["start"]
         router.know_labels(state["epoch"])
-        suggestions = table["suggestion"].to_pylist()
-        router.suggestions = {
-            row: suggestions[i] for row, i in enumerate(order.tolist()) if suggestions[i] is not None
-        }
         place = np.argsort(order)
         router.probes = place[np.array(state["probes"], int)]
         scorer.heads = {int(layer): heads for layer, heads in state["heads"].items()}
@@ -236,6 +231,41 @@ def load_state(
         vars(scorer.estimator).update(values)
         monitor.load_state(state["monitor"])
         return Position(**{field.name: state[field.name] for field in fields(Position)})
+
+
+def save_suggestions(path: Path, router: PoolRouter) -> None:
+    """
+    Save the policy's own answers, for the people who are asked later.
+
+    Args:
+        path (`Path`): file in the private folder.
+        router ([`PoolRouter`]): has them.
+    """
+    rows = sorted(router.suggestions)
+    columns = {
+        "prompt_id": pa.array([router.prompt_ids[row] for row in rows], pa.string()),
+        "answer": pa.array([router.suggestions[row] for row in rows], pa.string()),
+    }
+    replace_atomically(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
+
+
+def load_suggestions(path: Path, router: PoolRouter) -> None:
+    """
+    Put saved answers of the policy back; those of the latest save, whichever checkpoint is resumed.
+
+    Args:
+        path (`Path`): file in the private folder. Without it there are none.
+        router ([`PoolRouter`]): takes them.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    if not path.is_file():
+        return
+    with reading(path, "It is damaged: remove it. The people who are asked then see no suggestions at first."):
+        table = pq.read_table(path)
+        answers = dict(zip(table["prompt_id"].to_pylist(), table["answer"].to_pylist(), strict=True))
+    router.suggestions = {row: answers[name] for row, name in enumerate(router.prompt_ids) if name in answers}
 
 
 def _values(estimator: object) -> dict[str, Any]:

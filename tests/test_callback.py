@@ -56,7 +56,7 @@ def test_two_lines_route_a_run(make_trainer, tmp_path):
     assert 0 < summary["annotated"] <= 16
     assert sum(summary["routes"].values()) == 32
     assert summary["epochs"] == 3
-    folder = tmp_path / "run" / "pivottrace"
+    folder = tmp_path / "run" / "_pivottrace"
     per_epoch = len(batches) // 3
     for epoch in range(3):
         table = pq.read_table(folder / f"routes-epoch-{epoch:03d}.parquet").to_pydict()
@@ -240,7 +240,7 @@ def test_published_shares_with_routes_that_stay(make_trainer, tmp_path):
     seen = {row for batch in batches for row in batch}
     assert len(batches) == 3 * 9 and len(seen) == 18 and not seen & discarded
     # The lowest scores at the time of routing were discarded; training has traced the others since.
-    table = pq.read_table(tmp_path / "run" / "pivottrace" / "routes-epoch-000.parquet").to_pydict()
+    table = pq.read_table(tmp_path / "run" / "_pivottrace" / "routes-epoch-000.parquet").to_pydict()
     lowest = np.argsort(table["score"], kind="stable")[:12]
     assert set(lowest) == discarded
 

@@ -59,12 +59,12 @@ def run_example(tokenizer, tmp_path, monkeypatch, capfd):
 
 def test_two_lines(run_example):
     output, _ = run_example("grpo_two_lines.py")
-    assert json.loads((output / "pivottrace" / "summary.json").read_text())["annotation_budget"] == 3
+    assert json.loads((output / "_pivottrace" / "summary.json").read_text())["annotation_budget"] == 3
 
 
 def test_human_in_the_loop(run_example):
     output, said = run_example("human_in_the_loop.py", "--person-seconds", "0.2")
-    ledger = AnnotationLedger.open(output / "pivottrace" / "ledger.sqlite")
+    ledger = AnnotationLedger.open(output / "_pivottrace" / "ledger.sqlite")
     assert 1 <= ledger.num_bought <= 3 and {ledger.author(i) for i in ledger.bought_ids} == {"script"}
     with sqlite3.connect(ledger.path) as connection:
         texts = dict(connection.execute("SELECT prompt_id, prompt FROM prompts"))

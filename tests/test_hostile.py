@@ -99,8 +99,8 @@ def make_run(folder: Path) -> Path:
     record |= {"environment": {}, "settings": {}, "log_history": [{"step": 1, "eval_loss": 0.0, "eval_reward": 0.5}]}
     (folder / "run.json").write_text(json.dumps(record))
     table = pa.table({"route": ["weak"] * 3, "score": [0.1, 0.2, 0.3], "pass_rate": [0.0, 1.0, None]})
-    (folder / "pivottrace").mkdir()
-    pq.write_table(table, folder / "pivottrace" / "routes-epoch-000.parquet")
+    (folder / "_pivottrace").mkdir()
+    pq.write_table(table, folder / "_pivottrace" / "routes-epoch-000.parquet")
     return folder / "run.json"
 
 
@@ -122,7 +122,7 @@ READERS = {
     "checkpoint table": (lambda f: make_checkpoint(f).with_suffix(".parquet"), read_checkpoint),
     "run": (make_run, lambda path: find_runs([path.parent])),
     "run table": (
-        lambda f: make_run(f).parent / "pivottrace" / "routes-epoch-000.parquet",
+        lambda f: make_run(f).parent / "_pivottrace" / "routes-epoch-000.parquet",
         lambda path: find_runs([path.parent.parent]),
     ),
     "attempts": (make_attempts, lambda path: [attempt_html(attempt) for attempt in load_attempts(path).values()]),

@@ -78,7 +78,7 @@ def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     (table,) = outputs_of(notebook, "table", "text/plain")
     assert all(name in table for name, count in summary["routes"].items() if count)
 
-    ledger = AnnotationLedger.open(tmp_path / "quickstart" / "pivottrace" / "ledger.sqlite")
+    ledger = AnnotationLedger.open(tmp_path / "quickstart" / "_pivottrace" / "ledger.sqlite")
     assert ledger.num_bought == summary["annotated"]
     assert f"{ledger.num_bought} of 37 labels bought" in outputs_of(notebook, "ledger", "stdout")
     assert "probe" in outputs_of(notebook, "ledger", "text/plain")[0]

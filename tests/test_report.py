@@ -58,7 +58,7 @@ def write_run(folder, arm, seed, curve, labels, name="", routed=False):
     folder.mkdir(parents=True)
     (folder / "run.json").write_text(json.dumps(record))
     if routed:
-        inner = folder / "pivottrace"
+        inner = folder / "_pivottrace"
         inner.mkdir()
         (inner / "run.json").write_text(json.dumps({**record, "num_labels": labels, "pool_size": 4}))
         for epoch, routes in enumerate((["weak"] * 3 + ["annotate"], ["discard", "weak", "annotate", "annotate"])):

@@ -125,7 +125,7 @@ def test_every_loss_routes_traces_and_sees_no_label_that_was_not_bought(loss, ma
     # Every group is traced once, in the pass of its loss, and re-routing works with those scores.
     assert sorted((epoch, row) for epoch, row, _ in traced) == sorted(generated)
     tables = [
-        pq.read_table(tmp_path / "run" / "pivottrace" / f"routes-epoch-{epoch:03d}.parquet").to_pydict()
+        pq.read_table(tmp_path / "run" / "_pivottrace" / f"routes-epoch-{epoch:03d}.parquet").to_pydict()
         for epoch in range(2)
     ]
     changed = np.flatnonzero(np.array(tables[0]["score"]) != np.array(tables[1]["score"]))

@@ -98,6 +98,6 @@ def test_the_snippets_of_the_guide_run(section, tmp_path, monkeypatch):
     exec(snippets()[section], namespace)
     if "trainer" in namespace:
         assert namespace["trainer"].state.global_step == 1
-        assert (tmp_path / "run" / "pivottrace" / "summary.json").is_file()
+        assert (tmp_path / "run" / "_pivottrace" / "summary.json").is_file()
     else:
         assert namespace["args"].use_vllm

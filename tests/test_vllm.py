@@ -210,7 +210,7 @@ def test_vllm_generates_and_the_training_model_scores(mode, engine, server, make
 
     # Scores are those of the training model on these very tokens.
     first, second = (
-        pq.read_table(tmp_path / "run" / "pivottrace" / f"routes-epoch-{epoch:03d}.parquet").to_pydict()
+        pq.read_table(tmp_path / "run" / "_pivottrace" / f"routes-epoch-{epoch:03d}.parquet").to_pydict()
         for epoch in range(2)
     )
     callback.detach()

@@ -19,7 +19,7 @@ from trl.rewards import accuracy_reward
 
 from ..answers import is_correct
 from ..callback import PivotDensityCallback
-from ..files import replace_atomically
+from ..files import PRIVATE_FOLDER, replace_atomically
 from ..report import comparison
 from ..rollouts import generate_rollouts, transformers_generator
 from .arithmetic import make_pool
@@ -212,9 +212,8 @@ def run_demo(output_dir: Path, seed: int = 0, max_steps: int | None = None) -> l
         console.rule(f"{name}, {max_steps} steps")
         folder = output_dir / name.lower().replace(" ", "-")
         # Each demo is an experiment of its own: labels bought in an earlier one must not be known in this one.
-        for path in (folder / "pivottrace").glob(
-            "ledger.sqlite*"
-        ):  # with the write-ahead log of a run that was killed
+        # With the write-ahead log of a run that was killed.
+        for path in (folder / PRIVATE_FOLDER).glob("ledger.sqlite*"):
             path.unlink()
         arms.append(run_arm(name, pool, held_out, folder, seed, max_steps))
     _show(console, arms, output_dir, seed)
@@ -259,4 +258,5 @@ def _show(console: Console, arms: list[Arm], output_dir: Path, seed: int) -> Non
     results = {"seed": seed, "arms": [asdict(arm) for arm in arms]}
     replace_atomically(output_dir / "results.json", lambda path: path.write_text(json.dumps(results, indent=2) + "\n"))
     plot_arms(arms, output_dir / "learning_curves.png")
-    console.print(f"Curves: {output_dir / 'learning_curves.png'}. Routes and traces: {output_dir / 'pivottrace'}")
+    traces = output_dir / "pivottrace" / PRIVATE_FOLDER
+    console.print(f"Curves: {output_dir / 'learning_curves.png'}. Routes and traces: {traces}")

@@ -1,4 +1,4 @@
-"""What a training run leaves in `output_dir/pivottrace`."""
+"""What a training run leaves in `output_dir/_pivottrace`."""
 
 import json
 from pathlib import Path

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from ..files import reading
+from ..files import PRIVATE_FOLDER, reading
 from ..triage import Route
 from .record import RUN_FILE
 
 
-_FOLDER = "pivottrace"
 _EVALUATION = re.compile(r"eval_(?:(.+)_)?loss")
 
 
@@ -117,15 +116,15 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
 
 
 def _has_recorder(file: Path) -> bool:
-    return file.parent.name == _FOLDER and (file.parent.parent / RUN_FILE).is_file()
+    return file.parent.name == PRIVATE_FOLDER and (file.parent.parent / RUN_FILE).is_file()
 
 
 def _read(file: Path) -> Run:
-    folder = file.parent.parent if file.parent.name == _FOLDER else file.parent
-    tables = [_read_routes(path) for path in sorted((folder / _FOLDER).glob("routes-epoch-*.parquet"))]
+    folder = file.parent.parent if file.parent.name == PRIVATE_FOLDER else file.parent
+    tables = [_read_routes(path) for path in sorted((folder / PRIVATE_FOLDER).glob("routes-epoch-*.parquet"))]
     with reading(file, "It is no record of a run: remove it, or run again."):
         record = json.loads(file.read_text())
-        own = file.parent / _FOLDER / RUN_FILE
+        own = file.parent / PRIVATE_FOLDER / RUN_FILE
         bought = json.loads(own.read_text()) if own.is_file() else record
         num_labels = record["num_labels"] if record["num_labels"] is not None else bought["num_labels"]
         return Run(
