@@ -1,4 +1,15 @@
-from .answers import AnswerReader, Reading, Vote, extract_answer, is_correct, majority_vote, read_answer
+from .answers import (
+    AnswerFormat,
+    AnswerReader,
+    ChoiceFormat,
+    MathFormat,
+    NumberFormat,
+    Reading,
+    TextFormat,
+    Vote,
+    is_correct,
+    majority_vote,
+)
 from .attention import AttentionStatistics
 from .calibration import Calibration
 from .callback import PivotDensityCallback
@@ -46,6 +57,7 @@ __all__ = [
     "AnnotationLedger",
     "AnnotationStatus",
     "Answer",
+    "AnswerFormat",
     "AnswerReader",
     "AttentionCapture",
     "AttentionStatistics",
@@ -53,6 +65,7 @@ __all__ = [
     "CalibratedEstimator",
     "Calibration",
     "CallableAnnotator",
+    "ChoiceFormat",
     "CoE",
     "CollapseMonitor",
     "Consistency",
@@ -64,7 +77,9 @@ __all__ = [
     "ImportReport",
     "LabelVault",
     "MathAccuracy",
+    "MathFormat",
     "MeanEntropy",
+    "NumberFormat",
     "OPTIONAL_SIGNALS",
     "Oracle",
     "Outcome",
@@ -88,6 +103,7 @@ __all__ = [
     "Route",
     "RunRecorder",
     "SelfCertainty",
+    "TextFormat",
     "TotalEntropy",
     "TriageConfig",
     "TriageResult",
@@ -97,7 +113,6 @@ __all__ = [
     "choose_probes",
     "drop_duplicates",
     "export_queue",
-    "extract_answer",
     "generate_rollouts",
     "get_estimator",
     "import_answers",
@@ -107,7 +122,6 @@ __all__ = [
     "pool_ids",
     "prompt_id",
     "rank_pool",
-    "read_answer",
     "resolve_budget",
     "trace_rollouts",
     "triage_pool",

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from datasets import Dataset, Value
+from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils import logging
 from trl import GRPOTrainer, RLOOTrainer
 
-from .answers import as_label
-from .answers import extract_answer as extract_mathematics
+from .answers import AnswerFormat, resolve_format
 from .estimators import CalibratedEstimator, Estimator
 from .files import PRIVATE_FOLDER
 from .first_look import FirstLook
@@ -74,9 +73,9 @@ class PivotDensityCallback(TrainerCallback):
             The uncertainty score, or its name in [`ESTIMATORS`]. Defaults to [`TotalEntropy`].
         config ([`TriageConfig`], *optional*):
             Probe set and thresholds.
-        extract_answer (`Callable[[str], str | None]`, *optional*):
-            Finds the final answer in the text of a completion, for majority votes. Defaults to
-            [`~answers.extract_answer`] (mathematics).
+        answer_format ([`AnswerFormat`] or `str`, *optional*, defaults to `"math"`):
+            What an answer is: `"math"`, `"number"`, `"choice"` (the letters A to E; `"choice:yes,no"` for others),
+            `"text"`, or an object of yours. Completions, votes, labels that people type, and files are read by it.
 
     Attributes:
         ledger ([`AnnotationLedger`]): the labels bought so far.
@@ -110,9 +109,10 @@ class PivotDensityCallback(TrainerCallback):
         wait_for_annotations: float | None = None,
         estimator: Estimator | str | None = None,
         config: TriageConfig | None = None,
-        extract_answer: Callable[[str], str | None] = extract_mathematics,
+        answer_format: AnswerFormat | str = "math",
     ):
         check_trainer(trainer)
+        self._answer_format = resolve_format(answer_format)
         # TRL annotates attributes more loosely than what a built trainer holds.
         self._trainer = cast(Any, trainer)
         dataset: Dataset = self._trainer.train_dataset
@@ -153,19 +153,17 @@ class PivotDensityCallback(TrainerCallback):
             )
 
         self.output_dir = Path(self._trainer.args.output_dir) / PRIVATE_FOLDER
-        answer_format = "math" if extract_answer is extract_mathematics else "text"
-        self.ledger = self._open_ledger(budget, ids, label_column, answer_format)
+        self.ledger = self._open_ledger(budget, ids, label_column)
         self.router = PoolRouter(ids, self.ledger, oracle, config, attachment.texts, wait)
         self.scorer = scorer
-        self._extract_answer = extract_answer
         self.sampler: PivotRoutedSampler | None = None
         self.label_router = LabelRouter(
             self.router,
             label_column,
             hidden,
             self._trainer.num_generations,
-            extract=extract_answer,
-            cast=_caster(dataset, label_column, answer_format),
+            answer_format=self._answer_format,
+            label_feature=dataset.features.get(label_column),
             processes=self._processes,
         )
         self.report = RunReport(self.output_dir)
@@ -186,7 +184,7 @@ class PivotDensityCallback(TrainerCallback):
             before_save=self._save_state,
         )
 
-    def _open_ledger(self, budget: int, ids: list[str], label_column: str, answer_format: str) -> AnnotationLedger:
+    def _open_ledger(self, budget: int, ids: list[str], label_column: str) -> AnnotationLedger:
         """The ledger; a view of it in every process but the one that buys."""
         opened: list[LedgerView] = []
 
@@ -198,7 +196,7 @@ class PivotDensityCallback(TrainerCallback):
                     f"{former} holds labels that are paid for, in the folder of an earlier release, which the trainer "
                     f"uploads to the hub: rename {former.parent} to {self.output_dir}."
                 )
-            opened.append(AnnotationLedger(path, budget, ids, label_column, answer_format))
+            opened.append(AnnotationLedger(path, budget, ids, label_column, self._answer_format.name))
             return opened[0].snapshot()
 
         state = self._processes.on_main(open_file)
@@ -278,7 +276,7 @@ class PivotDensityCallback(TrainerCallback):
         self._routed_epoch = 0
 
     def _new_look(self) -> FirstLook:
-        return FirstLook(self.output_dir / "first_look", self._attachment, self.scorer, self._extract_answer)
+        return FirstLook(self.output_dir / "first_look", self._attachment, self.scorer, self._answer_format)
 
     def _route_first(self, look: FirstLook) -> None:
         rows = np.arange(len(self.router.prompt_ids))
@@ -436,13 +434,3 @@ class PivotDensityCallback(TrainerCallback):
             pool_size=summary["pool_size"],
             settings={"estimator": type(self.scorer.estimator).__name__, **asdict(self.router.config)},
         )
-
-
-def _caster(dataset: Dataset, label_column: str, answer_format: str) -> Callable[[str], Any]:
-    """How to turn a majority answer into the form of the label column."""
-    feature = dataset.features.get(label_column)
-    if isinstance(feature, Value) and feature.dtype.startswith(("int", "uint")):
-        return int
-    if isinstance(feature, Value) and feature.dtype.startswith("float"):
-        return float
-    return as_label if answer_format == "math" else str

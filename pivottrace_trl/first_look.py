@@ -2,12 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from .answers import vote_on
+from .answers import AnswerFormat, vote_on
 from .files import replace_atomically
 from .integration import TrainerAttachment, fingerprint_weights, whole_model
 from .parts import PartsFolder, SharedWork
@@ -32,8 +31,8 @@ class FirstLook:
             The trainer, with its pool and its generation engine.
         scorer ([`PoolScorer`]):
             Traces the responses.
-        extract (`Callable[[str], str | None]`):
-            Finds the final answer in a text.
+        answer_format ([`AnswerFormat`]):
+            Finds and compares final answers.
     """
 
     def __init__(
@@ -41,12 +40,12 @@ class FirstLook:
         path: Path,
         attachment: TrainerAttachment,
         scorer: PoolScorer,
-        extract: Callable[[str], str | None],
+        answer_format: AnswerFormat,
     ):
         self._path = path
         self._attachment = attachment
         self._scorer = scorer
-        self._extract = extract
+        self._answer_format = answer_format
         # A score that reads agreement needs a group of responses to each prompt; the first of them is traced.
         self._size = attachment.trainer.num_generations if "agreement" in scorer.needs else 1
         self._work = SharedWork()
@@ -130,10 +129,11 @@ class FirstLook:
             Tuple of the final answer to each prompt (the majority's, if there are several responses) and the agreement
             of the responses to each, `None` if there is one.
         """
-        answers = [self._extract(text) for text in self._texts]
+        answers = [self._answer_format.extract(text) for text in self._texts]
         if self._size == 1:
             return answers, None
-        votes = [vote_on(answers[start : start + self._size]) for start in range(0, len(answers), self._size)]
+        groups = [answers[start : start + self._size] for start in range(0, len(answers), self._size)]
+        votes = [vote_on(group, self._answer_format) for group in groups]
         return [vote.answer for vote in votes], [vote.agreement for vote in votes]
 
     def begin_run(self, last_event: int) -> int:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .answers import extract_answer, is_correct, majority_vote
+from .answers import AnswerFormat, is_correct, majority_vote, resolve_format
 from .estimators import Estimator
 from .exchange import export_queue
 from .files import replace_atomically
@@ -93,6 +93,7 @@ def triage_pool(
     label_column: str | None = None,
     estimator: Estimator | str | None = None,
     config: TriageConfig | None = None,
+    answer_format: AnswerFormat | str = "math",
     max_completion_length: int = 384,
     batch_size: int = 32,
     progress: bool = True,
@@ -122,6 +123,8 @@ def triage_pool(
             The score. Defaults to [`TotalEntropy`].
         config ([`TriageConfig`], *optional*):
             Probe set and thresholds.
+        answer_format ([`AnswerFormat`] or `str`, *optional*, defaults to `"math"`):
+            Finds the answers of responses and compares them with labels.
         max_completion_length (`int`, *optional*, defaults to `384`):
             Longest response in tokens.
         batch_size (`int`, *optional*, defaults to `32`):
@@ -143,7 +146,10 @@ def triage_pool(
         tokenizer.pad_token = tokenizer.eos_token
     scorer = PoolScorer(estimator, tokenizer.pad_token_id)
     output_dir = Path(output_dir)
-    ledger = AnnotationLedger(output_dir / "ledger.sqlite", budget, ids, label_column or "solution")
+    answer_format = resolve_format(answer_format)
+    ledger = AnnotationLedger(
+        output_dir / "ledger.sqlite", budget, ids, label_column or "solution", answer_format.name
+    )
     vault = None if label_column is None else LabelVault(dataset, [label_column], ids)
 
     def texts(rows: Sequence[int]) -> list[str]:
@@ -175,7 +181,7 @@ def triage_pool(
         )
         samples = tokenizer.batch_decode([r.completion_ids for r in sampled], skip_special_tokens=True)
         groups = [samples[start : start + _NUM_SAMPLES] for start in range(0, len(samples), _NUM_SAMPLES)]
-        agreement = [majority_vote(group).agreement for group in groups]
+        agreement = [majority_vote(group, answer_format).agreement for group in groups]
     seconds["generation"] = time.perf_counter() - start
     start = time.perf_counter()
     pool_scores = scorer(model, rollouts, progress, agreement)
@@ -184,12 +190,12 @@ def triage_pool(
     start = time.perf_counter()
     responses = tokenizer.batch_decode([r.completion_ids for r in rollouts], skip_special_tokens=True)
 
-    answers = [extract_answer(response) for response in responses]
+    answers = [answer_format.extract(response) for response in responses]
     router.suggestions.update({row: answer for row, answer in enumerate(answers) if answer})
 
     def verify(rows: list[int]) -> list[bool]:
         labels = [next(iter((ledger.label(ids[row]) or {}).values())) for row in rows]
-        return [is_correct(responses[row], str(label)) for row, label in zip(rows, labels, strict=True)]
+        return [is_correct(responses[row], str(label), answer_format) for row, label in zip(rows, labels, strict=True)]
 
     def rescore(probes: list[int], was_right: np.ndarray) -> np.ndarray | None:
         nonlocal pool_scores

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .answers import Vote, as_label, extract_answer, vote_on
+from .answers import AnswerFormat, MathFormat, Vote, vote_on
 from .collapse import CollapseMonitor
 from .processes import Processes
 from .routing import PoolRouter
@@ -52,10 +52,10 @@ class LabelRouter:
             All columns that were locked up; those without a value are given as `None`.
         num_generations (`int`):
             Size of a group.
-        extract (`Callable[[str], str | None]`, *optional*, defaults to [`extract_answer`]):
-            How to find the answer in a completion, for the vote.
-        cast (`Callable[[str], Any]`, *optional*):
-            Turns an answer into the type of the label column. Defaults to leaving it a string.
+        answer_format ([`AnswerFormat`], *optional*, defaults to [`MathFormat`]):
+            Finds the answers of completions, compares them, and turns the majority's into a label.
+        label_feature (`datasets.Value`, *optional*):
+            Type of the label column. Defaults to a string.
         processes ([`Processes`], *optional*):
             Between which the batch is spread. Defaults to this process alone.
 
@@ -68,8 +68,8 @@ class LabelRouter:
     label_column: str
     hidden_columns: Sequence[str]
     num_generations: int
-    extract: Callable[[str], str | None] = extract_answer
-    cast: Callable[[str], Any] = as_label
+    answer_format: AnswerFormat = field(default_factory=MathFormat)
+    label_feature: Any = None
     processes: Processes = field(default_factory=Processes)
     num_withheld: int = 0
     monitor: CollapseMonitor = field(default_factory=CollapseMonitor)
@@ -103,7 +103,7 @@ class LabelRouter:
         if self._latest is not None and self._latest[0] is completions:
             return self._latest[1]
         size = self.num_generations
-        answers = [self.extract(_text(completion)) for completion in completions]
+        answers = [self.answer_format.extract(_text(completion)) for completion in completions]
         shares = self.processes.gather((list(rows), answers))
         all_rows = [int(row) for share, _ in shares for row in share]
         all_answers = [answer for _, share in shares for answer in share]
@@ -117,7 +117,8 @@ class LabelRouter:
 
         def decide() -> list[tuple[Vote, dict[str, Any] | None]]:
             # In one process: how hostile answers compare depends on the time that it takes.
-            votes = [vote_on(all_answers[number * size : (number + 1) * size]) for number in range(len(groups))]
+            starts = range(0, len(all_answers), size)
+            votes = [vote_on(all_answers[start : start + size], self.answer_format) for start in starts]
             return [(vote, self._label(row, vote)) for row, vote in zip(group_rows, votes, strict=True)]
 
         decisions = self.processes.on_main(decide)
@@ -145,7 +146,7 @@ class LabelRouter:
         if self.monitor.is_paused or vote.answer is None or vote.agreement < self.router.config.min_agreement:
             return None
         try:
-            return {self.label_column: self.cast(vote.answer)}
+            return {self.label_column: self.answer_format.to_label(vote.answer, self.label_feature)}
         except ValueError:
             return None  # the majority is not even of the label's type ("about 5" for an integer)
 

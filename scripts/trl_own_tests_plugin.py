@@ -19,7 +19,7 @@ from torch import nn
 from trl import GRPOTrainer
 from trl_stand_ins import DATA
 
-from pivottrace_trl import PivotDensityCallback, TriageConfig
+from pivottrace_trl import PivotDensityCallback, TextFormat, TriageConfig
 from pivottrace_trl.integration import check_trainer
 
 
@@ -46,6 +46,15 @@ def _parity(text: str) -> str:
     return "even" if len(text) % 2 == 0 else "odd"
 
 
+class _Parity(TextFormat):
+    """Whether the number of characters is even."""
+
+    name = "scripts.trl_own_tests_plugin:_Parity"
+
+    def extract(self, completion: str) -> str:
+        return _parity(completion)
+
+
 def _add_verifier(trainer: Any) -> None:
     """
     Where nothing can verify (reward models only) or it is unclear what does, put a verifier of weight 0 beside the
@@ -70,7 +79,7 @@ def _initialise_and_attach(self: Any, *args: Any, **kwargs: Any) -> None:
                 annotation_budget=0.5,
                 label_column=LABEL,
                 annotator=lambda rows: ["even" for _ in rows],
-                extract_answer=_parity,
+                answer_format=_Parity(),
                 config=CONFIG,
             )
             self.add_callback(callback)

@@ -18,6 +18,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 from transformers.models.auto.configuration_auto import AutoConfig  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer  # noqa: E402
 
+from pivottrace_trl import TextFormat  # noqa: E402
+
 
 torch.set_num_threads(1)
 # The same examples on every run; no limit on time, since the machines that run this differ.
@@ -114,6 +116,18 @@ def digit_reward(completions, solution, **kwargs):
 def first_digit(text: str) -> str | None:
     """Answer extraction that a random model can satisfy."""
     return next((character for character in text if character.isdigit()), None)
+
+
+class FormatBy(TextFormat):
+    """Texts that a function finds."""
+
+    name = "tests.conftest:FIRST_DIGIT"
+
+    def __init__(self, extract):
+        self.extract = extract
+
+
+FIRST_DIGIT = FormatBy(first_digit)
 
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False)

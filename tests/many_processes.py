@@ -18,7 +18,7 @@ from pivottrace_trl.rewards import ROW_COLUMN
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.conftest import LORA, first_digit, make_model, make_pool  # noqa: E402
+from tests.conftest import FIRST_DIGIT, LORA, first_digit, make_model, make_pool  # noqa: E402
 
 
 # Three groups of four in a generation batch of twelve: with six completions a process, the second straddles both.
@@ -99,7 +99,7 @@ def run(output_dir: Path, tokenizer_path, stop_at=None, resume=False, annotator=
     sqlite3.connect = lambda path, *args, **kwargs: opened.append(str(path)) or connect(path, *args, **kwargs)
     try:
         callback = PivotDensityCallback(
-            trainer, 0.5, annotator=annotator, extract_answer=first_digit,
+            trainer, 0.5, annotator=annotator, answer_format=FIRST_DIGIT,
             # Labels are bought from epoch to epoch, where votes are poor.
             config=TriageConfig(probe_size=6, tau_high=0.8, tau_low=0.8, min_agreement=0.3),
         )  # fmt: skip

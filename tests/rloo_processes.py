@@ -14,7 +14,7 @@ from pivottrace_trl.rewards import ROW_COLUMN
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.conftest import LORA, digit_reward, first_digit, make_model, make_pool  # noqa: E402
+from tests.conftest import FIRST_DIGIT, LORA, digit_reward, make_model, make_pool  # noqa: E402
 
 
 async def judge(completions, solution, **kwargs):
@@ -49,7 +49,7 @@ def main():
         peft_config=LORA,
     )  # fmt: skip
     config = TriageConfig(probe_size=4, min_agreement=0.7)
-    callback = PivotDensityCallback(trainer, 0.5, extract_answer=first_digit, config=config)
+    callback = PivotDensityCallback(trainer, 0.5, answer_format=FIRST_DIGIT, config=config)
     trainer.add_callback(callback)
     batches, calculate_rewards = [], trainer._calculate_rewards
 

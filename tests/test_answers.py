@@ -10,8 +10,10 @@ import psutil
 import pytest
 from trl.rewards import accuracy_reward
 
-from pivottrace_trl import extract_answer, is_correct, majority_vote
-from pivottrace_trl.answers import AnswerReader, are_equivalent, as_label, read_answer
+from pivottrace_trl import AnswerReader, MathFormat, is_correct, majority_vote
+
+
+MATH = MathFormat()
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ from pivottrace_trl.answers import AnswerReader, are_equivalent, as_label, read_
     ],
 )
 def test_extraction(text, answer):
-    assert extract_answer(text) == answer
+    assert MATH.extract(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -61,15 +63,15 @@ def test_equivalence_is_symmetric():
     answers = ["1/2", "0.5", r"\frac{1}{2}", "3", "3.0", "(1,2)", "(1, 2)", "[1,2]", "x+1", "1+x", "7"]
     for first in answers:
         for second in answers:
-            assert are_equivalent(first, second) == are_equivalent(second, first)
-    assert are_equivalent("1/2", r"\frac{1}{2}") and are_equivalent("(1,2)", "(1, 2)")
-    assert not are_equivalent("(1,2)", "[1,2]") and not are_equivalent("3", "7")
+            assert MATH.are_equivalent(first, second) == MATH.are_equivalent(second, first)
+    assert MATH.are_equivalent("1/2", r"\frac{1}{2}") and MATH.are_equivalent("(1,2)", "(1, 2)")
+    assert not MATH.are_equivalent("(1,2)", "[1,2]") and not MATH.are_equivalent("3", "7")
 
 
 def test_bare_tuples_are_set_in_math_mode():
-    assert as_label("(1,2)") == "$(1,2)$"
-    assert as_label("[0,1)") == "$[0,1)$"
-    assert as_label("1000") == "1000"
+    assert MATH.to_label("(1,2)") == "$(1,2)$"
+    assert MATH.to_label("[0,1)") == "$[0,1)$"
+    assert MATH.to_label("1000") == "1000"
 
 
 TYPED = [
@@ -97,17 +99,17 @@ TYPED = [
 
 @pytest.mark.parametrize(("typed", "label", "boxed"), TYPED)
 def test_what_people_type_becomes_a_label_that_trl_understands(typed, label, boxed):
-    reading = read_answer(typed)
-    assert reading.label.split() == label.split() and reading.latex
+    reading = MATH.read(typed)
+    assert reading.label.split() == label.split() and reading.preview
     wrong, right = ([{"role": "assistant", "content": rf"\boxed{{{answer}}}"}] for answer in ("17", boxed))
     assert accuracy_reward([right, wrong], [reading.label] * 2) == [1.0, 0.0]
-    assert read_answer(reading.label).label.split() == label.split()
+    assert MATH.read(reading.label).label.split() == label.split()
 
 
 @pytest.mark.parametrize("typed", ["", "  ", "$$", r"\boxed{}", "()", r"\frac{1}{", "٣", "\x00", "9" * 2000])
 def test_what_cannot_be_read_is_refused(typed):
     with pytest.raises(ValueError, match="the answer is empty|reads nothing in|characters, more than"):
-        read_answer(typed)
+        MATH.read(typed)
 
 
 def test_endless_mathematics_is_cut_off():
@@ -149,8 +151,8 @@ def test_votes_work_off_the_main_thread():
 
 
 def test_runaway_responses_are_bounded():
-    assert extract_answer("1 " * 200_000 + r"\boxed{7}") == "7"
-    assert extract_answer(r"\boxed{" + "9" * 5000 + "}") is None
+    assert MATH.extract("1 " * 200_000 + r"\boxed{7}") == "7"
+    assert MATH.extract(r"\boxed{" + "9" * 5000 + "}") is None
 
 
 BOMBS = {
@@ -218,9 +220,9 @@ def test_an_interrupted_call_leaves_no_answer_for_the_next(monkeypatch):
 
 
 def test_a_forked_process_reads_answers_itself():
-    assert extract_answer("6") == "6"
+    assert MATH.extract("6") == "6"
     child = os.fork()
     if child == 0:
-        os._exit(extract_answer("7") != "7")
+        os._exit(MATH.extract("7") != "7")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert extract_answer("8") == "8"
+    assert MATH.extract("8") == "8"

@@ -23,11 +23,11 @@ from pivottrace_trl import (
 )
 from pivottrace_trl.rewards import ROW_COLUMN, RoutedReward
 
-from .conftest import digit_reward, first_digit, make_model, make_pool
+from .conftest import FIRST_DIGIT, FormatBy, digit_reward, first_digit, make_model, make_pool
 
 
 def attach(trainer, **options):
-    callback = PivotDensityCallback(trainer, **{"annotation_budget": 0.5, "extract_answer": first_digit, **options})
+    callback = PivotDensityCallback(trainer, **{"annotation_budget": 0.5, "answer_format": FIRST_DIGIT, **options})
     trainer.add_callback(callback)
     return callback
 
@@ -221,7 +221,7 @@ def test_answers_in_a_format_of_ones_own_reach_the_reward_as_they_are(make_train
 
     pool = make_pool(8).remove_columns("solution").add_column("solution", ["A"] * 8)
     trainer = make_trainer(pool, reward_funcs=choice_reward, max_steps=2)
-    attach(trainer, annotation_budget=1, extract_answer=lambda text: "B")
+    attach(trainer, annotation_budget=1, answer_format=FormatBy(lambda text: "B"))
     trainer.train()
     assert shown == {"A", "B"}  # the bought label and the votes
 

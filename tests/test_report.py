@@ -16,7 +16,7 @@ from pivottrace_trl.report.page import collapse_verdicts, write_report
 from pivottrace_trl.report.record import RunRecorder, describe_environment
 from pivottrace_trl.report.runs import find_runs
 
-from .conftest import first_digit, make_pool
+from .conftest import FIRST_DIGIT, make_pool
 
 
 STEPS = [0, 10, 20, 30]
@@ -185,7 +185,7 @@ def test_what_cannot_be_compared_is_refused(runs_path, tmp_path, capsys):
 
 def test_a_recorder_and_a_callback_leave_what_the_report_reads(make_trainer, tmp_path):
     trainer = make_trainer(make_pool(16), max_steps=2)
-    callback = PivotDensityCallback(trainer, annotation_budget=4, extract_answer=first_digit)
+    callback = PivotDensityCallback(trainer, annotation_budget=4, answer_format=FIRST_DIGIT)
     trainer.add_callback(callback)
     trainer.train()
     (run,) = find_runs([tmp_path / "run"])  # the callback alone is enough

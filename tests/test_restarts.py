@@ -17,11 +17,11 @@ from pivottrace_trl.parts import PartsFolder, SharedWork
 from pivottrace_trl.state import find_checkpoint
 
 from . import killed_runs
-from .conftest import first_digit, make_pool
+from .conftest import FIRST_DIGIT, make_pool
 
 
 def attach(trainer, **options):
-    callback = PivotDensityCallback(trainer, **{"annotation_budget": 0.5, "extract_answer": first_digit, **options})
+    callback = PivotDensityCallback(trainer, **{"annotation_budget": 0.5, "answer_format": FIRST_DIGIT, **options})
     trainer.add_callback(callback)
     return callback
 

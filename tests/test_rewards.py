@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from datasets import Value
 
 from pivottrace_trl import AnnotationLedger, LabelVault, PoolRouter, Query, TriageConfig, pool_ids
 from pivottrace_trl.rewards import ROW_COLUMN, LabelRouter, RoutedReward
@@ -111,7 +112,7 @@ def test_evaluation_passes_through(label_router):
 
 
 def test_pseudo_labels_have_the_type_of_the_label(label_router):
-    label_router.cast = int
+    label_router.label_feature = Value("int64")
     recorder = Recorder()
     call(RoutedReward(recorder, label_router, True), [5, 6], [5, 5, 5, 6] + ["1/2"] * 4)
     assert recorder.calls[0]["solution"] == [5] * 4  # a half is no integer: nothing is shown for row 6

@@ -22,7 +22,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from pivottrace_trl import PivotDensityCallback, TriageConfig
 from pivottrace_trl.rewards import ROW_COLUMN, AsyncRoutedReward, LabelRouter, RoutedReward
 
-from .conftest import digit_reward, first_digit, make_model, make_pool
+from .conftest import FIRST_DIGIT, FormatBy, digit_reward, make_model, make_pool
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def no_pictures(monkeypatch):
 
 
 def attach(trainer, **options):
-    callback = PivotDensityCallback(trainer, **{"annotation_budget": 0.5, "extract_answer": first_digit, **options})
+    callback = PivotDensityCallback(trainer, **{"annotation_budget": 0.5, "answer_format": FIRST_DIGIT, **options})
     trainer.add_callback(callback)
     return callback
 
@@ -238,7 +238,7 @@ class TestWithheldGroups:
             annotator=None if has_labels else "queue",
             annotation_budget=1.0,
             config=TriageConfig(tau_high=1.0, tau_low=0.5),
-            extract_answer=lambda text: None,  # no vote
+            answer_format=FormatBy(lambda text: None),  # no vote
         )
         trainer.train()
         steps = [entry for entry in trainer.state.log_history if "loss" in entry]

@@ -19,7 +19,7 @@ from trl.generation import vllm_client, vllm_generation
 
 from pivottrace_trl import PivotDensity, PivotDensityCallback, Rollout, TotalEntropy, trace_rollouts
 
-from .conftest import CHARACTERS, SPECIAL, first_digit
+from .conftest import CHARACTERS, FIRST_DIGIT, SPECIAL
 
 
 EOS_ID = SPECIAL.index("<eos>")
@@ -192,7 +192,7 @@ def test_vllm_generates_and_the_training_model_scores(mode, engine, server, make
     if mode == "server":
         options["vllm_server_base_url"] = server
     trainer = make_trainer(use_vllm=True, num_train_epochs=2, max_completion_length=48, **options)
-    callback = PivotDensityCallback(trainer, annotation_budget=0.5, extract_answer=first_digit)
+    callback = PivotDensityCallback(trainer, annotation_budget=0.5, answer_format=FIRST_DIGIT)
     trainer.add_callback(callback)
     weights = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     trainer.train()

@@ -8,7 +8,7 @@ import pytest
 from pivottrace_trl import AnnotationLedger, Answer, PivotDensityCallback, Query, Route
 from pivottrace_trl.labels.waiting import AnnotationWait
 
-from .conftest import first_digit, make_pool
+from .conftest import FIRST_DIGIT, make_pool
 
 
 def answer_queue(path, num_answers=None):
@@ -53,7 +53,7 @@ def test_impossible_shares(share):
 
 
 def attach(trainer, **options):
-    options = {"annotation_budget": 10, "annotator": "queue", "extract_answer": first_digit, **options}
+    options = {"annotation_budget": 10, "annotator": "queue", "answer_format": FIRST_DIGIT, **options}
     callback = PivotDensityCallback(trainer, **options)
     trainer.add_callback(callback)
     return callback

@@ -1,19 +1,23 @@
 """Final answers in free text: how they are found, read, compared and voted on."""
 
-from .mathematics import Reading
+from .base import AnswerFormat, Reading
+from .format import MathFormat, resolve_format
+from .plain import ChoiceFormat, NumberFormat, TextFormat
 from .reader import AnswerReader
-from .vote import Vote, are_equivalent, as_label, extract_answer, is_correct, majority_vote, read_answer, vote_on
+from .vote import Vote, is_correct, majority_vote, vote_on
 
 
 __all__ = [
+    "AnswerFormat",
     "AnswerReader",
+    "ChoiceFormat",
+    "MathFormat",
+    "NumberFormat",
     "Reading",
+    "TextFormat",
     "Vote",
-    "are_equivalent",
-    "as_label",
-    "extract_answer",
     "is_correct",
     "majority_vote",
-    "read_answer",
+    "resolve_format",
     "vote_on",
 ]

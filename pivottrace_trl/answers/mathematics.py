@@ -8,11 +8,12 @@ import re
 import signal
 import threading
 import unicodedata
-from dataclasses import dataclass
 
 from latex2sympy2_extended import NormalizationConfig
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from sympy import latex
+
+from .base import Reading
 
 
 _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|\d*\.?\d+)(/\d+)?%?")
@@ -44,7 +45,7 @@ def _is_text(text: str) -> bool:
 
 
 def extract_answer(response: str) -> str | None:
-    """What [`~vote.extract_answer`] does, in this process, where it may fill the memory."""
+    """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
     parsed = parse(
         response[-MAX_RESPONSE_LENGTH:],
         extraction_config=[
@@ -59,7 +60,7 @@ def extract_answer(response: str) -> str | None:
 
 
 def as_label(answer: str) -> str:
-    """What [`~vote.as_label`] does, in this process, where it may fill the memory."""
+    """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
     answer = answer.strip().replace("\\$", "")
     answer = re.sub(r"\\!\s*", "", answer)  # a thin space back, as in 1,\!234
     if power := _SCIENTIFIC.fullmatch(answer):
@@ -71,22 +72,8 @@ def as_label(answer: str) -> str:
     return answer if parse(answer[-MAX_RESPONSE_LENGTH:], parsing_timeout=_timeout()) else f"${answer}$"
 
 
-@dataclass(frozen=True)
-class Reading:
-    """
-    How a typed answer is understood.
-
-    Attributes:
-        label (`str`): the answer as it is kept.
-        latex (`str`): what math-verify reads in it, as LaTeX.
-    """
-
-    label: str
-    latex: str
-
-
 def read_answer(text: str) -> Reading:
-    """What [`~vote.read_answer`] does, in this process, where it may fill the memory."""
+    """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
     answer = unicodedata.normalize("NFKC", text).translate(_PLAIN_CHARACTERS).rsplit("####", 1)[-1].strip()
     if "\\boxed" in answer:
         answer = extract_answer(answer) or ""
@@ -105,7 +92,8 @@ def read_answer(text: str) -> Reading:
     readable = [item for item in parsed if not isinstance(item, str)]
     if not readable:
         raise ValueError(f"math-verify reads nothing in {answer[:80]!r}: write a number or a formula in LaTeX")
-    return Reading(label, label.replace("%", r"\%") if _NUMBER.fullmatch(label) else latex(readable[0]))
+    read = label.replace("%", r"\%") if _NUMBER.fullmatch(label) else latex(readable[0])
+    return Reading(label, f"${read}$")
 
 
 def _parse_label(label: str) -> list:
@@ -115,7 +103,7 @@ def _parse_label(label: str) -> list:
 
 
 def is_correct(response: str, label: str) -> bool:
-    """What [`~vote.is_correct`] does, in this process, where it may fill the memory."""
+    """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
     answer = extract_answer(response)
     if answer is None:
         return False
@@ -127,7 +115,7 @@ def is_correct(response: str, label: str) -> bool:
 
 
 def are_equivalent(first: str, second: str) -> bool:
-    """What [`~vote.are_equivalent`] does, in this process, where it may fill the memory."""
+    """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
     if first == second:
         return True
     parsed_first, parsed_second = _parse_label(first), _parse_label(second)

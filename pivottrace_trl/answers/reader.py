@@ -4,6 +4,7 @@ Reading answers in a process of its own, which can be killed: there is mathemati
 As a program, `python -m pivottrace_trl.answers.reader`, it is that process: a line of JSON in, a line of JSON out.
 """
 
+import atexit
 import json
 import os
 import subprocess
@@ -14,9 +15,9 @@ from dataclasses import asdict
 from queue import Empty, Queue
 from typing import Any
 
+from .base import Reading
 from .mathematics import (
     MAX_RESPONSE_LENGTH,
-    Reading,
     are_equivalent,
     as_label,
     extract_answer,
@@ -191,6 +192,11 @@ class AnswerReader:
                 if stream is not None:
                     stream.close()
             self._process = None
+
+
+# The process of everybody who does not need one of their own; it starts with the first call.
+default_reader = AnswerReader()
+atexit.register(default_reader.close)
 
 
 def main() -> None:

@@ -46,11 +46,6 @@ def to_markdown(text: str) -> str:
     return "".join([*parts, _escape(text[end:])])
 
 
-def formula(latex: str) -> str:
-    """An inline formula with [`LATEX_DELIMITERS`]."""
-    return f"{LATEX_DELIMITERS[0]['left']}{latex}{LATEX_DELIMITERS[0]['right']}"
-
-
 def _escape(text: str) -> str:
     # An escaped character stands for itself; line ends are kept by two spaces.
     return _MARKDOWN.sub(r"\\\1", html.escape(text, quote=False)).replace("\n", "  \n")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from .markup import LATEX_DELIMITERS, attempt_html, formula, load_attempts, to_markdown
+from .markup import LATEX_DELIMITERS, attempt_html, load_attempts, to_markdown
 from .picture import picture_html
 from .session import DeskSession, Shown
 
@@ -82,7 +82,7 @@ def build_page(session: DeskSession, author: str, show_attempts: bool) -> gr.Blo
             read = session.preview(text)
         except ValueError as error:
             return f"cannot be read: {to_markdown(str(error))}"
-        return f"reads as {formula(read) if session.ledger.answer_format == 'math' else to_markdown(read)}"
+        return f"reads as {to_markdown(read)}"
 
     with gr.Blocks(title="PivotTrace desk", analytics_enabled=False) as page:
         gr.Navbar(main_page_name="Answer")

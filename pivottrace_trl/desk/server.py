@@ -10,7 +10,6 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 
-from ..answers import AnswerReader
 from ..files import reading
 from ..labels.ledger import AnnotationLedger
 from .page import CSS, HEAD, THEME, build_page
@@ -110,8 +109,7 @@ def serve(
         announce (`Callable[[str], None]`, *optional*): told where to open the page.
     """
     token = load_token(ledger.path.parent) if has_token else None
-    with AnswerReader() as reader:
-        app = make_app(DeskSession(ledger, reader, price), author, show_attempts, token)
-        query = "" if token is None else f"?token={token}"
-        announce(f"The desk is at http://{host}:{port}/{query} (Ctrl+C ends it; every answer is in {ledger.path})")
-        uvicorn.run(app, host=host, port=port, log_level="warning")
+    app = make_app(DeskSession(ledger, price=price), author, show_attempts, token)
+    query = "" if token is None else f"?token={token}"
+    announce(f"The desk is at http://{host}:{port}/{query} (Ctrl+C ends it; every answer is in {ledger.path})")
+    uvicorn.run(app, host=host, port=port, log_level="warning")

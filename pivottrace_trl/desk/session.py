@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..answers import AnswerReader
+from ..answers import AnswerFormat, resolve_format
 from ..labels.ledger import AnnotationLedger
 from ..labels.queries import Answer, Outcome, Query
 
@@ -38,8 +38,8 @@ class DeskSession:
     Args:
         ledger ([`AnnotationLedger`]):
             The run's ledger.
-        reader ([`AnswerReader`]):
-            Reads answers.
+        answer_format ([`AnswerFormat`] or `str`, *optional*):
+            Reads answers. Defaults to the ledger's.
         price (`float`, *optional*, defaults to `0.0`):
             What each answer costs.
         now (`Callable[[], float]`, *optional*):
@@ -49,12 +49,12 @@ class DeskSession:
     def __init__(
         self,
         ledger: AnnotationLedger,
-        reader: AnswerReader,
+        answer_format: AnswerFormat | str | None = None,
         price: float = 0.0,
         now: Callable[[], float] = time.monotonic,
     ):
         self.ledger = ledger
-        self._reader = reader
+        self._format = resolve_format(answer_format or ledger.answer_format)
         self._price = price
         self._now = now
         self._claims: dict[str, tuple[str, float]] = {}
@@ -99,16 +99,12 @@ class DeskSession:
             text (`str`): what stands in the answer box.
 
         Returns:
-            `str`: LaTeX, or for free text the text.
+            `str`: what was read; formulas stand between dollar signs.
 
         Raises:
             ValueError: if it cannot be read.
         """
-        if self.ledger.answer_format == "text":
-            if not text.strip():
-                raise ValueError("the answer is empty")
-            return text.strip()
-        return self._reader.read(text).latex
+        return self._format.read(text).preview
 
     def answer(self, tab: str, author: str, prompt_id: str, text: str) -> Shown:
         """
@@ -124,9 +120,7 @@ class DeskSession:
             [`Shown`]
         """
         try:
-            label = text.strip() if self.ledger.answer_format == "text" else self._reader.read(text).label
-            if not label:
-                raise ValueError("the answer is empty")
+            label = self._format.read(text).label
             answer = Answer(prompt_id, {self.ledger.label_column: label}, author or "unknown", self._price)
         except ValueError as error:
             return self._stay(tab, prompt_id, f"Not recorded: {error}.", text)
@@ -145,7 +139,7 @@ class DeskSession:
 
     def _is_same(self, first: dict, second: dict) -> bool:
         one, other = (str(label.get(self.ledger.label_column)) for label in (first, second))
-        return one == other or (self.ledger.answer_format == "math" and self._reader.are_equivalent(one, other))
+        return one == other or self._format.are_equivalent(one, other)
 
     def _stay(self, tab: str, prompt_id: str, message: str, draft: str) -> Shown:
         with self._lock:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from ..answers import AnswerReader
+from ..answers import AnswerFormat, resolve_format
 from ..files import replace_atomically
 from ..labels.ledger import AnnotationLedger
 from ..labels.queries import Answer, Outcome
@@ -86,13 +86,14 @@ def import_answers(
         )
     counts: Counter[str] = Counter()
     rejected: list[Row] = []
-    with AnswerReader() as reader, progress_bar("Importing answers", len(rows), progress) as advance:
+    answer_format = resolve_format(ledger.answer_format)
+    with progress_bar("Importing answers", len(rows), progress) as advance:
         for start in range(0, len(rows), _CHUNK_SIZE):
             chunk = list(enumerate(rows[start : start + _CHUNK_SIZE], start))
             answers: list[tuple[int, Answer]] = []
             for number, row in chunk:
                 try:
-                    answer = _to_answer(row, ledger, reader, author, price)
+                    answer = _to_answer(row, ledger, answer_format, author, price)
                 except ValueError as error:
                     kind = "unreadable answer" if "answer" in row and "prompt_id" in row else "malformed row"
                     counts[kind] += 1
@@ -105,7 +106,7 @@ def import_answers(
 
             def is_same(first: dict[str, Any], second: dict[str, Any]) -> bool:
                 one, other = (str(label.get(ledger.label_column)) for label in (first, second))
-                return one == other or (ledger.answer_format == "math" and reader.are_equivalent(one, other))
+                return one == other or answer_format.are_equivalent(one, other)
 
             outcomes = ledger.record([answer for _, answer in answers], is_same, replace)
             for (number, answer), outcome in zip(answers, outcomes, strict=True):
@@ -133,7 +134,9 @@ def import_answers(
     )
 
 
-def _to_answer(row: Row, ledger: AnnotationLedger, reader: AnswerReader, author: str, price: float) -> Answer | None:
+def _to_answer(
+    row: Row, ledger: AnnotationLedger, answer_format: AnswerFormat, author: str, price: float
+) -> Answer | None:
     if "error" in row:
         raise ValueError(row["error"])
     identity, text = row.get("prompt_id"), row.get("answer")
@@ -153,7 +156,7 @@ def _to_answer(row: Row, ledger: AnnotationLedger, reader: AnswerReader, author:
         paid = float("nan")
     if not 0.0 <= paid < float("inf"):
         raise ValueError(f"`price` is {row_price!r:.80}, but must be a number of at least 0")
-    label = reader.read(text).label if ledger.answer_format == "math" else text.strip()
+    label = answer_format.read(text).label
     return Answer(identity, {ledger.label_column: label}, str(row.get("author") or author), paid)
 
 

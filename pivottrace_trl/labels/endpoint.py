@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
-from ..answers import extract_answer, read_answer
+from ..answers import AnswerFormat, resolve_format
 
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,8 @@ class EndpointAnnotator:
             Column of the rows that holds the problem.
         instruction (`str`, *optional*):
             System prompt. The last formula or number of the reply, or what stands in `\boxed{}`, is the answer.
+        answer_format ([`AnswerFormat`] or `str`, *optional*, defaults to `"math"`):
+            Finds the answer of a reply and checks it. Use that of the [`PivotDensityCallback`].
         max_completion_tokens (`int`, *optional*, defaults to `4096`):
             Longest reply.
         concurrency (`int`, *optional*, defaults to `8`):
@@ -66,6 +68,7 @@ class EndpointAnnotator:
         *,
         prompt_column: str = "prompt",
         instruction: str = _INSTRUCTION,
+        answer_format: AnswerFormat | str = "math",
         max_completion_tokens: int = 4096,
         concurrency: int = 8,
         requests_per_minute: float | None = None,
@@ -93,6 +96,7 @@ class EndpointAnnotator:
         self._refused = openai.BadRequestError
         self._prompt_column = prompt_column
         self._instruction = instruction
+        self._answer_format = resolve_format(answer_format)
         self._max_completion_tokens = max_completion_tokens
         self._concurrency = concurrency
         self._pause = 60.0 / requests_per_minute if requests_per_minute else 0.0
@@ -120,7 +124,7 @@ class EndpointAnnotator:
                     reply = future.result()
                     if reply is not None:
                         text, price = reply
-                        yield futures[future], _final_answer(text), price
+                        yield futures[future], self._final_answer(text), price
             finally:
                 executor.shutdown(wait=False, cancel_futures=True)
 
@@ -163,10 +167,9 @@ class EndpointAnnotator:
                 self._reserved -= most
                 self.cost += price
 
-
-def _final_answer(reply: str) -> str | None:
-    answer = extract_answer(reply)
-    try:
-        return None if answer is None else read_answer(answer).label
-    except ValueError:
-        return None
+    def _final_answer(self, reply: str) -> str | None:
+        answer = self._answer_format.extract(reply)
+        try:
+            return None if answer is None else self._answer_format.read(answer).label
+        except ValueError:
+            return None

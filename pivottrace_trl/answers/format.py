@@ -1,0 +1,103 @@
+"""The answer formats by their names."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+from .base import AnswerFormat, Reading, to_type
+from .plain import ChoiceFormat, NumberFormat, TextFormat
+from .reader import AnswerReader, default_reader
+
+
+class MathFormat:
+    r"""
+    Mathematics in LaTeX, as TRL's `accuracy_reward` reads it (by math-verify). Found in `\boxed{}`, else the last
+    formula or number. What a completion or a person writes is read in a process that is killed if it does not end.
+
+    Args:
+        reader ([`AnswerReader`], *optional*):
+            The process. Defaults to one that all share.
+    """
+
+    name = "math"
+
+    def __init__(self, reader: AnswerReader | None = None):
+        self._reader = reader or default_reader
+
+    def extract(self, completion: str) -> str | None:
+        """The final answer of a completion; `None` if there is none, or none that can be read in time."""
+        return self._reader.extract(completion)
+
+    def read(self, text: str) -> Reading:
+        """The answer as `accuracy_reward` understands it; raises `ValueError` if it cannot be read."""
+        return self._reader.read(text)
+
+    def are_equivalent(self, first: str, second: str) -> bool:
+        """Whether both mean the same; `False` also if that cannot be told in time."""
+        return self._reader.are_equivalent(first, second)
+
+    def to_label(self, answer: str, feature: Any = None) -> Any:
+        """The answer as `accuracy_reward` reads it whole; raises `ValueError` if it does not fit the column."""
+        value = to_type(answer, feature)
+        return self._reader.as_label(value) if isinstance(value, str) else value
+
+
+_BUILT_IN: dict[str, Callable[[], AnswerFormat]] = {
+    "math": MathFormat,
+    "number": NumberFormat,
+    "choice": ChoiceFormat,
+    "text": TextFormat,
+}
+
+
+def resolve_format(answer_format: AnswerFormat | str) -> AnswerFormat:
+    """
+    Find a format by its name.
+
+    Args:
+        answer_format ([`AnswerFormat`] or `str`):
+            A format; or `"math"`, `"number"`, `"choice"`, `"text"`, `"choice:yes,no"` for choices of your own, or
+            `"package.module:attribute"` for a format of your own.
+
+    Returns:
+        [`AnswerFormat`]
+
+    Raises:
+        ValueError: if there is no such format, or a format of one's own has a name that is taken.
+        TypeError: if it is no format.
+    """
+    if isinstance(answer_format, str):
+        return _load(answer_format)
+    if not isinstance(answer_format, AnswerFormat):
+        raise TypeError(
+            f"`answer_format` is {answer_format!r}, but must be one of {', '.join(map(repr, _BUILT_IN))}, or an "
+            "object with `name`, `extract`, `read`, `are_equivalent` and `to_label`. Subclass "
+            "`TextFormat`."
+        )
+    built_in = _BUILT_IN.get(answer_format.name)
+    if built_in is not None and type(answer_format) is not built_in:
+        raise ValueError(
+            f"`answer_format` is {answer_format!r}, whose name {answer_format.name!r} is that of another format. Give "
+            "it a `name` of its own: where the command line finds it, as `package.module:attribute`."
+        )
+    return answer_format
+
+
+def _load(name: str) -> AnswerFormat:
+    if name in _BUILT_IN:
+        return _BUILT_IN[name]()
+    kind, _, rest = name.partition(":")
+    if kind == "choice":
+        return ChoiceFormat(rest.split(","))
+    try:
+        found = getattr(importlib.import_module(kind), rest) if rest else None
+    except (ImportError, AttributeError):
+        found = None
+    if not isinstance(found, AnswerFormat):
+        raise ValueError(
+            f"There is no answer format {name!r}: it is none of {', '.join(map(repr, _BUILT_IN))}, and no object that "
+            "can be imported. Give your format a `name` of the form `package.module:attribute`, such as "
+            "`my_package.formats:DATES`, and start this where that can be imported."
+        )
+    return found

@@ -1,0 +1,140 @@
+"""Answer formats: how answers are found, read, compared, and turned into labels."""
+
+import re
+
+import pytest
+from datasets import ClassLabel, Value
+
+from pivottrace_trl import ChoiceFormat, MathFormat, NumberFormat, TextFormat, majority_vote
+from pivottrace_trl.answers import resolve_format
+
+from .conftest import FIRST_DIGIT
+
+
+FORMATS = {"math": MathFormat, "number": NumberFormat, "choice": ChoiceFormat, "text": TextFormat}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_format_is_rebuilt_from_its_name(name):
+    answer_format = resolve_format(name)
+    assert type(answer_format) is FORMATS[name]
+    again = resolve_format(answer_format.name)
+    assert type(again) is type(answer_format) and again.name == answer_format.name
+    assert resolve_format(answer_format) is answer_format
+
+
+def test_a_format_of_ones_own_is_found_by_its_name():
+    assert resolve_format(FIRST_DIGIT.name) is FIRST_DIGIT
+    words = resolve_format("choice:yes,no")
+    assert words.extract("So the answer is No.") == "no" and resolve_format(words.name).read("YES").label == "yes"
+
+
+@pytest.mark.parametrize("name", ["", "maths", "my_format", "no.such:THING", "json:dumps", "tests.conftest:NOTHING"])
+def test_a_format_that_is_not_found_says_what_to_do(name):
+    with pytest.raises(ValueError, match=re.escape(f"There is no answer format {name!r}") + ".*package.module:attrib"):
+        resolve_format(name)
+
+
+def test_what_is_no_format_is_refused():
+    with pytest.raises(TypeError, match="Subclass `TextFormat`"):
+        resolve_format(lambda text: text)
+
+    class Nameless(TextFormat):
+        def extract(self, completion):
+            return None
+
+    with pytest.raises(ValueError, match="is that of another format"):
+        resolve_format(Nameless())
+
+
+@pytest.mark.parametrize(
+    ("name", "completion", "answer"),
+    [
+        ("number", r"so \boxed{1,234.5}", "1,234.5"),
+        ("number", "She has 3 apples. #### 1,000", "1,000"),
+        ("number", "The answer is **-5**.", "-5"),
+        ("number", "3 + 4 = 7.", "7"),
+        ("number", "It is 3/4", "3/4"),
+        ("number", r"\boxed{\text{none}}", None),
+        ("number", "none", None),
+        ("choice", r"\boxed{\text{(B)}}", "B"),
+        ("choice", "The answer is (c).", "C"),
+        ("choice", "Because of this:\n**D**", "D"),
+        ("choice", "A man walks.", None),
+        ("choice", r"\boxed{F}", None),
+        ("text", r"\boxed{\text{Evelyn}}", "Evelyn"),
+        ("text", "The answer is: blue whale.\nReally.", "blue whale"),
+        ("text", "prose only", None),
+    ],
+)
+def test_answers_are_found(name, completion, answer):
+    assert resolve_format(name).extract(completion) == answer
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "label"),
+    [
+        ("number", " 1,234.50 ", "1234.50"), ("number", "+7", "7"), ("number", "−3", "-3"), ("number", "½", "1/2"),
+        ("choice", "(b)", "B"), ("choice", "B.", "B"), ("text", "  two  words ", "two words"),
+    ],
+)  # fmt: skip
+def test_typed_answers_are_read(name, text, label):
+    reading = resolve_format(name).read(text)
+    assert reading.label == label and reading.preview
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *(("number", text) for text in ["", "five", "2-Jan", "1/0", "3 apples", "NaN", "inf", "1e5", "1,23", "50%"]),
+        *(("choice", text) for text in ["", "F", "yes", "A or B", "N/A"]),
+        *(("text", text) for text in ["", " \n", "\ud800", "x" * 2000]),
+    ],
+)
+def test_what_is_no_answer_is_refused(name, text):
+    with pytest.raises(ValueError):
+        resolve_format(name).read(text)
+
+
+def test_texts_are_not_compared_as_mathematics():
+    for first, second in [("listen", "silent"), ("no", "on"), ("v1.10", "v1.1"), ("1/2", "0.5")]:
+        vote = majority_vote([rf"\boxed{{{first}}}", rf"\boxed{{{second}}}"], "text")
+        assert (vote.answer, vote.agreement) == (first, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "feature", "label"),
+    [
+        ("math", r"\frac{1}{2}", None, r"$\frac{1}{2}$"),
+        ("math", "5", Value("string"), "5"),
+        ("math", "1,000", Value("int64"), 1000),
+        ("math", "5.0", Value("int32"), 5),
+        ("math", "1/4", Value("float32"), 0.25),
+        ("number", "1,000", Value("string"), "1000"),
+        ("number", "1,000", Value("int64"), 1000),
+        ("choice", "b", ClassLabel(names=["A", "B"]), 1),
+        ("choice", "(b)", Value("string"), "B"),
+        ("text", "v1.10", Value("large_string"), "v1.10"),
+        ("text", "7", Value("uint8"), 7),
+    ],
+)
+def test_labels_have_the_type_of_their_column(name, answer, feature, label):
+    made = resolve_format(name).to_label(answer, feature)
+    assert made == label and type(made) is type(label)
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "feature"),
+    [
+        ("math", "1/2", Value("int64")),
+        ("math", "x+1", Value("float64")),
+        ("text", "300", Value("uint8")),
+        ("text", "-1", Value("uint8")),
+        ("text", "yes", Value("bool")),
+        ("text", "a", {"answer": Value("string")}),
+        ("choice", "E", ClassLabel(names=["A", "B"])),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(name, answer, feature):
+    with pytest.raises(ValueError):
+        resolve_format(name).to_label(answer, feature)
