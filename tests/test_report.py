@@ -196,3 +196,31 @@ def test_a_recorder_and_a_callback_leave_what_the_report_reads(make_trainer, tmp
     assert (run.arm, run.num_labels, run.pool_size) == ("mine", callback.ledger.num_bought, 16)
     assert len(run.routes) == callback.summary()["epochs"]
     assert write_report([run], tmp_path / "report").is_file()
+
+
+def test_a_record_holds_no_secret(make_trainer, tmp_path, monkeypatch):
+    """Neither arguments nor environment of the process, nor what settings and log call a secret."""
+    secret = "sk-4f1c9b7e"
+    argv = ["/home/me/train.py", "--api-key", secret, f"--api-key={secret}", f"https://me:{secret}@host/v1", secret]
+    monkeypatch.setattr("sys.argv", argv)
+    monkeypatch.setenv("HF_TOKEN", secret)
+    trainer = make_trainer(make_pool(16), max_steps=2, hub_token=secret)
+    callback = PivotDensityCallback(trainer, annotation_budget=4, answer_format=FIRST_DIGIT)
+    trainer.add_callback(callback)
+    settings = {
+        **dict.fromkeys(("token", "hub_token", "push_to_hub_token", "API_KEY", "api-key", "wandb_password"), secret),
+        "client": [{"secret": secret, "base_url": f"https://me:{secret}@host/v1", "max_tokens": 7}],
+        "num_tokens": 5,
+    }
+    trainer.add_callback(RunRecorder("mine", settings=settings))
+    trainer.train()
+    trainer.state.log_history.append({"step": 3, "note": secret, "reward": 0.5})
+    callback.on_train_end(trainer.args, trainer.state, trainer.control)
+    write_report(find_runs([tmp_path / "run"]), tmp_path / "run" / "report")
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["environment"]["program"] == "train.py" in (tmp_path / "run" / "report" / "report.html").read_text()
+    assert record["settings"] == {"client": [{"base_url": "https://host/v1", "max_tokens": 7}], "num_tokens": 5}
+    own = json.loads((tmp_path / "run" / "_pivottrace" / "run.json").read_text())
+    assert own["log_history"][-1] == {"step": 3, "reward": 0.5} and own["settings"]["tau_high"] == 0.85

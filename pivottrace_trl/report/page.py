@@ -109,14 +109,15 @@ def collapse_verdicts(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _environments(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Each machine with its versions once, with the commands that ran there."""
+    """Each machine with its versions once, with the programs that ran there."""
     found: dict[str, dict[str, Any]] = {}
     for run in runs:
-        machine = {key: value for key, value in run.environment.items() if key != "command"}
-        entry = found.setdefault(json.dumps(machine, sort_keys=True), {**machine, "commands": [], "num_runs": 0})
+        program = run.environment.get("program", "")
+        machine = {key: value for key, value in run.environment.items() if key != "program"}
+        entry = found.setdefault(json.dumps(machine, sort_keys=True), {**machine, "programs": [], "num_runs": 0})
         entry["num_runs"] += 1
-        if run.environment["command"] not in entry["commands"]:
-            entry["commands"].append(run.environment["command"])
+        if program not in entry["programs"]:
+            entry["programs"].append(program)
     return list(found.values())
 
 

@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-import shlex
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,25 @@ from ..versions import installed
 
 
 RUN_FILE = "run.json"
+# A record is made to be shown: what may be a secret, by its name or as the password of an address, stays out of it.
+_SECRET_NAME = re.compile(
+    r"(^|[_-])(token|key|apikey|secret|password|passwd|credentials?|authorization)$", re.IGNORECASE
+)
+_SECRET_IN_ADDRESS = re.compile(r"(?<=://)[^/\s@]*@")
 _PACKAGES = ("pivottrace-trl", "trl", "transformers", "peft", "datasets", "torch")
 
 
 def describe_environment() -> dict[str, Any]:
     """
-    Machine, versions and command of this process.
+    Machine, versions and program of this process; no arguments and no environment variables, which may be secrets.
 
     Returns:
-        `dict[str, Any]`: `command`, `device`, `cpu_cores`, `memory_gb`, `python`, `platform` and `versions` (package
+        `dict[str, Any]`: `program`, `device`, `cpu_cores`, `memory_gb`, `python`, `platform` and `versions` (package
         to version).
     """
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({_cpu_name()})"
     return {
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "program": Path(sys.argv[0]).name,
         "device": device,
         "cpu_cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 2**30, 1),
@@ -56,7 +61,8 @@ def record_run(path: Path, arm: str, args: TrainingArguments, state: TrainerStat
         arm (`str`): name of the arm.
         args (`~transformers.TrainingArguments`): arguments of the trainer; seed and steps are kept.
         state (`~transformers.TrainerState`): its log history is kept.
-        **facts: what else the report should know: `num_labels`, `pool_size`, `settings`.
+        **facts: what else the report should know: `num_labels`, `pool_size`, `settings`; without what is called a
+            token, key, secret or password.
     """
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     run = {
@@ -65,11 +71,22 @@ def record_run(path: Path, arm: str, args: TrainingArguments, state: TrainerStat
         "max_steps": state.max_steps,
         "steps": state.global_step,
         "peak_gpu_memory_gb": None if peak is None else round(peak / 2**30, 2),
-        **facts,
+        **_without_secrets(facts),
         "environment": describe_environment(),
-        "log_history": state.log_history,
+        "log_history": [
+            {name: value for name, value in entry.items() if value is None or isinstance(value, (int, float))}
+            for entry in state.log_history
+        ],
     }
     replace_atomically(path, lambda temporary: temporary.write_text(json.dumps(run, indent=1) + "\n"))
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_secrets(item) for name, item in value.items() if not _SECRET_NAME.search(str(name))}
+    if isinstance(value, (list, tuple)):
+        return [_without_secrets(item) for item in value]
+    return _SECRET_IN_ADDRESS.sub("", value) if isinstance(value, str) else value
 
 
 class RunRecorder(TrainerCallback):
@@ -85,7 +102,8 @@ class RunRecorder(TrainerCallback):
             Labels that the run may read, all of them from the start. Leave it out where a [`PivotDensityCallback`]
             buys them: its own record is read then.
         settings (`dict[str, Any]`, *optional*):
-            What else the report should show, as plain values.
+            What else the report should show, as plain values. What is called a token, key, secret or password is left
+            out.
 
     Example:
     ```python

@@ -53,7 +53,7 @@ class Run:
         log_history (`list[dict]`): everything the trainer logged.
         routes (`list[np.ndarray]`): routes of each routing, each of shape `(num_prompts,)`; empty without a callback.
         scores, pass_rates (`list[np.ndarray]`): score and verified pass rate (NaN if unknown) at each routing.
-        environment (`dict[str, Any]`): machine, versions, command.
+        environment (`dict[str, Any]`): machine, versions, program.
         settings (`dict[str, Any]`): what the run says of itself.
         peak_gpu_memory_gb (`float` or `None`): highest memory of the first GPU, in GiB.
     """
