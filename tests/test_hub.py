@@ -13,7 +13,7 @@ from huggingface_hub import CommitInfo, HfApi
 
 from pivottrace_trl import AnnotationLedger, PivotDensityCallback
 
-from .conftest import digit_reward
+from .conftest import FormatBy, digit_reward
 
 
 PRIVATE = "medicalfile"
@@ -74,7 +74,7 @@ def test_a_checkpoint_holds_no_text_of_the_policy(uploads, make_trainer, tmp_pat
 
     def train(**options):
         trainer = make_trainer(reward_funcs=digit_reward, save_strategy="steps", save_steps=1, max_steps=2)
-        callback = PivotDensityCallback(trainer, 4, extract_answer=lambda text: PRIVATE)
+        callback = PivotDensityCallback(trainer, 4, answer_format=FormatBy(lambda text: PRIVATE))
         trainer.add_callback(callback)
         trainer.train(**options)
         return callback.router.suggestions
