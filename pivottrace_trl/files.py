@@ -1,6 +1,8 @@
 """Writing files so that a crash never leaves half of one, and reading those that something else damaged."""
 
 import os
+import secrets
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,16 +47,34 @@ def reading(path: Path, fix: str) -> Iterator[None]:
 
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
-    Write a file beside its place and move it there.
+    Write a file beside its place and move it there. Neither a crash nor a power loss leaves half of one or an empty
+    one, and threads and processes that write the same file do not meet: the last one wins. A file keeps the
+    permissions that it had. A link is replaced, never followed.
 
     Args:
         path (`Path`): the file; its folder is made if absent.
         write (`Callable[[Path], object]`): writes the content to the path it is given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
+    # Made here, so that nothing that lies there already is written to; `tempfile` would ignore the umask.
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
+        if path.is_file() and not path.is_symlink():
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         write(temporary)
+        _flush(temporary, os.O_RDWR)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    if os.name != "nt":  # Windows has no folders that can be opened
+        _flush(path.parent, os.O_RDONLY)
+
+
+def _flush(path: Path, flags: int) -> None:
+    """Wait until what was written is on the disk."""
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

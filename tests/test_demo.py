@@ -74,6 +74,22 @@ def test_first_step_at():
     assert (first_step_at(arm, 0.4), first_step_at(arm, 0.6)) == (5, None)
 
 
+def test_the_demo_takes_one_thread(tmp_path, monkeypatch):
+    seen = []
+
+    def run_arm(name, *others):
+        seen.append(torch.get_num_threads())
+        return Arm(name, steps=[0], accuracies=[0.0], rollout_tokens=[0], labels=1)
+
+    monkeypatch.setattr(run, "run_arm", run_arm)
+    torch.set_num_threads(2)
+    try:
+        run.run_demo(tmp_path)
+    finally:
+        torch.set_num_threads(1)
+    assert seen == [1, 1]
+
+
 def test_the_demo_runs_both_arms(tmp_path, monkeypatch, capsys):
     for name, value in {"POOL_SIZE": 48, "NUM_HELD_OUT": 8, "NUM_EVAL_SAMPLES": 2, "EVAL_EVERY": 2}.items():
         monkeypatch.setattr(run, name, value)

@@ -203,6 +203,8 @@ def run_demo(output_dir: Path, seed: int = 0, max_steps: int | None = None) -> l
         `list[Arm]`: full supervision and PivotTrace.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # For a model this small a second thread gains nothing, and beside another job the threads wait for each other.
+    torch.set_num_threads(1)
     console = Console()
     max_steps = max_steps or MAX_STEPS
     pool = make_pool(POOL_SIZE, seed)
