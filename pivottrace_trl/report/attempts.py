@@ -1,8 +1,9 @@
 """The policy's attempts with their pivots, for the people who answer."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -25,8 +26,8 @@ class _Reader:
     """Decodes from the last place on where the text of the tokens agreed with the text of the whole response."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, ids: list[int]):
-        self._tokenizer, self._ids = tokenizer, ids
-        self.text: str = tokenizer.decode(ids)
+        self._decode, self._ids = cast(Callable[[list[int]], str], tokenizer.decode), ids
+        self.text = self._decode(ids)
         # The text of all tokens before `_start` has `_length` characters. Decoding begins at `_before`, some tokens
         # earlier: what is made of a token may depend on the few before it, and the first often loses its space.
         self._before, self._start, self._length = 0, 0, 0
@@ -36,7 +37,7 @@ class _Reader:
         """Go on from a place that agrees, see [`~_Reader.next_agreement`]."""
         self._before = self._start if end - self._start < _STRIDE + _SPLIT else end - _STRIDE
         self._start, self._length = end, length
-        self._known = self._tokenizer.decode(self._ids[self._before : end])
+        self._known = self._decode(self._ids[self._before : end])
 
     def next_agreement(self) -> tuple[int, int]:
         """The next such place, at least a stride on, and the number of characters before it."""
@@ -71,7 +72,7 @@ class _Reader:
         return end_length if end - place < _SPLIT else min(self._length + place - self._start, end_length)
 
     def _read(self, end: int) -> str | None:
-        text = self._tokenizer.decode(self._ids[self._before : end])
+        text = self._decode(self._ids[self._before : end])
         return text[len(self._known) :] if text.startswith(self._known) else None
 
 
