@@ -36,8 +36,9 @@ from .estimators import (
 from .exchange import AnnotationStatus, ImportReport, annotation_status, export_queue, import_answers
 from .labels.endpoint import EndpointAnnotator
 from .labels.ledger import AnnotationLedger
-from .labels.oracles import CallableAnnotator, LabelVault
+from .labels.oracles import CallableAnnotator
 from .labels.queries import Answer, Oracle, Outcome, Query
+from .labels.vault import LabelVault
 from .metric import MathAccuracy
 from .offline import PoolTriage, triage_pool
 from .pool import drop_duplicates, pool_fingerprint, pool_ids, prompt_id

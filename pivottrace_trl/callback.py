@@ -1,6 +1,6 @@
 """The two lines: a callback that routes the data of a `GRPOTrainer` or an `RLOOTrainer`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -15,11 +15,20 @@ from .answers import AnswerFormat, resolve_format
 from .estimators import CalibratedEstimator, Estimator
 from .files import PRIVATE_FOLDER
 from .first_look import FirstLook
-from .integration import TrainerAttachment, check_trainer, find_label_columns, find_verifier
+from .integration import (
+    TrainerAttachment,
+    check_evaluation_data,
+    check_form_of_prompts,
+    check_prompts,
+    check_trainer,
+    find_columns,
+    find_verifier,
+)
 from .labels.ledger import AnnotationLedger
-from .labels.oracles import CallableAnnotator, LabelVault
+from .labels.oracles import CallableAnnotator
 from .labels.queries import Oracle
 from .labels.state import LedgerState
+from .labels.vault import LabelVault
 from .labels.view import LedgerView
 from .labels.waiting import AnnotationWait
 from .pool import pool_ids
@@ -48,10 +57,10 @@ class PivotDensityCallback(TrainerCallback):
     Makes a [`~trl.GRPOTrainer`] or an [`~trl.RLOOTrainer`] pick the prompts that deserve a label from an unlabelled
     pool (PivotTrace, arXiv 2606.04503).
 
-    Constructing the callback takes the label columns out of the trainer's dataset. When training starts, the policy
-    answers every prompt once, the answers are traced for pivots, a probe set is annotated, and every prompt gets a
-    [`Route`]; the routes are computed again at the start of each epoch from the rollouts that training made itself,
-    which are traced in the forward passes of the loss.
+    Constructing the callback takes everything but `prompt` and `free_columns` out of the trainer's dataset. When
+    training starts, the policy answers every prompt once, the answers are traced for pivots, a probe set is annotated,
+    and every prompt gets a [`Route`]; the routes are computed again at the start of each epoch from the rollouts that
+    training made itself, which are traced in the forward passes of the loss.
 
     Args:
         trainer ([`~trl.GRPOTrainer`] or [`~trl.RLOOTrainer`]):
@@ -61,11 +70,14 @@ class PivotDensityCallback(TrainerCallback):
             labels as an `int`.
         label_column (`str`, *optional*):
             Column that holds the labels. Defaults to the one column that the reward functions name in their signature.
+        free_columns (`Sequence[str]`, *optional*):
+            Columns that tell nothing of the label and stay in the training data. All others but `prompt` are locked
+            up with the label and come back only with a bought one.
         annotator (`Callable[[list[dict]], list]` or `"queue"`, *optional*):
-            Who is asked for labels: takes a list of rows (without label columns) and returns as many answers, `None`
-            where it has none. `"queue"` leaves the questions in the ledger, where people answer them at the desk or
-            through files; answers that arrive while training runs are used from the next epoch on. Defaults to the
-            label column of the dataset.
+            Who is asked for labels: takes a list of rows (prompt and free columns) and returns as many answers,
+            `None` where it has none. `"queue"` leaves the questions in the ledger, where people answer them at the
+            desk or through files; answers that arrive while training runs are used from the next epoch on. Defaults
+            to the label column of the dataset.
         wait_for_annotations (`float`, *optional*):
             With `annotator="queue"`, share of the queue in `(0, 1]` that must be answered before training goes on,
             for the probes and after each routing. By default it does not wait.
@@ -105,6 +117,7 @@ class PivotDensityCallback(TrainerCallback):
         annotation_budget: float | int = 0.293,
         *,
         label_column: str | None = None,
+        free_columns: Sequence[str] = (),
         annotator: Callable[[list[dict[str, Any]]], Any] | Literal["queue"] | None = None,
         wait_for_annotations: float | None = None,
         estimator: Estimator | str | None = None,
@@ -118,16 +131,24 @@ class PivotDensityCallback(TrainerCallback):
         dataset: Dataset = self._trainer.train_dataset
         ids = pool_ids(dataset)
         budget = resolve_budget(annotation_budget, len(ids))
-        label_column, hidden = find_label_columns(
-            self._trainer.reward_funcs, dataset.column_names, label_column, annotator is not None
+        reward_funcs, names = self._trainer.reward_funcs, self._trainer.reward_func_names
+        columns = find_columns(
+            reward_funcs, names, dataset.features, label_column, free_columns, annotator is not None
         )
-        self._verifier = find_verifier(self._trainer.reward_funcs, label_column)
+        label_column = columns.label
+        self._verifier = find_verifier(reward_funcs, label_column)
+        sold = [label_column] if label_column in dataset.column_names else []
+        vault = LabelVault(dataset, sold, ids, columns.locked)
+        check_prompts(dataset["prompt"], vault)
+        check_form_of_prompts(reward_funcs, names, dataset, columns, self._trainer.state)
         accelerator = self._trainer.accelerator
         self._processes = Processes(accelerator.process_index, accelerator.num_processes)
-        attachment = TrainerAttachment(trainer, hidden, ids, self._processes)
+        attachment = TrainerAttachment(trainer, columns, ids, self._processes)
+        if self._trainer.eval_dataset is not None:
+            check_evaluation_data(self._trainer.eval_dataset, attachment.questions)
         oracle: Oracle | None = None
         if annotator is None:
-            oracle = LabelVault(dataset, hidden, ids)
+            oracle = vault
         elif annotator != "queue":
             oracle = CallableAnnotator(annotator, attachment.rows, label_column)
         if wait_for_annotations is not None and annotator != "queue":
@@ -160,11 +181,14 @@ class PivotDensityCallback(TrainerCallback):
         self.label_router = LabelRouter(
             self.router,
             label_column,
-            hidden,
+            columns.locked,
+            # What is bought from an annotator is the annotator's answer, and nothing of what the dataset knows.
+            vault if annotator is None else None,
             self._trainer.num_generations,
             answer_format=self._answer_format,
             label_feature=dataset.features.get(label_column),
             processes=self._processes,
+            is_training=lambda: self._trainer.model.training,
         )
         self.report = RunReport(self.output_dir)
         self._attachment = attachment
@@ -206,6 +230,9 @@ class PivotDensityCallback(TrainerCallback):
         """
         Put the trainer back exactly as it was: dataset, reward functions, sampler, callbacks. Labels that were bought
         stay in the ledger file. Does nothing the second time.
+
+        Raises:
+            RuntimeError: while training runs.
         """
         if self._is_attached:
             self._attachment.detach()
@@ -302,7 +329,7 @@ class PivotDensityCallback(TrainerCallback):
             rows,
             [texts[row] for row in rows],
             [rollouts[row] for row in rows],
-            [self.router.label(row) for row in rows],
+            self.label_router.unlocked(rows),
         )
         return [reward is not None and reward >= SUCCESS_REWARD for reward in rewards]
 

@@ -20,7 +20,7 @@ from .estimators import Estimator
 from .exchange import export_queue
 from .files import replace_atomically
 from .labels.ledger import AnnotationLedger
-from .labels.oracles import LabelVault
+from .labels.vault import LabelVault
 from .pivots import find_pivots
 from .pool import pool_ids, prompt_text
 from .rollouts import Rollout, generate_rollouts, transformers_generator

@@ -60,6 +60,23 @@ def prompt_text(prompt: Any) -> str:
     return content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
 
 
+def question_id(prompt: Any) -> str:
+    """
+    Id of what a prompt asks, under whatever system prompt: [`prompt_id`] without its system messages.
+
+    Args:
+        prompt (`str` or `list[dict]`):
+            Plain text, or a conversation as TRL has it.
+
+    Returns:
+        `str`
+    """
+    if isinstance(prompt, str):
+        return prompt_id(prompt)
+    asked = [message for message in prompt if message.get("role") not in ("system", "developer")]
+    return prompt_id(asked or prompt)
+
+
 def pool_ids(dataset: Dataset, prompt_column: str = "prompt") -> list[str]:
     """
     Check a pool and give every prompt its id.
@@ -75,7 +92,7 @@ def pool_ids(dataset: Dataset, prompt_column: str = "prompt") -> list[str]:
 
     Raises:
         TypeError: if the dataset cannot be indexed.
-        ValueError: if it is empty, has no such column, an empty prompt, a prompt that is no text and no
+        ValueError: if it is empty, has a transform, no such column, an empty prompt, a prompt that is no text and no
             conversation, or the same prompt twice.
     """
     if not isinstance(dataset, Dataset):
@@ -83,6 +100,12 @@ def pool_ids(dataset: Dataset, prompt_column: str = "prompt") -> list[str]:
             f"The pool is a `{type(dataset).__name__}`, but ranking it needs a `datasets.Dataset`, which can be "
             "indexed. Load it without `streaming=True`, or collect a part of it: "
             "`Dataset.from_list(list(dataset.take(10_000)))`."
+        )
+    if dataset.format["type"] == "custom":
+        raise ValueError(
+            "The pool has a transform (`set_transform`, `with_transform`), which makes columns only when a row is "
+            "read, so that nobody can say beforehand which of them tell the label. Apply it once: "
+            "`dataset.with_format(None).map(transform, batched=True)`."
         )
     if prompt_column not in dataset.column_names:
         raise ValueError(
@@ -121,7 +144,7 @@ def pool_fingerprint(prompt_ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(prompt_ids)).encode()).hexdigest()[:16]
 
 
-def drop_duplicates(dataset: Dataset, prompt_column: str = "prompt") -> Dataset:
+def drop_duplicates(dataset: Dataset, prompt_column: str = "prompt", seen_in: Dataset | None = None) -> Dataset:
     """
     Keep the first row of each prompt.
 
@@ -130,11 +153,16 @@ def drop_duplicates(dataset: Dataset, prompt_column: str = "prompt") -> Dataset:
             A pool that may hold a prompt twice.
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
             Column that holds the prompts.
+        seen_in ([`~datasets.Dataset`], *optional*):
+            Another dataset, whose prompts are dropped altogether, under whatever system prompt: a pool that this
+            evaluation set must not share prompts with.
 
     Returns:
         [`~datasets.Dataset`]
     """
+    seen = set() if seen_in is None else {question_id(prompt) for prompt in seen_in[prompt_column]}
     first_rows: dict[str, int] = {}
     for row, prompt in enumerate(dataset[prompt_column]):
-        first_rows.setdefault(prompt_id(prompt), row)
+        if not seen or question_id(prompt) not in seen:
+            first_rows.setdefault(prompt_id(prompt), row)
     return dataset.select(list(first_rows.values()))

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from datasets import LargeList, List
 
 from .answers import AnswerFormat, MathFormat, Vote, vote_on
 from .collapse import CollapseMonitor
+from .labels.vault import LabelVault
 from .processes import Processes
 from .routing import PoolRouter
 
@@ -25,14 +27,17 @@ class BatchLabels:
     two of them; the labels are for the completions of this one.
 
     Attributes:
-        labels (`list[dict[str, Any] | None]`): label column -> value for each completion; `None` where there is
-            neither a bought label nor a vote to trust, so that no reward is given.
-        votes (`list[Vote]`): the vote of each group.
+        labels (`list[dict[str, Any] | None]`): label column and locked columns -> value for each completion; `None`
+            where there is neither a bought label nor a vote to trust, so that no reward is given.
+        is_bought (`list[bool]`): whether each completion's label is a bought one, so that its locked columns are
+            there.
+        votes (`list[Vote]`): the vote of each group; none in evaluation, which leaves no evidence.
         rows (`list[int]`): the pool's row of each group.
         is_annotated (`list[bool]`): whether each group's labels are bought ones.
     """
 
     labels: list[dict[str, Any] | None]
+    is_bought: list[bool]
     votes: list[Vote]
     rows: list[int]
     is_annotated: list[bool]
@@ -48,8 +53,10 @@ class LabelRouter:
             Routes, ledger and evidence of the pool; takes up agreements and pass rates.
         label_column (`str`):
             Column under which the reward functions expect the answer; pseudo-labels go there.
-        hidden_columns (`Sequence[str]`):
-            All columns that were locked up; those without a value are given as `None`.
+        locked_columns (`Sequence[str]`):
+            Columns that come with a bought label only; elsewhere they are given as `None`.
+        vault ([`LabelVault`], *optional*):
+            Where they are. Without one they never come.
         num_generations (`int`):
             Size of a group.
         answer_format ([`AnswerFormat`], *optional*, defaults to [`MathFormat`]):
@@ -58,6 +65,9 @@ class LabelRouter:
             Type of the label column. Defaults to a string.
         processes ([`Processes`], *optional*):
             Between which the batch is spread. Defaults to this process alone.
+        is_training (`Callable[[], bool]`, *optional*):
+            Whether the batch at hand is trained on; in evaluation, bought labels are shown, and nobody votes. Defaults
+            to always.
 
     Attributes:
         num_withheld (`int`): groups of the latest batch that got no reward.
@@ -66,11 +76,13 @@ class LabelRouter:
 
     router: PoolRouter
     label_column: str
-    hidden_columns: Sequence[str]
+    locked_columns: Sequence[str]
+    vault: LabelVault | None
     num_generations: int
     answer_format: AnswerFormat = field(default_factory=MathFormat)
     label_feature: Any = None
     processes: Processes = field(default_factory=Processes)
+    is_training: Callable[[], bool] = lambda: True
     num_withheld: int = 0
     monitor: CollapseMonitor = field(default_factory=CollapseMonitor)
     _latest: tuple[object, BatchLabels] | None = None
@@ -82,7 +94,7 @@ class LabelRouter:
         log_metric: Callable[[str, float], None] | None = None,
     ) -> BatchLabels:
         """
-        Find the labels of a batch and take up its votes as evidence.
+        Find the labels of a batch and, in training, take up its votes as evidence.
 
         Args:
             rows (`Sequence[int]`):
@@ -102,6 +114,21 @@ class LabelRouter:
         # All reward functions are called with the same list in turn; the vote is held once.
         if self._latest is not None and self._latest[0] is completions:
             return self._latest[1]
+        if self.is_training():
+            batch = self._hold_votes(rows, completions, log_metric)
+        else:
+            batch = BatchLabels(self._with_locked(rows, self._bought(rows)), self._is_bought(rows), [], [], [])
+            self.num_withheld = sum(label is None for label in batch.labels)
+        self._latest = (completions, batch)
+        return batch
+
+    def unlocked(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Label and locked columns of rows whose label was bought."""
+        return [label or {} for label in self._with_locked(rows, self._bought(rows))]
+
+    def _hold_votes(
+        self, rows: Sequence[int], completions: Sequence[Any], log_metric: Callable[[str, float], None] | None
+    ) -> BatchLabels:
         size = self.num_generations
         answers = [self.answer_format.extract(_text(completion)) for completion in completions]
         shares = self.processes.gather((list(rows), answers))
@@ -124,31 +151,54 @@ class LabelRouter:
         decisions = self.processes.on_main(decide)
         votes = [vote for vote, _ in decisions]
         labels = [label for _, label in decisions for _ in range(size)]
-        is_annotated = [self.router.label(row) is not None for row in group_rows]
+        is_annotated = self._is_bought(group_rows)
         self.router.update_votes(group_rows, [vote.agreement for vote in votes], [vote.answer for vote in votes])
         self.num_withheld = sum(label is None for label in labels) // size
         if log_metric is not None:
             log_metric("pivottrace/vote_agreement", float(np.mean([vote.agreement for vote in votes])))
             log_metric("pivottrace/withheld_ratio", self.num_withheld / len(groups))
         first = sum(len(share) for share, _ in shares[: self.processes.rank])
-        batch = BatchLabels(labels[first : first + len(rows)], votes, group_rows, is_annotated)
-        self._latest = (completions, batch)
-        return batch
+        shown = self._with_locked(rows, labels[first : first + len(rows)])
+        return BatchLabels(shown, self._is_bought(rows), votes, group_rows, is_annotated)
+
+    def _with_locked(
+        self, rows: Sequence[int], labels: Sequence[dict[str, Any] | None]
+    ) -> list[dict[str, Any] | None]:
+        """Put the locked columns beside the labels: those of the row where its label was bought, else `None`."""
+        bought = list(dict.fromkeys(row for row in rows if self.router.label(row) is not None))
+        locked: dict[int, dict[str, Any]] = {}
+        if self.vault is not None and bought:
+            ids = [self.router.prompt_ids[row] for row in bought]
+            locked = dict(zip(bought, self.vault.unlock(self.router.ledger, ids), strict=True))
+        nothing = dict.fromkeys(self.locked_columns)
+        return [
+            None if label is None else {**nothing, **locked.get(row, {}), **label}
+            for row, label in zip(rows, labels, strict=True)
+        ]
+
+    def _is_bought(self, rows: Sequence[int]) -> list[bool]:
+        return [self.router.label(row) is not None for row in rows]
+
+    def _bought(self, rows: Sequence[int]) -> list[dict[str, Any] | None]:
+        labels = [self.router.label(row) for row in rows]
+        return [None if label is None else {self.label_column: label.get(self.label_column)} for label in labels]
 
     def _label(self, row: int, vote: Vote) -> dict[str, Any] | None:
-        label = self.router.label(row)
-        label = self._pseudo_label(vote) if label is None else label
-        if label is None:
-            return None
-        return {column: label.get(column) for column in {*self.hidden_columns, self.label_column}}
+        (label,) = self._bought([row])
+        return self._pseudo_label(vote) if label is None else label
 
     def _pseudo_label(self, vote: Vote) -> dict[str, Any] | None:
         if self.monitor.is_paused or vote.answer is None or vote.agreement < self.router.config.min_agreement:
             return None
         try:
-            return {self.label_column: self.answer_format.to_label(vote.answer, self.label_feature)}
+            return {self.label_column: self._to_label(vote.answer, self.label_feature)}
         except ValueError:
             return None  # the majority is not even of the label's type ("about 5" for an integer)
+
+    def _to_label(self, answer: str, feature: Any) -> Any:
+        if isinstance(feature, List | LargeList):  # every answer that counts as right
+            return [self._to_label(answer, feature.feature)]
+        return self.answer_format.to_label(answer, feature)
 
     def verified(
         self, batch: BatchLabels, rewards: Sequence[float | None], log_metric: Callable[[str, float], None] | None
@@ -165,6 +215,8 @@ class LabelRouter:
             log_metric (`Callable[[str, float], None]`, *optional*):
                 Logs a scalar with the trainer's metrics.
         """
+        if not batch.votes:
+            return
         size = self.num_generations
         rewards = [reward for share in self.processes.gather(list(rewards)) for reward in share]
         vote_is_right, weak, accuracies = [], [], []
@@ -192,11 +244,12 @@ class LabelRouter:
 
 class RoutedReward:
     """
-    A reward function behind the label router. It never receives a label that was not bought.
+    A reward function behind the label router. It never receives a label that was not bought, nor anything else of a
+    row that might tell it.
 
-    Training batches carry the pool's row numbers. Completions without a label to trust get `None` and are not shown to
+    Batches of the pool carry its row numbers. Completions without a label to trust get `None` and are not shown to
     the function; the others are passed on with the bought label or the pseudo-label in the label column. Batches
-    without row numbers (evaluation) are passed on untouched and leave no evidence.
+    without row numbers (evaluation on other data) are passed on untouched.
 
     Args:
         reward_func (`Callable`):
@@ -205,12 +258,17 @@ class RoutedReward:
             Finds the labels.
         is_verifier (`bool`):
             Whether its rewards on annotated rows tell if a response is right (at least 0.5).
+        needs_locked (`bool`, *optional*, defaults to `False`):
+            Whether it cannot be called without a locked column, so that it is shown annotated rows only.
     """
 
-    def __init__(self, reward_func: Callable, label_router: LabelRouter, is_verifier: bool):
+    def __init__(
+        self, reward_func: Callable, label_router: LabelRouter, is_verifier: bool, needs_locked: bool = False
+    ):
         self.reward_func = reward_func
         self.label_router = label_router
         self.is_verifier = is_verifier
+        self.needs_locked = needs_locked
 
     def __call__(
         self, prompts: list, completions: list, completion_ids: list[list[int]], **kwargs: Any
@@ -229,10 +287,14 @@ class RoutedReward:
             return everything | kwargs, lambda given: given
         log_metric, log_extra = kwargs.get("log_metric"), kwargs.get("log_extra")
         batch = self.label_router.resolve(rows, completions, log_metric)
-        shown = [index for index, label in enumerate(batch.labels) if label is not None]
+        shown = [
+            index
+            for index, label in enumerate(batch.labels)
+            if label is not None and (batch.is_bought[index] or not self.needs_locked)
+        ]
         columns: dict[str, Any] = {}
         if shown:
-            labels = [label for label in batch.labels if label is not None]
+            labels = [label for index in shown if (label := batch.labels[index]) is not None]
             columns = _select(everything, shown)
             columns |= _select(kwargs, shown, length=len(completions))
             columns |= {column: [label[column] for label in labels] for column in labels[0]}

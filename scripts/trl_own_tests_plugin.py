@@ -78,6 +78,8 @@ def _initialise_and_attach(self: Any, *args: Any, **kwargs: Any) -> None:
                 self,
                 annotation_budget=0.5,
                 label_column=LABEL,
+                # TRL's tests want every column in their reward functions.
+                free_columns=[name for name in self.train_dataset.column_names or () if name != LABEL],
                 annotator=lambda rows: ["even" for _ in rows],
                 answer_format=_Parity(),
                 config=CONFIG,

@@ -18,7 +18,7 @@ from datasets import Dataset, load_from_disk
 
 from pivottrace_trl import AnnotationLedger, PivotRoutedSampler, Route, TriageConfig, pool_ids
 from pivottrace_trl.collapse import CollapseMonitor
-from pivottrace_trl.labels.oracles import LabelVault
+from pivottrace_trl.labels.vault import LabelVault
 from pivottrace_trl.offline import peak_memory_gb
 from pivottrace_trl.pool import prompt_text
 from pivottrace_trl.report.run import RunReport

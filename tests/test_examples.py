@@ -24,6 +24,9 @@ def run_example(tokenizer, tmp_path, monkeypatch, capfd):
     tokenizer.save_pretrained(model_path)
     rows = [{"question": f"{n}+{n % 5}?", "answer": f"easy #### {n + n % 5}"} for n in range(12)]
     pool_path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held_out_path = tmp_path / "held_out.jsonl"
+    held_out = [{"question": f"{n}-{n % 5}?", "answer": f"easy #### {n - n % 5}"} for n in range(12)]
+    held_out_path.write_text("".join(json.dumps(row) + "\n" for row in held_out))
 
     def reproduce(*options):
         output.mkdir(exist_ok=True)
@@ -33,8 +36,8 @@ def run_example(tokenizer, tmp_path, monkeypatch, capfd):
         arguments = ["--preset", "consumer", "--output", output, "--model", model_path, "--train", pool_path]
         arguments += [
             "--evaluate",
-            f"a={pool_path}",
-            f"b={pool_path}",
+            f"a={held_out_path}",
+            f"b={held_out_path}",
             "--num-held-out",
             "4",
             "--no-4bit",

@@ -23,7 +23,38 @@ def label_router(tmp_path):
     ledger.buy(vault)  # the labels of rows 0 and 1 are "0" and "2"
     router = PoolRouter(ids, ledger, vault, TriageConfig(min_agreement=0.5))
     router.know_labels(routing=0)
-    return LabelRouter(router, "solution", ["solution"], GROUP)
+    return LabelRouter(router, "solution", [], vault, GROUP)
+
+
+def test_locked_columns_come_with_a_bought_label_only(label_router):
+    router, pool = label_router.router, make_pool(10).add_column("hint", [{"text": f"hint {i}"} for i in range(10)])
+    label_router.locked_columns = ["hint"]
+    label_router.vault = LabelVault(pool, ["solution"], router.prompt_ids, ["hint"])
+    with pytest.raises(ValueError, match="was not bought, so that its row stays locked"):
+        label_router.vault.unlock(router.ledger, [router.prompt_ids[0], router.prompt_ids[5]])
+    everyone, demanding = Recorder(), Recorder()
+    answers = [0, 0, 7, None] + [5, 5, 5, 6] + [1, 2, 3, 4]
+    rewards = call(RoutedReward(everyone, label_router, True), [0, 5, 6], answers)
+    assert rewards == [1, 1, 0, 0] + [1, 1, 1, 0] + [None] * 4
+    rewards = call(RoutedReward(demanding, label_router, False, needs_locked=True), [0, 5, 6], answers)
+    assert rewards == [1, 1, 0, 0] + [None] * 8
+    assert everyone.calls[0]["hint"] == [{"text": "hint 0"}] * 4 + [None] * 4
+    assert demanding.calls[0]["hint"] == [{"text": "hint 0"}] * 4 and demanding.calls[0]["solution"] == ["0"] * 4
+
+
+def test_evaluation_on_the_pool_shows_what_was_bought_and_holds_no_vote(label_router):
+    label_router.is_training = lambda: False
+    recorder, metrics = Recorder(), {}
+    reward = RoutedReward(recorder, label_router, is_verifier=True)
+    answers = [0, 7, 5, 5]  # of four prompts: evaluation need not come in groups
+    before = label_router.monitor.state()
+    completions = [rf"\boxed{{{answer}}}" for answer in answers]
+    arguments = {"prompts": ["?"] * 4, "completions": completions, "completion_ids": [[0]] * 4}
+    assert reward(**arguments, log_metric=metrics.__setitem__, **{ROW_COLUMN: [0, 1, 5, 6]}) == [1, 0, None, None]
+    assert recorder.calls[0]["solution"] == ["0", "2"] and label_router.num_withheld == 2
+    evidence = label_router.router.evidence
+    assert np.isnan(evidence.agreement).all() and np.isnan(evidence.pass_rate).all()
+    assert metrics == {} and label_router.monitor.state() == before
 
 
 class Recorder:

@@ -324,11 +324,11 @@ class TestAsyncRewards:
     def test_evaluation_is_passed_through(self, make_trainer):
         judge = AsyncJudge()
         trainer = make_trainer(reward_funcs=judge)
-        trainer.eval_dataset = make_pool(2)
+        trainer.eval_dataset = held_out = make_pool(34).select(range(32, 34))
         callback = attach(trainer)
         metrics = trainer.evaluate()
         assert "eval_rewards/AsyncJudge/mean" in metrics
-        assert {label for labels in judge.probed + judge.trained for label in labels} == set(make_pool(2)["solution"])
+        assert {label for labels in judge.probed + judge.trained for label in labels} == set(held_out["solution"])
         assert np.isnan(callback.router.evidence.agreement).all()
 
     def test_a_wrong_number_of_rewards_is_named(self, make_trainer):
@@ -377,7 +377,7 @@ class TestEvaluation:
                 shown.append((list(solution), set(kwargs)))
             return digit_reward(completions, solution)
 
-        held_out = make_pool(4).map(lambda row: {"solution": "eval" + row["solution"]})
+        held_out = make_pool(12).select(range(8, 12)).map(lambda row: {"solution": "eval" + row["solution"]})
         for is_attached in (False, True):
             options = {"eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True, "max_steps": 4}
             inputs = {"eval_dataset": held_out}

@@ -66,7 +66,11 @@ def is_warning(node: ast.AST) -> bool:
 @pytest.mark.parametrize(
     "message",
     [text for path in PACKAGE.rglob("*.py") for text in messages(path, is_warning)]
-    + messages(PACKAGE / "integration" / "checks.py", lambda node: isinstance(node, ast.Raise)),
+    + [
+        text
+        for name in ("checks", "columns", "prompts")
+        for text in messages(PACKAGE / "integration" / f"{name}.py", lambda node: isinstance(node, ast.Raise))
+    ],
 )
 def test_every_warning_and_every_refusal_is_explained(message):
     # What is said of an estimator that cannot be saved stands in a constant, to which the warning adds a sentence.

@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import logging as python_logging
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,14 +18,16 @@ from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import is_async_callable
 
 from ..parts import SharedWork
-from ..pool import prompt_text
+from ..pool import prompt_text, question_id
 from ..processes import Processes
 from ..response_tracer import ResponseTracer
 from ..rewards import ROW_COLUMN, AsyncRoutedReward, LabelRouter, RoutedReward
 from ..rollouts import Rollout, generate_rollouts
 from ..state import find_checkpoint
 from ..traces import ResponseTrace
+from .columns import PoolColumns, required_parameters
 from .generation import generate_once
+from .prompts import check_not_in_pool
 from .training_pass import TrainingPassTracer
 
 
@@ -50,8 +52,8 @@ class TrainerAttachment:
     Args:
         trainer ([`~trl.GRPOTrainer`] or [`~trl.RLOOTrainer`]):
             A trainer that passed [`check_trainer`].
-        hidden_columns (`Sequence[str]`):
-            Columns that leave the training data.
+        columns ([`PoolColumns`]):
+            Which columns stay in the training data.
         prompt_ids (`Sequence[str]`):
             Id of each row of the training data.
         processes ([`Processes`], *optional*):
@@ -64,7 +66,7 @@ class TrainerAttachment:
     def __init__(
         self,
         trainer: GRPOTrainer | RLOOTrainer,
-        hidden_columns: Sequence[str],
+        columns: PoolColumns,
         prompt_ids: Sequence[str],
         processes: Processes | None = None,
     ):
@@ -77,7 +79,9 @@ class TrainerAttachment:
         self.resume_path: Path | None = None
         self._filter: python_logging.Filter | None = None
         self._tracer: TrainingPassTracer | None = None
-        blind = self._dataset.remove_columns(list(hidden_columns))
+        self._is_training = False
+        self._locked = columns.locked
+        blind = self._dataset.with_format(None).select_columns(["prompt", *columns.free])
         self._blind_dataset = blind.add_column(ROW_COLUMN, list(range(len(blind))))
 
     def attach(
@@ -117,10 +121,12 @@ class TrainerAttachment:
             if isinstance(reward_func, nn.Module):
                 return reward_func
             kind = AsyncRoutedReward if is_async_callable(reward_func) else RoutedReward
-            return kind(reward_func, label_router, is_verifier=index == verifier)
+            needs_locked = bool(required_parameters(reward_func) & set(self._locked))
+            return kind(reward_func, label_router, index == verifier, needs_locked)
 
         def calculate_rewards_of_labelled(inputs: list[dict[str, Any]], prompts: list, completions: list, *args: Any):
-            if ROW_COLUMN not in inputs[0]:  # evaluation
+            if ROW_COLUMN not in inputs[0]:
+                self._check_foreign(inputs)
                 return calculate_rewards(inputs, prompts, completions, *args)
             # The vote comes before any reward function: TRL runs the async ones side by side in another thread.
             rows = [example[ROW_COLUMN] for example in inputs]
@@ -137,7 +143,11 @@ class TrainerAttachment:
                 lambda: find_checkpoint(Path(trainer.args.output_dir), resume_from_checkpoint)
             )
             path = None if self.resume_path is None else str(self.resume_path)
-            return train(path, *args, **kwargs)
+            self._is_training = True
+            try:
+                return train(path, *args, **kwargs)
+            finally:
+                self._is_training = False
 
         def save_state_and_checkpoint(model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
             folder = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
@@ -158,7 +168,18 @@ class TrainerAttachment:
         self._logger.addFilter(self._filter)
 
     def detach(self) -> None:
-        """Undo [`attach`]."""
+        """
+        Undo [`attach`].
+
+        Raises:
+            RuntimeError: while training runs.
+        """
+        if self._is_training:
+            raise RuntimeError(
+                "`detach()` was called while training runs, whose batches hold no labels that the bare reward "
+                "functions could read. Call it when `train()` has returned: `control.should_training_stop = True` "
+                "ends it."
+            )
         self.trainer.train_dataset = self._dataset
         self.trainer.reward_funcs = self.reward_funcs
         del self.trainer._get_train_sampler, self.trainer.train, self.trainer._save_checkpoint
@@ -168,6 +189,20 @@ class TrainerAttachment:
         if self._filter is not None:
             self._logger.removeFilter(self._filter)
 
+    def _check_foreign(self, inputs: list[dict[str, Any]]) -> None:
+        """Refuse a batch without row numbers that is trained on, or that holds prompts of the pool."""
+        if self.trainer.model.training:
+            raise RuntimeError(
+                "A batch of training does not come from the pool: `train_dataset` was replaced after the "
+                "PivotDensityCallback was made. Call `callback.detach()`, set the dataset, and make a new callback."
+            )
+        check_not_in_pool("The evaluation batch", [example["prompt"] for example in inputs], self.questions)
+
+    @cached_property
+    def questions(self) -> dict[str, int]:
+        """Row of every question of the pool, see [`question_id`]."""
+        return {question_id(prompt): row for row, prompt in enumerate(self._blind_dataset["prompt"])}
+
     @property
     def _logger(self) -> python_logging.Logger:
         """Where TRL warns of rows without a reward."""
@@ -175,7 +210,7 @@ class TrainerAttachment:
         return python_logging.getLogger(f"trl.trainer.{kind}_trainer")
 
     def rows(self, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows of the pool with the given ids, without label columns."""
+        """Rows of the pool with the given ids: prompts and free columns."""
         blind = self._blind_dataset.remove_columns(ROW_COLUMN)
         return [blind[self._row[identity]] for identity in prompt_ids]
 
@@ -267,7 +302,7 @@ class TrainerAttachment:
             rows (`Sequence[int]`): rows of the pool.
             responses (`Sequence[str]`): one response per row.
             rollouts (`Sequence[Rollout]`): their tokens.
-            labels (`Sequence[dict[str, Any]]`): bought label of each row.
+            labels (`Sequence[dict[str, Any]]`): bought label of each row, with its locked columns.
 
         Returns:
             `list[float | None]`: one reward per row.

@@ -1,10 +1,7 @@
-"""What can be attached to: set-ups, label columns, verifier."""
+"""Which trainers can be attached to."""
 
-import inspect
-from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from torch import nn
 from transformers import ProcessorMixin
 from trl import GRPOTrainer, RLOOTrainer
 
@@ -13,42 +10,6 @@ from ..rewards import RoutedReward
 from ..versions import TRL_VERSIONS, installed
 from .parallelism import check_parallelism
 from .private_names import find_differences
-
-
-# Keyword arguments that the trainer itself passes to reward functions; every other name is a dataset column.
-_TRL_ARGUMENTS = frozenset(
-    {
-        "prompts",
-        "completions",
-        "completion_ids",
-        "trainer_state",
-        "log_extra",
-        "log_metric",
-        "environments",
-        "prompt",
-        "completion",
-        "image",
-        "images",
-    }
-)
-# Columns that are locked up wherever they occur, since they give the answer away through `**kwargs`.
-_USUAL_LABEL_COLUMNS = frozenset(
-    {
-        "answer",
-        "answers",
-        "solution",
-        "label",
-        "labels",
-        "target",
-        "ground_truth",
-        "final_answer",
-        "gold",
-        "gold_answer",
-        "reference",
-        "reference_answer",
-        "expected_answer",
-    }
-)
 
 
 def check_trainer(trainer: GRPOTrainer | RLOOTrainer) -> None:
@@ -137,92 +98,3 @@ def _refuse_set_up(trainer: Any) -> None:
             "PivotDensityCallback does not support `remove_unused_columns=True`, which keeps labels from reward "
             "functions. Leave it at its default, `False`."
         )
-
-
-def find_label_columns(
-    reward_funcs: Sequence[Callable | nn.Module],
-    column_names: Sequence[str],
-    label_column: str | None,
-    has_annotator: bool,
-) -> tuple[str, list[str]]:
-    """
-    Tell which columns of the pool are labels.
-
-    Args:
-        reward_funcs (`Sequence`):
-            Reward functions as given to the trainer.
-        column_names (`Sequence[str]`):
-            Columns of the pool.
-        label_column (`str`, *optional*):
-            The user's word.
-        has_annotator (`bool`):
-            Whether there is someone to ask besides the dataset.
-
-    Returns:
-        Tuple of the column under which the reward functions expect the answer and the columns to lock up: the label
-        column where the pool has it, and every column with a usual name of labels.
-
-    Raises:
-        ValueError: if the label column is missing or ambiguous.
-    """
-    parameters = [
-        parameter
-        for reward in reward_funcs
-        if not isinstance(reward, nn.Module)
-        for parameter in inspect.signature(reward).parameters.values()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-        and parameter.name not in _TRL_ARGUMENTS
-    ]
-    named = list(dict.fromkeys(parameter.name for parameter in parameters))
-    if label_column is None:
-        candidates = [name for name in named if name in column_names]
-        if not candidates and has_annotator:
-            candidates = list(dict.fromkeys(p.name for p in parameters if p.default is p.empty))
-        if len(candidates) > 1:
-            raise ValueError(
-                f"The reward functions read several columns, {candidates}, so that it is ambiguous which is the "
-                f"label. Name it: `label_column={candidates[0]!r}`."
-            )
-        if not candidates:
-            raise ValueError(
-                f"No label column found: the reward functions read {named or 'no column'}, the pool has "
-                f"{list(column_names)}. Name the column with `label_column=`, or pass `annotator=`, a function from a "
-                "list of rows to a list of answers."
-            )
-        (label_column,) = candidates
-    elif label_column not in column_names and not has_annotator:
-        raise ValueError(
-            f"`label_column` is {label_column!r}, but the pool has only {list(column_names)}. Name one of them, or "
-            "pass `annotator=`, a function from a list of rows to a list of answers."
-        )
-    hidden = [name for name in column_names if name == label_column or name in _USUAL_LABEL_COLUMNS]
-    return label_column, hidden
-
-
-def find_verifier(reward_funcs: Sequence[Callable | nn.Module], label_column: str) -> int:
-    """
-    Tell which reward function says whether a response is right.
-
-    Args:
-        reward_funcs (`Sequence`):
-            Reward functions as given to the trainer.
-        label_column (`str`):
-            Column under which they expect the answer.
-
-    Returns:
-        `int`: position of the first that names the column, or of the only one there is (it may take the column
-        through `**kwargs`).
-
-    Raises:
-        ValueError: if none names it and there are several.
-    """
-    functions = [i for i, reward in enumerate(reward_funcs) if not isinstance(reward, nn.Module)]
-    naming = [i for i in functions if label_column in inspect.signature(cast(Any, reward_funcs[i])).parameters]
-    if naming:
-        return naming[0]
-    if len(functions) == 1:
-        return functions[0]
-    raise ValueError(
-        f"None of the {len(reward_funcs)} reward functions names the label column `{label_column}` in its signature, "
-        "so that it is unclear which one verifies a response. Name the column as a parameter of the one that does."
-    )

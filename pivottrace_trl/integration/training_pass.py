@@ -60,8 +60,9 @@ class TrainingPassTracer:
         compute_loss, run_policy = trainer.compute_loss, trainer._get_per_token_logps_and_entropies
 
         def generate_and_note_rows(inputs: list[dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+            is_training = trainer.model.training
             batch = generate_and_score(inputs, *args, **kwargs)
-            if inputs and ROW_COLUMN in inputs[0]:  # evaluation data has no rows
+            if is_training:
                 rows = torch.tensor([example[ROW_COLUMN] for example in inputs])
                 # A group may begin on one process and end on the next.
                 places = trainer.accelerator.process_index * len(rows) + torch.arange(len(rows))

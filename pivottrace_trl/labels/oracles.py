@@ -1,43 +1,9 @@
-"""Who knows the labels: the dataset's own label columns, put away, or a function of the user's."""
+"""Who knows the labels: a function of the user's."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from datasets import Dataset
-
 from .queries import Answer
-
-
-class LabelVault:
-    """
-    The label columns of a dataset, put away. It is an oracle: only [`AnnotationLedger.buy`] asks it, and only for the
-    rows that are paid for.
-
-    Args:
-        dataset ([`~datasets.Dataset`]):
-            The pool with its labels. It is referred to, not copied.
-        label_columns (`Sequence[str]`):
-            Columns to lock up.
-        prompt_ids (`Sequence[str]`):
-            Id of each row.
-    """
-
-    # Its answers cost nothing to give again, so that a crash may lose more of them; each batch is a write to the disk.
-    batch_size = 1024
-
-    def __init__(self, dataset: Dataset, label_columns: Sequence[str], prompt_ids: Sequence[str]):
-        self._labels = dataset.select_columns(list(label_columns))
-        self._row = {identity: row for row, identity in enumerate(prompt_ids)}
-
-    def ask(self, prompt_ids: Sequence[str]) -> list[Answer]:
-        """Return the labels of these rows; `None` where every label column is empty."""
-        columns = self._labels[[self._row[identity] for identity in prompt_ids]]
-        answers = []
-        for place, identity in enumerate(prompt_ids):
-            label = {name: values[place] for name, values in columns.items()}
-            is_empty = all(value in (None, "") for value in label.values())
-            answers.append(Answer(identity, None if is_empty else label, author="dataset"))
-        return answers
 
 
 class CallableAnnotator:
@@ -46,7 +12,7 @@ class CallableAnnotator:
 
     Args:
         annotator (`Callable[[list[dict]], Sequence]`):
-            Takes rows of the pool (without label columns) and returns as many answers, `None` where it has none. An
+            Takes rows of the pool (prompt and free columns) and returns as many answers, `None` where it has none. An
             answer may be an [`Answer`] with author and price.
         rows (`Callable[[Sequence[str]], list[dict]]`):
             Returns the rows with the given prompt ids.

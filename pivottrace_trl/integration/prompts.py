@@ -1,0 +1,180 @@
+"""What prompts may not be: their own answers, the pool's in evaluation, texts where conversations are read."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from datasets import Dataset, LargeList, List, Value
+from torch import nn
+from trl.trainer.utils import is_async_callable
+
+from ..labels.vault import LabelVault
+from ..pool import question_id
+from .columns import PoolColumns, required_parameters
+
+
+# What chat templates read of a message, and of a part of its content.
+_MESSAGE_KEYS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "thinking"})
+_PART_KEYS = frozenset({"type", "text"})
+# Rows that an error lists.
+_NUM_LISTED = 10
+
+
+def check_prompts(prompts: Sequence[Any], vault: LabelVault) -> None:
+    """
+    Refuse prompts that tell their label, which policy and reward functions would see without a purchase.
+
+    Args:
+        prompts (`Sequence`):
+            Prompt of each row.
+        vault ([`LabelVault`]):
+            Compares them with the labels.
+
+    Raises:
+        ValueError: if a prompt holds its own label as an answer, see [`gives_away`], or a message holds more than chat
+            templates read.
+    """
+    for row, prompt in enumerate(prompts):
+        for message in [] if isinstance(prompt, str) else prompt:
+            content = message["content"]
+            parts = [] if isinstance(content, str) else content or []
+            others = _others(message, _MESSAGE_KEYS) + [key for part in parts for key in _others(part, _PART_KEYS)]
+            if others:
+                raise ValueError(
+                    f"Row {row} of the pool has a message with the fields {others}, which no chat template reads, but "
+                    f"every reward function would see. Keep {sorted(_MESSAGE_KEYS)} with `dataset.map`, and move "
+                    "what else is needed into columns."
+                )
+    if rows := vault.find_given_away(prompts):
+        raise ValueError(
+            f"{len(rows)} of {len(prompts)} prompts hold their own label as an answer: rows {_listed(rows)}. The "
+            "policy and the reward functions would see it without a purchase. Take it out of these prompts, or drop "
+            "the rows with `dataset.filter`. What counts as an answer is said in docs/how_it_works.md."
+        )
+
+
+def check_evaluation_data(eval_dataset: Any, questions: dict[str, int]) -> None:
+    """
+    Refuse an evaluation set that shares prompts with the pool. Streamed ones are checked batch by batch, when they
+    are evaluated on.
+
+    Args:
+        eval_dataset ([`~datasets.Dataset`], `dict` or `None`):
+            The trainer's evaluation set, or several by name.
+        questions (`dict[str, int]`):
+            Row of every question of the pool.
+
+    Raises:
+        ValueError: if they share prompts.
+    """
+    if isinstance(eval_dataset, dict):
+        for name, dataset in eval_dataset.items():
+            _check_evaluation_set(f"`eval_dataset[{name!r}]`", dataset, questions)
+    else:
+        _check_evaluation_set("`eval_dataset`", eval_dataset, questions)
+
+
+def _check_evaluation_set(name: str, dataset: Any, questions: dict[str, int]) -> None:
+    if isinstance(dataset, Dataset) and "prompt" in dataset.column_names:
+        check_not_in_pool(name, dataset.with_format(None)["prompt"], questions)
+
+
+def check_not_in_pool(name: str, prompts: Iterable[Any], questions: dict[str, int]) -> None:
+    """
+    Refuse prompts of evaluation that are prompts of the pool.
+
+    Args:
+        name (`str`):
+            What holds them, for the error.
+        prompts (`Iterable`):
+            The prompts.
+        questions (`dict[str, int]`):
+            Row of every question of the pool.
+
+    Raises:
+        ValueError: if they share prompts.
+    """
+    places = [(place, questions.get(question_id(prompt))) for place, prompt in enumerate(prompts)]
+    shared = [(place, row) for place, row in places if row is not None]
+    if shared:
+        mine, theirs = (_listed(list(dict.fromkeys(numbers))) for numbers in zip(*shared, strict=True))
+        raise ValueError(
+            f"{name} shares {len(shared)} prompts with the pool: its rows {mine} are rows {theirs} of the pool. "
+            "Evaluation would show their labels to the reward functions without a purchase. Take them out: `from "
+            "pivottrace_trl import drop_duplicates; eval_dataset = drop_duplicates(eval_dataset, seen_in=dataset)`."
+        )
+
+
+def check_form_of_prompts(
+    reward_funcs: Sequence[Callable | nn.Module],
+    names: Sequence[str],
+    dataset: Dataset,
+    columns: PoolColumns,
+    trainer_state: Any,
+) -> None:
+    """
+    Refuse plain-text prompts under a reward function that reads conversations. Only for such prompts, each function
+    that is not `async` is called once or twice, with a made-up completion and label.
+
+    Args:
+        reward_funcs (`Sequence`):
+            Reward functions as given to the trainer.
+        names (`Sequence[str]`):
+            Their names.
+        dataset ([`~datasets.Dataset`]):
+            The pool.
+        columns ([`PoolColumns`]):
+            What becomes of its columns.
+        trainer_state (`TrainerState`):
+            State of the trainer.
+
+    Raises:
+        ValueError: if a function works with a conversation and fails with a text.
+    """
+    first = dataset.with_format(None).select_columns(["prompt", *columns.free])[0]
+    if not isinstance(first["prompt"], str):
+        return
+    label = _made_up_label(dataset.features.get(columns.label))
+
+    def works(reward_func: Callable, completion: Any) -> bool:
+        arguments = {name: [value] for name, value in first.items() if name != "prompt"} | {columns.label: [label]}
+        try:
+            reward_func(
+                prompts=[first["prompt"]],
+                completions=[completion],
+                completion_ids=[[0]],
+                trainer_state=trainer_state,
+                log_extra=lambda column, values: None,
+                log_metric=lambda name, value: None,
+                **arguments,
+            )
+        except Exception:
+            return False
+        return True
+
+    for reward_func, name in zip(reward_funcs, names, strict=True):
+        if isinstance(reward_func, nn.Module) or is_async_callable(reward_func):
+            continue
+        if required_parameters(reward_func) & set(columns.locked) or works(reward_func, "0"):
+            continue
+        if works(reward_func, [{"role": "assistant", "content": "0"}]):
+            raise ValueError(
+                "The prompts of the pool are plain texts, so that completions are texts as well, but the reward "
+                f"function `{name}` reads conversations. Make the prompts conversations: `dataset.map(lambda row: "
+                "{'prompt': [{'role': 'user', 'content': row['prompt']}]})`, or let the function read texts."
+            )
+
+
+def _made_up_label(feature: Any) -> Any:
+    if isinstance(feature, List | LargeList):
+        return [_made_up_label(feature.feature)]
+    is_text = not isinstance(feature, Value) or "string" in feature.dtype
+    return "0" if is_text else 0
+
+
+def _others(fields: dict[str, Any], known: frozenset[str]) -> list[str]:
+    return [key for key, value in fields.items() if value is not None and key not in known]
+
+
+def _listed(rows: Sequence[int]) -> str:
+    more = f" and {len(rows) - _NUM_LISTED} more" if len(rows) > _NUM_LISTED else ""
+    return ", ".join(str(row) for row in rows[:_NUM_LISTED]) + more

@@ -1,0 +1,187 @@
+"""What a dataset knows of its rows beyond the prompt, put away."""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from datasets import Dataset
+
+from .queries import Answer
+from .view import LedgerView
+
+
+# Who asks; whatever another role says may be the beginning of the response.
+_ASKING_ROLES = ("system", "developer", "user", "tool")
+# What announces an answer at the end of a text, and what may follow the answer.
+_MARKER = re.compile(
+    r"(?:\b(?:answers?|solutions?|labels?|ground.?truth|gold)\b|####|\\boxed\s*\{)"
+    r"\W*(?:(?:is|are|was|be)\b\W*)?(?:[a-z]\s*=\W*)?$",
+    re.IGNORECASE,
+)
+_ENDING = re.compile(r"(?:</\w+>|[\s.,;}\])$*\"'`\\])+$")
+# Characters from which a label is too long to stand in a prompt by accident.
+_LONG_LABEL = 32
+
+
+class LabelVault:
+    """
+    What a dataset knows of its rows beyond the prompt, put away: the labels, and every column that might tell them. It
+    is an oracle: only [`AnnotationLedger.buy`] asks it, and only for the rows that are paid for. The other columns of
+    a row come back when its label is in the ledger.
+
+    Args:
+        dataset ([`~datasets.Dataset`]):
+            The pool with its labels. It is referred to, not copied.
+        label_columns (`Sequence[str]`):
+            Columns that are sold.
+        prompt_ids (`Sequence[str]`):
+            Id of each row.
+        locked_columns (`Sequence[str]`, *optional*):
+            Columns that are not sold, but may tell the label.
+    """
+
+    # Its answers cost nothing to give again, so that a crash may lose more of them; each batch is a write to the disk.
+    batch_size = 1024
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        label_columns: Sequence[str],
+        prompt_ids: Sequence[str],
+        locked_columns: Sequence[str] = (),
+    ):
+        # Plain values, whatever the format of the dataset.
+        self._rows = dataset.with_format(None).select_columns([*label_columns, *locked_columns])
+        self._label_columns, self._locked_columns = list(label_columns), list(locked_columns)
+        self._row = {identity: row for row, identity in enumerate(prompt_ids)}
+
+    def ask(self, prompt_ids: Sequence[str]) -> list[Answer]:
+        """Return the labels of these rows; `None` where every label column is empty."""
+        answers = []
+        labels = self._read(prompt_ids, self._label_columns)
+        for identity, label in zip(prompt_ids, labels, strict=True):
+            is_empty = all(value in (None, "", []) for value in label.values())
+            answers.append(Answer(identity, None if is_empty else label, author="dataset"))
+        return answers
+
+    def unlock(self, ledger: LedgerView, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """
+        Return the locked columns of rows whose label was bought.
+
+        Args:
+            ledger ([`LedgerView`]):
+                What was bought.
+            prompt_ids (`Sequence[str]`):
+                The rows.
+
+        Returns:
+            `list[dict[str, Any]]`: column -> value for each row.
+
+        Raises:
+            ValueError: if the label of a row was not bought.
+        """
+        if unpaid := [identity for identity in prompt_ids if ledger.label(identity) is None]:
+            raise ValueError(f"The label of prompt {unpaid[0]!r} was not bought, so that its row stays locked.")
+        return self._read(prompt_ids, self._locked_columns)
+
+    def find_given_away(self, prompts: Sequence[Any]) -> list[int]:
+        """
+        Rows whose prompt holds its own label, see [`gives_away`]. Nothing but their numbers leaves the vault.
+
+        Args:
+            prompts (`Sequence`): prompt of each row.
+
+        Returns:
+            `list[int]`
+        """
+        if not self._label_columns:
+            return []
+        labels = self._rows[self._label_columns[0]]
+        found = [
+            (row, text)
+            for row, (prompt, label) in enumerate(zip(prompts, labels, strict=True))
+            for text in gives_away(prompt, label)
+        ]
+        # A text that rows with other labels have as well, such as an example or the beginning of every response,
+        # tells none of them.
+        labels_of: dict[str, set[str]] = {text: set() for _, text in found}
+        if found:
+            for prompt, label in zip(prompts, labels, strict=True):
+                for _, text in messages(prompt):
+                    if text in labels_of:
+                        labels_of[text].add(str(label))
+        return sorted({row for row, text in found if len(labels_of[text]) == 1})
+
+    def _read(self, prompt_ids: Sequence[str], columns: list[str]) -> list[dict[str, Any]]:
+        if not columns:
+            return [{} for _ in prompt_ids]
+        values = self._rows.select_columns(columns)[[self._row[identity] for identity in prompt_ids]]
+        return [{name: values[name][place] for name in columns} for place in range(len(prompt_ids))]
+
+
+def messages(prompt: Any) -> Iterator[tuple[str, str]]:
+    """
+    Role and text of every message of a prompt; a plain text counts as a message of the user's.
+
+    Args:
+        prompt (`str` or `list[dict]`):
+            Plain text, or a conversation as TRL has it.
+
+    Yields:
+        `tuple[str, str]`
+    """
+    if isinstance(prompt, str):
+        yield "user", prompt
+        return
+    for message in prompt:
+        content = message["content"]
+        parts = [content] if isinstance(content, str) else [part.get("text") or "" for part in content or ()]
+        others = [message.get(name) or "" for name in ("reasoning_content", "thinking")]
+        yield message.get("role") or "user", "\n".join(text for text in [*others, *parts] if text)
+
+
+def gives_away(prompt: Any, label: Any) -> list[str]:
+    """
+    Texts of a prompt that hold its label as an answer. Questions hold short labels by accident ("What is 5 - 0?"), and
+    choices and passages hold longer ones by their nature, so that a text counts only if
+
+    - it is that of an assistant, stands last, and has the label anywhere as a word of its own,
+    - or it ends with the label, behind a word that announces an answer: `Answer:`, `the solution is`, `####`,
+      `\\boxed{`,
+    - or the label has 32 characters or more and stands in it anywhere.
+
+    Args:
+        prompt (`str` or `list[dict]`):
+            Plain text, or a conversation as TRL has it.
+        label (`Any`):
+            A text, a number, or a list of them.
+
+    Returns:
+        `list[str]`
+    """
+    wanted = [_ENDING.sub("", " ".join(str(part).split())).lstrip("$ ") for part in _parts(label)]
+    wanted = [part for part in wanted if part]
+    turns = list(messages(prompt))
+    found = []
+    for place, (role, text) in enumerate(turns):
+        plain = " ".join(text.split())
+        end = _ENDING.sub("", plain)
+        is_response = role not in _ASKING_ROLES and place == len(turns) - 1
+        for part in wanted:
+            is_long = len(part) >= _LONG_LABEL and part in plain
+            is_announced = end.endswith(part) and _MARKER.search(end[: len(end) - len(part)])
+            if is_long or is_announced or (is_response and _has_word(plain, part)):
+                found.append(text)
+                break
+    return found
+
+
+def _parts(label: Any) -> list[Any]:
+    if isinstance(label, list):
+        return [part for item in label for part in _parts(item)]
+    return [] if label is None else [label]
+
+
+def _has_word(text: str, word: str) -> bool:
+    """Whether a word or number stands in a text on its own: neither 15 nor 5.2 has a 5."""
+    return re.search(rf"(?<!\w)(?<!\d\.){re.escape(word)}(?!\w)(?!\.\d)", text) is not None
