@@ -3,6 +3,7 @@
 import os
 import secrets
 import stat
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,24 @@ def reading(path: Path, fix: str) -> Iterator[None]:
         pa.ArrowException,
     ) as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}: {str(error)[:200]}). {fix}") from error
+
+
+def check_writable(folder: Path) -> None:
+    """
+    Make a folder and write to it, before work is done whose result would not find a place.
+
+    Args:
+        folder (`Path`): where results will lie.
+
+    Raises:
+        ValueError: if nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to ({error.strerror}). Name another folder.") from error
 
 
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -31,7 +31,7 @@ def load_pool(source: str, split: str = "train", config_name: str | None = None,
 
     Raises:
         ValueError: for an unknown file format, a file that cannot be read, or a limit below 1.
-        FileNotFoundError: if a path with a known ending does not exist.
+        FileNotFoundError: if there is nothing of that name, neither here nor on the hub.
     """
     path = Path(source)
     if limit is not None and limit < 1:
@@ -44,12 +44,19 @@ def load_pool(source: str, split: str = "train", config_name: str | None = None,
                 dataset = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
             except DatasetsError as error:
                 raise ValueError(error.__cause__ or error) from error
+            except StopIteration as error:
+                raise ValueError("it holds no rows") from error
     elif path.is_file():
         raise ValueError(f"{source} ends in {path.suffix!r}, but a pool file must end in one of {sorted(_FORMATS)}.")
     elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         with reading(path, "Save it again with `save_to_disk`, or name one of its splits with --split."):
             loaded = load_from_disk(source)
             dataset = loaded if isinstance(loaded, Dataset) else loaded[split]
-    else:
+    elif path.is_dir():
         dataset = load_dataset(source, config_name, split=split)
+    else:
+        try:
+            dataset = load_dataset(source, config_name, split=split)
+        except OSError as error:
+            raise FileNotFoundError(f"There is no file or folder {source}, and the hub gave none: {error}") from error
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))

@@ -16,9 +16,9 @@ from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .answers import AnswerFormat, is_correct, majority_vote, resolve_format
-from .estimators import Estimator
+from .estimators import Estimator, get_estimator
 from .exchange import export_queue
-from .files import replace_atomically
+from .files import check_writable, replace_atomically
 from .labels.ledger import AnnotationLedger
 from .labels.vault import LabelVault
 from .pivots import find_pivots
@@ -83,6 +83,68 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str |
     return ids
 
 
+@dataclass(frozen=True)
+class TriagePlan:
+    """
+    What a triage needs besides a model, checked. See [`plan_triage`].
+
+    Attributes:
+        dataset ([`~datasets.Dataset`]): the pool.
+        prompt_column (`str`): column that holds the prompts.
+        router ([`PoolRouter`]): with its ledger, opened.
+        estimator ([`Estimator`]): the score.
+        answer_format ([`AnswerFormat`]): finds and compares answers.
+        output_dir (`Path`): folder of the results.
+    """
+
+    dataset: Dataset
+    prompt_column: str
+    router: PoolRouter
+    estimator: Estimator
+    answer_format: AnswerFormat
+    output_dir: Path
+
+
+def plan_triage(
+    dataset: Dataset,
+    output_dir: str | Path,
+    annotation_budget: float | int = 0.293,
+    prompt_column: str = "prompt",
+    label_column: str | None = None,
+    estimator: Estimator | str | None = None,
+    config: TriageConfig | None = None,
+    answer_format: AnswerFormat | str = "math",
+) -> TriagePlan:
+    """
+    Check what [`triage_pool`] is asked for, and open its ledger, before a model is loaded. The arguments are the same.
+
+    Returns:
+        [`TriagePlan`]
+
+    Raises:
+        ValueError: for a budget, pool, column, score or folder that cannot be used.
+    """
+    ids = pool_ids(dataset, prompt_column)
+    budget = resolve_budget(annotation_budget, len(ids))
+    if label_column is not None and label_column not in dataset.column_names:
+        raise ValueError(f"There is no label column `{label_column}`; the pool has {dataset.column_names}.")
+    config = config or TriageConfig()
+    config.resolve_probe_size(budget, len(ids))
+    estimator, answer_format = get_estimator(estimator), resolve_format(answer_format)
+    output_dir = Path(output_dir)
+    check_writable(output_dir)
+    ledger = AnnotationLedger(
+        output_dir / "ledger.sqlite", budget, ids, label_column or "solution", answer_format.name
+    )
+    vault = None if label_column is None else LabelVault(dataset, [label_column], ids)
+
+    def texts(rows: Sequence[int]) -> list[str]:
+        return [prompt_text(prompt) for prompt in dataset.select(list(rows))[prompt_column]]
+
+    router = PoolRouter(ids, ledger, vault, config, texts)
+    return TriagePlan(dataset, prompt_column, router, estimator, answer_format, output_dir)
+
+
 def triage_pool(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -138,25 +200,31 @@ def triage_pool(
     Raises:
         ValueError: for a budget, pool, column or model that cannot be used; before anything is generated.
     """
-    ids = pool_ids(dataset, prompt_column)
-    budget = resolve_budget(annotation_budget, len(ids))
-    if label_column is not None and label_column not in dataset.column_names:
-        raise ValueError(f"There is no label column `{label_column}`; the pool has {dataset.column_names}.")
+    plan = plan_triage(
+        dataset, output_dir, annotation_budget, prompt_column, label_column, estimator, config, answer_format
+    )
+    return run_triage(plan, model, tokenizer, max_completion_length, batch_size, progress)
+
+
+def run_triage(
+    plan: TriagePlan,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_completion_length: int = 384,
+    batch_size: int = 32,
+    progress: bool = True,
+) -> PoolTriage:
+    """
+    Score and route a pool as planned. The arguments are those of [`triage_pool`].
+
+    Returns:
+        [`PoolTriage`]
+    """
+    router, ids, ledger = plan.router, plan.router.prompt_ids, plan.router.ledger
+    dataset, prompt_column, answer_format = plan.dataset, plan.prompt_column, plan.answer_format
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    scorer = PoolScorer(estimator, tokenizer.pad_token_id)
-    output_dir = Path(output_dir)
-    answer_format = resolve_format(answer_format)
-    ledger = AnnotationLedger(
-        output_dir / "ledger.sqlite", budget, ids, label_column or "solution", answer_format.name
-    )
-    vault = None if label_column is None else LabelVault(dataset, [label_column], ids)
-
-    def texts(rows: Sequence[int]) -> list[str]:
-        return [prompt_text(prompt) for prompt in dataset.select(list(rows))[prompt_column]]
-
-    router = PoolRouter(ids, ledger, vault, config, texts)
-
+    scorer = PoolScorer(plan.estimator, tokenizer.pad_token_id)
     seconds = {}
     start = time.perf_counter()
     generation_config = GenerationConfig(
@@ -208,7 +276,7 @@ def triage_pool(
     seconds["triage"] = time.perf_counter() - start
     threshold = scorer.density.threshold or 0.0
     outcome = PoolTriage(result, pool_scores, rollouts, responses, router, seconds, peak_memory_gb(), threshold)
-    _write(outcome, dataset[prompt_column], output_dir)
+    _write(outcome, dataset[prompt_column], plan.output_dir)
     return outcome
 
 

@@ -1,11 +1,15 @@
-"""`pivottrace triage` on a tiny model."""
+"""`pivottrace triage` on a tiny model, and what every command says of wrong input."""
 
 import json
+import socket
+import sqlite3
 
 import pyarrow.parquet as pq
 import pytest
+from transformers import AutoModelForCausalLM
 
-from pivottrace_trl.cli import main
+from pivottrace_trl import AnnotationLedger, Query
+from pivottrace_trl.cli import _budget, main
 
 from .conftest import make_model
 
@@ -64,31 +68,237 @@ def test_triage_without_labels_asks_for_the_probes_first(model_path, pool_path, 
     assert "nothing is discarded" in capsys.readouterr().out
 
 
+@pytest.fixture
+def loads(monkeypatch):
+    """The models that were loaded."""
+    loaded = []
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda name, **options: loaded.append(name))
+    return loaded
+
+
+def refusal(argv, capsys) -> str:
+    """Run a command that must be refused; returns the one line that it says, without the bars of a dataset."""
+    try:
+        status = main([str(word) for word in argv])
+    except SystemExit as stop:
+        status = stop.code
+    lines = [line for line in capsys.readouterr().err.splitlines() if line and "examples/s" not in line]
+    assert status == 2 and len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", ["triage", "study"])
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--annotation-budget", "1.5"], "neither a share in (0, 1] nor a number of labels"),
-        (["--annotation-budget", "0"], "neither a share"),
-        (["--label-column", "gold"], "no label column `gold`"),
-        (["--prompt-column", "prompt"], "no `prompt` column"),
+        (["--model", "{tmp}/empty"], "--model {tmp}/empty is neither a folder with a model"),
+        (["--model", "nobody/nothing"], "--model nobody/nothing is neither a folder with a model"),
+        (["--model", "{tmp}/pool.jsonl"], "--model {tmp}/pool.jsonl is neither a folder with a model"),
+        (["--dataset", "nowhere.jsonl"], "There is no file nowhere.jsonl."),
+        (["--dataset", "nobody/nothing"], "There is no file or folder nobody/nothing, and the hub gave none"),
+        (["--dataset", "{tmp}/empty"], "doesn't contain any data files"),
+        (["--dataset", "{tmp}/pool.txt"], "{tmp}/pool.txt ends in '.txt', but a pool file must end in one of"),
+        (["--dataset", "{tmp}/empty.jsonl"], "{tmp}/empty.jsonl cannot be read"),
+        (["--dataset", "{tmp}/empty.csv"], "{tmp}/empty.csv cannot be read"),
+        (["--dataset", "{tmp}/empty.json"], "{tmp}/empty.json cannot be read"),
+        (["--dataset", "{tmp}/torn.jsonl"], "{tmp}/torn.jsonl cannot be read"),
+        (["--dataset", "{tmp}/torn.parquet"], "{tmp}/torn.parquet cannot be read"),
+        (["--label-column", "gold"], "There is no label column `gold`; the pool has ['question', 'answer']."),
+        (["--prompt-column", "prompt"], "The pool has no `prompt` column, only"),
         (["--limit", "0"], "`limit` is 0"),
-        (["--probe-size", "30"], "`probe_size` is 30"),
+        (["--batch-size", "0"], "argument --batch-size: '0' is not a number of at least 1"),
+        (["--max-completion-length", "-5"], "argument --max-completion-length: '-5' is not a number of at least 1"),
+        (["--output", "{tmp}/pool.jsonl"], "{tmp}/pool.jsonl cannot be written to (File exists)"),
+        (["--output", "{tmp}/pool.jsonl/out"], "{tmp}/pool.jsonl/out cannot be written to (Not a directory)"),
+        (["--output", "/proc/pivottrace"], "/proc/pivottrace cannot be written to"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
     ],
 )
-def test_bad_input_is_one_line_that_names_the_fix(options, message, model_path, pool_path, tmp_path, capsys):
-    assert triage(model_path, pool_path, tmp_path / "out", *options) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
+def test_a_wrong_input_is_one_line_before_the_model_is_loaded(
+    command, options, message, loads, model_path, pool_path, tmp_path, capsys
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "pool.txt").write_text("1+1=?")
+    for name in ("empty.jsonl", "empty.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "empty.json").write_text("[]")
+    (tmp_path / "torn.jsonl").write_text('{"question": "1+')
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
+    given = [
+        "--model",
+        model_path,
+        "--dataset",
+        pool_path,
+        "--prompt-column",
+        "question",
+        "--output",
+        tmp_path / "out",
+    ]
+    given += ["--label-column", "answer", *(option.format(tmp=tmp_path) for option in options)]
+    line = refusal([command, *given], capsys)
+    assert message.format(tmp=tmp_path) in line and line.startswith("pivottrace") and not loads
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--annotation-budget", "0"], "`annotation_budget` is 0, which is neither a share in (0, 1] nor a number"),
+        (
+            ["--annotation-budget", "1.5"],
+            "`annotation_budget` is 1.5, which is neither a share in (0, 1] nor a number",
+        ),
+        (["--annotation-budget", "-3"], "`annotation_budget` is -3, which is neither a share"),
+        (["--annotation-budget", "150%"], "`annotation_budget` is 1.5, which is neither a share"),
+        (["--annotation-budget", "nan"], "`annotation_budget` is nan, which is neither a share"),
+        (["--annotation-budget", "41"], "between 1 and the size of the pool (40)"),
+        (
+            ["--annotation-budget", "abc"],
+            "argument --annotation-budget: 'abc' is neither a share such as 0.293 or 29.3%",
+        ),
+        (["--annotation-budget", "x%"], "argument --annotation-budget: 'x%' is neither a share"),
+        (["--probe-size", "30"], "`probe_size` is 30"),
+        (["--estimator", "pivots"], "`estimator` is 'pivots', but must be one of"),
+    ],
+)
+def test_a_triage_that_cannot_be_is_refused_before_the_model_is_loaded(
+    options, message, loads, model_path, pool_path, tmp_path, capsys
+):
+    given = [
+        "--model",
+        model_path,
+        "--dataset",
+        pool_path,
+        "--prompt-column",
+        "question",
+        "--output",
+        tmp_path / "out",
+    ]
+    line = refusal(["triage", *given, *options], capsys)
     assert message in line and line.startswith("pivottrace triage: ")
+    assert not loads and not (tmp_path / "out").exists()
 
 
-def test_files_that_do_not_exist(model_path, tmp_path, capsys):
-    assert triage(model_path, "nowhere.jsonl", tmp_path / "out") == 2
-    assert "no file nowhere.jsonl" in capsys.readouterr().err
+def test_budgets_as_they_are_written():
+    assert [_budget(text) for text in ("300", "+3", "0.293", "29.3%", "1e-1")] == [
+        300,
+        3,
+        0.293,
+        pytest.approx(0.293),
+        0.1,
+    ]
+    assert isinstance(_budget("1"), int) and isinstance(_budget("1.0"), float) and isinstance(_budget("100%"), float)
 
 
-def test_an_unknown_estimator(model_path, pool_path, tmp_path, capsys):
-    assert triage(model_path, pool_path, tmp_path / "out", "--estimator", "pivots") == 2
-    assert "'pivots', but must be one of" in capsys.readouterr().err
+@pytest.fixture
+def ledger_path(tmp_path):
+    ids = [f"{number:016x}" for number in range(40)]
+    ledger = AnnotationLedger(tmp_path / "run" / "ledger.sqlite", 10, ids)
+    ledger.request([Query(identity, "1+1=?") for identity in ids[:5]])
+    ledger.close()
+    return ledger.path
+
+
+RUN_COMMANDS = [
+    ["annotate", "export"],
+    ["annotate", "status"],
+    ["annotate", "import", "{run}", "answers.csv"],
+    ["desk"],
+]
+
+
+def at(command, run) -> list[str]:
+    return [word.format(run=run) for word in command] + ([] if "{run}" in command else [str(run)])
+
+
+@pytest.mark.parametrize("command", RUN_COMMANDS, ids=" ".join)
+def test_a_folder_that_is_no_run(command, tmp_path, capsys):
+    assert f"There is no ledger in {tmp_path}" in refusal(at(command, tmp_path), capsys)
+    assert "There is no ledger in nowhere" in refusal(at(command, "nowhere"), capsys)
+
+
+@pytest.mark.parametrize("command", RUN_COMMANDS, ids=" ".join)
+def test_a_file_that_is_no_ledger(command, tmp_path, capsys):
+    (tmp_path / "ledger.sqlite").write_text("not a ledger, but long enough to look at" * 10)
+    assert f"{tmp_path / 'ledger.sqlite'} is no ledger" in refusal(at(command, tmp_path), capsys)
+
+
+@pytest.mark.parametrize("command", [*RUN_COMMANDS, ["triage"]], ids=" ".join)
+def test_a_ledger_that_another_program_holds(
+    command, ledger_path, loads, model_path, pool_path, tmp_path, monkeypatch, capsys
+):
+    holder = sqlite3.connect(ledger_path, isolation_level=None)
+    holder.execute("PRAGMA locking_mode=EXCLUSIVE")
+    holder.execute("BEGIN EXCLUSIVE")
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **options: connect(path, **{**options, "timeout": 0.05}))
+    argv = at(command, ledger_path.parent)
+    if command == ["triage"]:
+        argv = ["triage", "--model", model_path, "--dataset", pool_path, "--prompt-column", "question"]
+        argv += ["--output", str(ledger_path.parent)]
+    try:
+        line = refusal(argv, capsys)
+    finally:
+        holder.close()
+    assert "the ledger cannot be used (database is locked): another program holds it" in line and not loads
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["annotate", "export", "{run}", "--output", "{run}/ledger.sqlite/queue.jsonl"], "File exists"),
+        (["annotate", "export", "{run}", "--limit", "0"], "`limit` is 0"),
+        (["annotate", "export", "{run}", "--format", "xls"], "invalid choice: 'xls'"),
+        (["annotate", "import", "{run}", "{run}/nowhere.csv"], "nowhere.csv"),
+        (["annotate", "import", "{run}", "{run}/x.csv", "--price", "-1"], "argument --price: '-1' is not a price"),
+        (["desk", "{run}", "--price", "free"], "argument --price: 'free' is not a price of at least 0"),
+        (["desk", "{run}", "--port", "99999"], "The desk cannot listen at 127.0.0.1:99999"),
+        (["desk", "{run}", "--host", "no.such.host.invalid"], "The desk cannot listen at no.such.host.invalid:7860"),
+        (["report", "{run}"], "There is no finished run in {run}"),
+        (["report", "nowhere"], "There is no finished run in nowhere"),
+        (["demo", "--output", "{run}/ledger.sqlite"], "{run}/ledger.sqlite cannot be written to (File exists)"),
+        (["demo", "--max-steps", "0"], "argument --max-steps: '0' is not a number of at least 1"),
+        (["dance"], "invalid choice: 'dance'"),
+        ([], "the following arguments are required: command"),
+    ],
+)
+def test_other_commands_refuse_in_one_line(argv, message, ledger_path, capsys):
+    run = ledger_path.parent
+    assert message.format(run=run) in refusal([word.format(run=run) for word in argv], capsys)
+
+
+def test_a_report_that_cannot_be_written(tmp_path, capsys):
+    record = {"arm": "a", "seed": 0, "max_steps": 1, "steps": 1, "peak_gpu_memory_gb": None, "num_labels": 3}
+    (tmp_path / "run.json").write_text(json.dumps(record | {"environment": {}, "settings": {}, "log_history": []}))
+    line = refusal(["report", tmp_path, "--output", tmp_path / "run.json"], capsys)
+    assert (
+        line == f"pivottrace report: {tmp_path / 'run.json'} cannot be written to (File exists). Name another folder."
+    )
+
+
+def test_a_port_that_is_taken(ledger_path, capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        line = refusal(["desk", ledger_path.parent, "--port", port], capsys)
+    assert f"The desk cannot listen at 127.0.0.1:{port} (" in line and "Choose another --port" in line
+    assert not (ledger_path.parent / "desk-token").exists()
+
+
+def test_a_desk_without_gradio(ledger_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert 'pip install "pivottrace-trl[desk]"' in refusal(["desk", ledger_path.parent], capsys)
+
+
+def test_debug_shows_where_an_error_comes_from(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no ledger in"):
+        main(["annotate", "status", str(tmp_path), "--debug"])
+
+
+def test_what_nobody_expected_says_its_kind(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pivottrace_trl.report.runs.find_runs", lambda paths: {}["arm"])
+    assert main(["report", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "pivottrace report: KeyError: 'arm' (--debug shows where)\n"
 
 
 def test_users_without_a_name(monkeypatch, capsys):

@@ -2,7 +2,9 @@
 
 import os
 import secrets
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import gradio as gr
@@ -107,9 +109,43 @@ def serve(
         price (`float`, *optional*, defaults to `0.0`): what each answer costs.
         has_token (`bool`, *optional*, defaults to `True`): whether the URL must carry a token.
         announce (`Callable[[str], None]`, *optional*): told where to open the page.
+
+    Raises:
+        ValueError: if the address cannot be had.
     """
-    token = load_token(ledger.path.parent) if has_token else None
-    app = make_app(DeskSession(ledger, price=price), author, show_attempts, token)
-    query = "" if token is None else f"?token={token}"
-    announce(f"The desk is at http://{host}:{port}/{query} (Ctrl+C ends it; every answer is in {ledger.path})")
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    # The address is taken first: with another desk there, no page is built and no token made.
+    with listen(host, port) as listener:
+        token = load_token(ledger.path.parent) if has_token else None
+        app = make_app(DeskSession(ledger, price=price), author, show_attempts, token)
+        query = "" if token is None else f"?token={token}"
+        announce(f"The desk is at http://{host}:{port}/{query} (Ctrl+C ends it; every answer is in {ledger.path})")
+        with suppress(KeyboardInterrupt):
+            uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """
+    Take an address.
+
+    Args:
+        host (`str`): name or number of the machine.
+        port (`int`): port.
+
+    Returns:
+        `socket.socket`
+
+    Raises:
+        ValueError: if it cannot be had.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        # Two sockets may be bound to an address; one listens.
+        listener.listen(100)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ValueError(
+            f"The desk cannot listen at {host}:{port} ({error}). Choose another --port or --host."
+        ) from error
+    return listener

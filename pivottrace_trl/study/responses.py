@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..files import replace_atomically
+from ..files import reading, replace_atomically
 from ..progress import progress_bar
 from ..rollouts import Rollout, transformers_generator
 
 
+_SETTINGS = "settings.json"
 GREEDY = 0
 """Number of the greedy response among those of a prompt; the sampled ones are counted from 1."""
 
@@ -66,13 +67,9 @@ def collect_responses(
     Raises:
         ValueError: if `folder` holds responses that were made with other settings.
     """
-    settings = settings | {
-        "num_prompts": len(prompt_ids),
-        "max_completion_length": max_completion_length,
-        "batch_size": batch_size,
-        "seed": seed,
-    }
-    _check_settings(folder / "settings.json", settings)
+    settings = check_settings(folder, settings, len(prompt_ids), max_completion_length, batch_size, seed)
+    text = json.dumps(settings, indent=2) + "\n"
+    replace_atomically(folder / _SETTINGS, lambda temporary: temporary.write_text(text))
     end_ids = model.generation_config.eos_token_id or tokenizer.eos_token_id
 
     def generator(**options: Any):
@@ -104,14 +101,39 @@ def collect_responses(
     return responses
 
 
-def _check_settings(path: Path, settings: dict[str, Any]) -> None:
+def check_settings(
+    folder: Path, settings: dict[str, Any], num_prompts: int, max_completion_length: int, batch_size: int, seed: int
+) -> dict[str, Any]:
+    """
+    See that a folder holds no responses of another study.
+
+    Args:
+        folder (`Path`): as in [`collect_responses`], and so are the others.
+        settings (`dict[str, Any]`): what the responses depend on besides the other arguments.
+        num_prompts (`int`): number of prompts.
+        max_completion_length (`int`): longest response in tokens.
+        batch_size (`int`): number of responses generated at a time.
+        seed (`int`): seed of the samples.
+
+    Returns:
+        `dict[str, Any]`: all of these as one.
+
+    Raises:
+        ValueError: if it does.
+    """
+    settings = settings | {
+        "num_prompts": num_prompts,
+        "max_completion_length": max_completion_length,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    path = folder / _SETTINGS
     if path.is_file():
-        saved = json.loads(path.read_text())
+        with reading(path, "Use a fresh folder."):
+            saved = dict(json.loads(path.read_text()))
         if saved != settings:
             different = {key: (saved.get(key), value) for key, value in settings.items() if saved.get(key) != value}
             raise ValueError(
-                f"{path.parent} holds responses of another study: (there, now) is {different}. Use a fresh folder."
+                f"{folder} holds responses of another study: (there, now) is {different}. Use a fresh folder."
             )
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_atomically(path, lambda temporary: temporary.write_text(json.dumps(settings, indent=2) + "\n"))
+    return settings

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..answers import is_correct, majority_vote
 from ..calibration import Calibration, calibrate
 from ..estimators import ESTIMATORS, CalibratedEstimator
-from ..files import replace_atomically
+from ..files import check_writable, replace_atomically
 from ..offline import tokenize_prompts
 from ..pool import pool_fingerprint, pool_ids
 from ..progress import progress_bar
@@ -27,9 +27,10 @@ from ..traces import OPTIONAL_SIGNALS, ResponseTrace
 from ..tracing_pass import trace_rollouts
 from ..triage import choose_probes, rank_pool, resolve_budget
 from .metrics import Interval, auroc, bootstrap, purchase, spearman, without_length
-from .responses import GREEDY, collect_responses
+from .responses import GREEDY, check_settings, collect_responses
 
 
+_RESPONSES = "responses"  # folder in that of the study
 SHARES = (0.10, 0.293, 0.50)
 """Annotated shares for which the study says what a score would have bought; the middle one is the paper's."""
 
@@ -84,6 +85,34 @@ class ScoreReport:
     purchases: list
 
 
+def check_study(
+    dataset: Dataset,
+    output_dir: Path,
+    settings: Mapping[str, Any],
+    prompt_column: str,
+    label_column: str,
+    max_completion_length: int,
+    batch_size: int,
+    seed: int,
+) -> list[str]:
+    """
+    Check what [`run_study`] is asked for, before a model is loaded. The arguments are the same.
+
+    Returns:
+        `list[str]`: id of each prompt.
+
+    Raises:
+        ValueError: for a pool, column or folder that cannot be used, or a folder that belongs to another study.
+    """
+    ids = pool_ids(dataset, prompt_column)
+    if label_column not in dataset.column_names:
+        raise ValueError(f"There is no label column `{label_column}`; the pool has {dataset.column_names}.")
+    check_writable(output_dir)
+    settings = dict(settings) | {"pool_id": pool_fingerprint(ids)}
+    check_settings(output_dir / _RESPONSES, settings, len(ids), max_completion_length, batch_size, seed)
+    return ids
+
+
 def run_study(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -136,16 +165,16 @@ def run_study(
     Raises:
         ValueError: for a column that is not there, or a folder that belongs to another study.
     """
-    ids = pool_ids(dataset, prompt_column)
-    if label_column not in dataset.column_names:
-        raise ValueError(f"There is no label column `{label_column}`; the pool has {dataset.column_names}.")
+    ids = check_study(
+        dataset, output_dir, settings, prompt_column, label_column, max_completion_length, batch_size, seed
+    )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     responses = collect_responses(
         model,
         tokenizer,
         tokenize_prompts(tokenizer, dataset[prompt_column]),
-        output_dir / "responses",
+        output_dir / _RESPONSES,
         dict(settings) | {"pool_id": pool_fingerprint(ids)},
         num_samples,
         max_completion_length,
