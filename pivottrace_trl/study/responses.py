@@ -68,8 +68,9 @@ def collect_responses(
         ValueError: if `folder` holds responses that were made with other settings.
     """
     settings = check_settings(folder, settings, len(prompt_ids), max_completion_length, batch_size, seed)
-    text = json.dumps(settings, indent=2) + "\n"
-    replace_atomically(folder / _SETTINGS, lambda temporary: temporary.write_text(text))
+    if not (folder / _SETTINGS).is_file():
+        text = json.dumps(settings, indent=2) + "\n"
+        replace_atomically(folder / _SETTINGS, lambda temporary: temporary.write_text(text))
     end_ids = model.generation_config.eos_token_id or tokenizer.eos_token_id
 
     def generator(**options: Any):
