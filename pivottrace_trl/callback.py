@@ -174,7 +174,7 @@ class PivotDensityCallback(TrainerCallback):
             )
 
         self.output_dir = Path(self._trainer.args.output_dir) / PRIVATE_FOLDER
-        self.ledger = self._open_ledger(budget, ids, label_column)
+        self.ledger = self._open_ledger(budget, ids, label_column, vault if annotator is None else None)
         self.router = PoolRouter(ids, self.ledger, oracle, config, attachment.texts, wait)
         self.scorer = scorer
         self.sampler: PivotRoutedSampler | None = None
@@ -208,7 +208,9 @@ class PivotDensityCallback(TrainerCallback):
             before_save=self._save_state,
         )
 
-    def _open_ledger(self, budget: int, ids: list[str], label_column: str) -> AnnotationLedger:
+    def _open_ledger(
+        self, budget: int, ids: list[str], label_column: str, vault: LabelVault | None
+    ) -> AnnotationLedger:
         """The ledger; a view of it in every process but the one that buys."""
         opened: list[LedgerView] = []
 
@@ -220,8 +222,11 @@ class PivotDensityCallback(TrainerCallback):
                     f"{former} holds labels that are paid for, in the folder of an earlier release, which the trainer "
                     f"uploads to the hub: rename {former.parent} to {self.output_dir}."
                 )
-            opened.append(AnnotationLedger(path, budget, ids, label_column, self._answer_format.name))
-            return opened[0].snapshot()
+            ledger = AnnotationLedger(path, budget, ids, label_column, self._answer_format.name)
+            if vault is not None:
+                ledger.take_corrections(vault)
+            opened.append(ledger)
+            return ledger.snapshot()
 
         state = self._processes.on_main(open_file)
         return cast(AnnotationLedger, opened[0] if opened else LedgerView(state))

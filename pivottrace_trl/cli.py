@@ -138,6 +138,11 @@ def _add_annotate(commands) -> None:
     take.add_argument("--author", default=_user(), help="who answered, where the file does not say")
     take.add_argument("--price", type=_price, default=0.0, help="price of an answer, where the file does not say")
     take.add_argument("--replace", action="store_true", help="let these answers take the place of others")
+    backup = _add_command(
+        actions, "backup", _run_backup, help="copy the ledger, its log included, also while a run writes to it"
+    )
+    backup.add_argument("run", type=Path, help=_RUN)
+    backup.add_argument("file", type=Path, help="the copy; an older copy is replaced")
     status = _add_command(actions, "status", _run_status, help="queue, spend, throughput, and who answered")
     status.add_argument("run", type=Path, help=_RUN)
 
@@ -331,6 +336,13 @@ def _run_import(args: argparse.Namespace) -> int:
     if report.rejected_path is not None:
         reasons = ", ".join(f"{count} {kind}" for kind, count in report.reasons.items())
         print(f"Rejected: {reasons}. Each with its reason in {report.rejected_path}")
+    return 0
+
+
+def _run_backup(args: argparse.Namespace) -> int:
+    ledger = _open_ledger(args.run)
+    count = ledger.backup(args.file)
+    print(f"{args.file} holds the ledger of {args.run} with {count} labels, and was read back.")
     return 0
 
 

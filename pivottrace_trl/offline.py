@@ -137,6 +137,8 @@ def plan_triage(
         output_dir / "ledger.sqlite", budget, ids, label_column or "solution", answer_format.name
     )
     vault = None if label_column is None else LabelVault(dataset, [label_column], ids)
+    if vault is not None:
+        ledger.take_corrections(vault)
 
     def texts(rows: Sequence[int]) -> list[str]:
         return [prompt_text(prompt) for prompt in dataset.select(list(rows))[prompt_column]]

@@ -239,7 +239,7 @@ def test_a_ledger_that_another_program_holds(
         line = refusal(argv, capsys)
     finally:
         holder.close()
-    assert "the ledger cannot be used (database is locked): another program holds it" in line and not loads
+    assert "cannot be opened as a ledger (database is locked). Close the program that holds it" in line and not loads
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import sqlite3
 
+import numpy as np
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
@@ -71,9 +72,9 @@ def test_budget_is_never_exceeded(pool, ids, open_ledger):
     assert ledger.label(ids[30]) is None
     # The database itself holds the line, whatever the code above it thinks.
     with pytest.raises(sqlite3.IntegrityError, match="budget is spent"):
-        ledger._connection.execute("INSERT INTO purchases (prompt_id) VALUES (?)", (ids[30],))
+        ledger._file.connection.execute("INSERT INTO purchases (prompt_id) VALUES (?)", (ids[30],))
     with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
-        open_ledger(budget=25)._connection.execute("INSERT INTO purchases (prompt_id) VALUES (?)", (ids[0],))
+        open_ledger(budget=25)._file.connection.execute("INSERT INTO purchases (prompt_id) VALUES (?)", (ids[0],))
 
 
 def test_two_connections_share_one_budget(pool, ids, open_ledger):
@@ -164,51 +165,12 @@ def test_the_pool_may_change_but_not_be_another(ids, open_ledger):
     assert open_ledger().num_bought == 1
 
 
-def test_files_that_are_no_ledger(open_ledger, tmp_path):
-    path = tmp_path / "ledger.sqlite"
-    with pytest.raises(FileNotFoundError, match="There is no ledger"):
-        AnnotationLedger.open(path)
-    path.write_bytes(b"these are my notes, do not lose them " * 100)
-    with pytest.raises(ValueError, match="is no ledger"):
-        open_ledger()
-    assert path.read_bytes().startswith(b"these are my notes")
-
-
 def test_a_newer_ledger_is_refused(open_ledger, tmp_path):
     open_ledger().close()
     with sqlite3.connect(tmp_path / "ledger.sqlite") as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(ValueError, match="version 99.*Upgrade"):
+    with pytest.raises(ValueError, match="version 99.*Use the release"):
         open_ledger()
-
-
-VERSION_1 = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE answers (prompt_id TEXT PRIMARY KEY, label TEXT, purpose TEXT NOT NULL, epoch INTEGER NOT NULL,
-    answered_at TEXT NOT NULL);
-CREATE TRIGGER answers_are_final BEFORE UPDATE ON answers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-CREATE TRIGGER answers_stay BEFORE DELETE ON answers BEGIN SELECT RAISE(ABORT, 'append-only'); END;
-INSERT INTO meta VALUES ('pool_id', 'x');
-PRAGMA user_version = 1;
-"""
-
-
-@pytest.mark.parametrize("num_answers", [0, 3])
-def test_a_ledger_of_version_1_is_taken_over(num_answers, ids, open_ledger, tmp_path):
-    connection = sqlite3.connect(tmp_path / "ledger.sqlite")
-    connection.executescript(VERSION_1)
-    rows = [(i, '{"answer": "4", "solution": "6"}', "probe", 0, f"2026-01-0{n + 1}") for n, i in enumerate(ids[:3])]
-    rows[2] = (ids[2], None, "annotate", 1, "2026-01-03")
-    connection.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", rows[:num_answers])
-    connection.commit()
-    connection.close()
-    ledger = open_ledger()
-    if num_answers:
-        assert ledger.num_bought == 2 and ledger.label(ids[1]) == {"answer": "4", "solution": "6"}
-        assert ledger.has_declined(ids[2])
-        assert [e["happened_at"] for e in ledger.events() if e["kind"] == "answer"] == ["2026-01-01", "2026-01-02"]
-    ask_for(ledger, ids[:5])
-    assert [q.prompt_id for q in ledger.queue()] == ids[num_answers:5]
 
 
 @pytest.mark.parametrize("table", ["events", "purchases", "prompts"])
@@ -321,6 +283,149 @@ def test_empty_labels_cost_nothing(tmp_path):
     ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 20, ids)
     ask_for(ledger, ids)
     assert ledger.buy(LabelVault(pool, ["solution"], ids)) == 1
+
+
+@pytest.mark.parametrize("budget", [0.293, 1.0, float("nan"), float("inf"), True, -1, "20", None])
+def test_a_budget_is_a_number_of_labels(budget, ids, tmp_path):
+    with pytest.raises(ValueError, match="`budget` is .* must be a number of labels, such as 100"):
+        AnnotationLedger(tmp_path / "run" / "ledger.sqlite", budget, ids)
+    assert not (tmp_path / "run").exists()
+    assert AnnotationLedger(tmp_path / "ledger.sqlite", np.int64(3), ids).budget == 3
+
+
+def test_what_nobody_paid_for_is_never_written(ids, open_ledger, tmp_path):
+    ledger = open_ledger(budget=1)
+    ask_for(ledger, ids[:3])
+    ledger.record([Answer(ids[0], {"solution": "bought"}, "ann")])
+    for _ in range(2):
+        assert ledger.record([Answer(ids[1], {"solution": "SECRET"}, "bob", 0.5)]) == [Outcome.OVER_BUDGET]
+    assert [e["author"] for e in ledger.events() if e["kind"] == "unused"] == ["bob"]
+    for path in tmp_path.iterdir():
+        assert b"SECRET" not in path.read_bytes(), path
+    # It can be answered again when there is a budget.
+    assert open_ledger(budget=2).record([Answer(ids[1], {"solution": "SECRET"}, "bob")]) == [Outcome.RECORDED]
+
+
+class Racing:
+    """Answers, while another process spends the budget."""
+
+    def __init__(self, other, ids):
+        self.other, self.ids = other, ids
+
+    def ask(self, prompt_ids):
+        self.other.record([Answer(i, {"solution": "other"}, "bob") for i in self.ids])
+        return [Answer(i, {"solution": f"SECRET {i}"}, "oracle") for i in prompt_ids]
+
+
+def test_labels_that_came_too_late_are_not_written(ids, open_ledger, tmp_path):
+    ledger, other = open_ledger(budget=10), AnnotationLedger.open(tmp_path / "ledger.sqlite")
+    ask_for(ledger, ids[:20])
+    assert ledger.buy(Racing(other, ids[12:18])) == 4
+    assert ledger.num_bought == 10
+    content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    assert content.count(b"SECRET") == 4
+
+
+EMPTY = [None, "", "  ", float("nan"), [], [None], [""], {}, {"value": None}, np.float64("nan")]
+
+
+@pytest.mark.parametrize("value", EMPTY)
+def test_an_empty_label_is_no_label(value, pool, ids, open_ledger):
+    ledger = open_ledger()
+    ask_for(ledger, ids[:2])
+    if value == value and not isinstance(value, float):
+        with pytest.raises(ValueError, match="is empty.*pass `label=None`"):
+            ledger.record([Answer(ids[0], {"solution": value, "level": 3}, "ann")])
+    else:
+        with pytest.raises(ValueError, match="cannot be kept"):
+            Answer(ids[0], {"solution": value}, "ann")
+    assert ledger.num_bought == 0 and kinds(ledger) == ["request", "request"]
+    oracle = CallableAnnotator(lambda rows: [value, "7"], rows_of(pool, ids), "solution")
+    assert ledger.buy(oracle) == 1 and ledger.has_declined(ids[0])
+
+
+def test_empty_labels_of_a_dataset_cost_nothing(tmp_path):
+    labels = [1.0, float("nan"), None, 4.0]
+    columns = {"prompt": list("abcd"), "solution": labels, "hint": [float("nan"), 1.0, 1.0, 1.0]}
+    pool = Dataset.from_dict(columns)
+    ids = pool_ids(pool)
+    ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 20, ids)
+    ask_for(ledger, ids)
+    assert ledger.buy(LabelVault(pool, ["solution", "hint"], ids)) == 2
+    assert ledger.label(ids[0]) == {"solution": 1.0, "hint": None}
+    assert [ledger.has_declined(i) for i in ids] == [False, True, True, False]
+
+
+@pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
+def test_impossible_prices(price):
+    with pytest.raises(ValueError, match="`price` is"):
+        Answer("p", {"solution": "1"}, "ann", price)
+
+
+def test_an_annotator_may_return_answers(pool, ids, open_ledger):
+    def annotator(rows):
+        return [Answer(i, {"solution": str(n)}, "maria", 0.4) for n, i in enumerate(asked)]
+
+    ledger = open_ledger()
+    ask_for(ledger, ids[:3])
+    asked = ids[:3]
+    assert ledger.buy(CallableAnnotator(annotator, rows_of(pool, ids), "solution")) == 3
+    assert ledger.label(ids[2]) == {"solution": "2"} and ledger.author(ids[2]) == "maria"
+    assert sum(event["price"] for event in ledger.events()) == pytest.approx(1.2)
+    ask_for(ledger, ids[3:6])
+    asked = ids[6:9]
+    with pytest.raises(RuntimeError, match=f"answered '{ids[6]}' in the place of '{ids[3]}'"):
+        ledger.buy(CallableAnnotator(annotator, rows_of(pool, ids), "solution"))
+
+
+def test_a_generator_may_yield_answers(pool, ids, open_ledger):
+    ledger = open_ledger()
+    ask_for(ledger, ids[:4])
+
+    def annotator(rows):
+        yield Answer(ids[3], {"solution": "three"}, "maria", 0.4)
+        yield 1, Answer(ids[1], {"solution": "one"}, "joe"), 0.0
+        yield 0, "zero", 0.1
+
+    assert ledger.buy(CallableAnnotator(annotator, rows_of(pool, ids), "solution")) == 3
+    assert [ledger.author(i) for i in ids[:4]] == ["annotator", "joe", None, "maria"]
+
+
+@pytest.mark.parametrize("item", ["7", (0, "7"), (-1, "7", 0.0), (4, "7", 0.0), ("0", "7", 0.0)])
+def test_a_generator_that_yields_something_else(item, pool, ids, open_ledger):
+    ledger = open_ledger()
+    ask_for(ledger, ids[:4])
+    oracle = CallableAnnotator(lambda rows: iter([item]), rows_of(pool, ids), "solution")
+    with pytest.raises(RuntimeError, match="The annotator yielded .* but a generator yields an `Answer`"):
+        ledger.buy(oracle)
+    assert ledger.num_bought == 0
+
+
+def test_one_text_is_not_a_list_of_answers(pool, ids, open_ledger):
+    ledger = open_ledger()
+    ask_for(ledger, ids[:4])
+    with pytest.raises(RuntimeError, match="returned 'five', but must return a list"):
+        ledger.buy(CallableAnnotator(lambda rows: "five", rows_of(pool, ids), "solution"))
+
+
+def test_labels_that_were_corrected_in_the_dataset(pool, ids, open_ledger, caplog):
+    ledger = open_ledger()
+    ask_for(ledger, ids[:6])
+    ledger.record([Answer(ids[5], {"solution": "what ann says"}, "ann")])
+    ledger.buy(LabelVault(pool, ["solution"], ids))
+    assert ledger.take_corrections(LabelVault(pool, ["solution"], ids)) == [] and not caplog.text
+    last = ledger.last_event
+    right = {1: "right", 4: "", 5: "not asked", 20: "not bought"}
+    labels = [right.get(n, label) for n, label in enumerate(pool["solution"])]
+    corrected = pool.remove_columns("solution").add_column("solution", labels)
+    shuffled = corrected.shuffle(seed=0)  # ids hold, not places
+    vault = LabelVault(shuffled, ["solution"], pool_ids(shuffled))
+    assert ledger.take_corrections(vault) == [ids[1]]
+    assert f"for 1 prompts ({ids[1]})" in caplog.text
+    assert ledger.label(ids[1]) == {"solution": "right"} and ledger.label(ids[0]) == {"solution": pool["solution"][0]}
+    assert ledger.label(ids[5]) == {"solution": "what ann says"}
+    assert ledger.label(ids[20]) is None and ledger.num_bought == 6
+    assert [event["kind"] for event in ledger.events() if event["event_id"] > last] == ["undo", "answer"]
 
 
 ACTIONS = st.lists(

@@ -131,8 +131,8 @@ class DeskSession:
             Outcome.RECORDED: f"Recorded: {label}",
             Outcome.DUPLICATE: f"{other} gave the same answer before.",
             Outcome.CONFLICT: f"{other} answered {standing} before, which stands. Your {label} is kept in the ledger.",
-            Outcome.OVER_BUDGET: f"The budget of {self.ledger.budget} labels is spent. Your answer is kept in the "
-            "ledger, but not used.",
+            Outcome.OVER_BUDGET: f"The budget of {self.ledger.budget} labels is spent. Your answer was not kept: "
+            "raise `annotation_budget`, start the run once, and answer again.",
             Outcome.UNKNOWN: "Not recorded: this run does not ask for this prompt.",
         }[outcome]
         return self.next(tab, message)

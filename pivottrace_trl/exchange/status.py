@@ -19,7 +19,7 @@ class AnnotationStatus:
         price (`float`): what all answers cost.
         answers_by_author (`dict[str, int]`): standing answers of each author, most first.
         broken, declined (`int`): prompts that people called broken, or had no answer to.
-        unused (`int`): answers that came too late or contradicted another; they are kept.
+        unused (`int`): answers that contradicted another, or came when the budget was spent.
         per_hour (`float`): answers in the last 24 hours per hour between the first and the last of them; 0 if fewer
             than two.
         last_answer (`str` or `None`): time of the latest answer (UTC, ISO 8601).

@@ -1,30 +1,32 @@
 """Queries, answers, and what was paid for them: one SQLite file. The only module that asks for labels."""
 
 import json
+import logging
 import sqlite3
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-from .queries import Answer, Oracle, Outcome, Query
-from .schema import migrate
-from .state import LedgerState
-from .view import LedgerView
+from .file import LedgerFile, check_header
+from .journal import LedgerJournal, to_json
+from .lock import hold
+from .queries import Answer, Oracle, Outcome, Query, is_empty
+from .vault import LabelVault
 
+
+logger = logging.getLogger(__name__)
 
 # Questions an oracle gets at a time, unless it has a `batch_size`. What a list holds is recorded at once, what a
 # generator yields as it comes.
 _BATCH_SIZE = 16
 
 
-class AnnotationLedger(LedgerView):
+class AnnotationLedger(LedgerJournal):
     """
     Append-only record of the queries, answers, prices, authors and times of one run, in one SQLite file, under a
-    budget. Several processes may use it at once. What a prompt's label is, how much is spent and what is still asked
-    for follows from the events.
+    budget. One run has it at a time; others [`~AnnotationLedger.open`] it beside the run. What a prompt's label is,
+    how much is spent and what is still asked for follows from the events.
 
     The state is a snapshot: what other processes wrote is seen after [`~AnnotationLedger.refresh`] or the next write.
     A prompt is paid for once, whatever is undone and answered again.
@@ -39,10 +41,12 @@ class AnnotationLedger(LedgerView):
         label_column (`str`, *optional*, defaults to `"solution"`):
             Column under which the reward functions expect an answer.
         answer_format (`str`, *optional*, defaults to `"math"`):
-            `"math"` if answers must be readable by math-verify, `"text"` if they may be anything.
+            Name of the format of the answers.
 
     Raises:
-        ValueError: if the file is no ledger, belongs to another pool or was written by a newer version.
+        ValueError: if the budget is no number of labels, or the file is no ledger, damaged, or of another pool. It is
+            left as it is.
+        RuntimeError: if a run of another process has the file.
 
     Example:
     ```python
@@ -65,22 +69,32 @@ class AnnotationLedger(LedgerView):
         label_column: str = "solution",
         answer_format: str = "math",
     ):
-        self._open(Path(path))
+        if isinstance(budget, bool) or not isinstance(budget, Integral) or budget < 0:
+            raise ValueError(
+                f"`budget` is {budget!r}, but must be a number of labels, such as 100. `resolve_budget(0.293, "
+                "len(prompt_ids))` makes one of a share."
+            )
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            check_header(path)
+        lock = hold(path.with_name(f"{path.name}-lock"))
+        if not path.exists():
+            LedgerFile.create(path)
+        super().__init__(path, lock)
         if self._state.paid and self._state.paid.keys().isdisjoint(prompt_ids):
             self.close()
             raise ValueError(
                 f"{self.path} belongs to another pool: none of its {len(self._state.paid)} answered prompts is in "
                 "this one. Its labels are kept: choose another `output_dir` for this pool, or move the file away."
             )
-        settings = {"budget": budget, "label_column": label_column, "answer_format": answer_format}
-        with self._writing():
-            if settings != self._state.settings:
-                self._append("settings", value=settings)
+        self._own_settings = {"budget": int(budget), "label_column": label_column, "answer_format": answer_format}
+        self._write(lambda: None)
 
     @classmethod
     def open(cls, path: str | Path) -> "AnnotationLedger":
         """
-        Open the ledger of a run as it is.
+        Open the ledger of a run as it is, also while the run is alive.
 
         Args:
             path (`str` or `Path`):
@@ -91,42 +105,16 @@ class AnnotationLedger(LedgerView):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is no ledger.
+            ValueError: if it is no ledger, or damaged.
         """
-        if not Path(path).is_file():
+        if not Path(path).exists():
             raise FileNotFoundError(f"There is no ledger {path}. Start the training or the triage that makes it.")
         ledger = cls.__new__(cls)
-        ledger._open(Path(path))
+        LedgerJournal.__init__(ledger, Path(path))
         if not ledger._state.settings:
             ledger.close()
             raise ValueError(f"{path} was never given a budget. Start the run that it belongs to once.")
         return ledger
-
-    def _open(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The desk answers from several threads; the lock lets one of them in at a time.
-        self._lock = threading.RLock()
-        self._connection = sqlite3.connect(path, isolation_level=None, timeout=60.0, check_same_thread=False)
-        self._state = LedgerState()
-        try:
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.execute("PRAGMA foreign_keys=ON")
-            with self._transaction():
-                migrate(self._connection, path)
-            self.refresh()
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            if isinstance(error, sqlite3.OperationalError):
-                raise
-            raise ValueError(f"{path} is no ledger ({error}). Move the file away; it is left as it is.") from error
-        except (UnicodeDecodeError, json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
-            self._connection.close()
-            raise ValueError(f"{path} is damaged ({error!r}). Put back a copy; it is left as it is.") from error
-        except BaseException:
-            self._connection.close()
-            raise
 
     def query(self, prompt_id: str) -> Query | None:
         """The query of a prompt that is asked for and not answered yet, else `None`."""
@@ -150,8 +138,7 @@ class AnnotationLedger(LedgerView):
             return [self._query(identity) for identity in ids]
 
     def _query(self, identity: str) -> Query:
-        (text,) = self._connection.execute("SELECT prompt FROM prompts WHERE prompt_id = ?", (identity,)).fetchone()
-        return Query(identity, text, **self._state.requests[identity])
+        return Query(identity, self._file.prompt(identity), **self._state.requests[identity])
 
     def _urgency(self, identity: str) -> tuple[int, bool, float]:
         asked = self._state.requests[identity]
@@ -168,27 +155,25 @@ class AnnotationLedger(LedgerView):
             epoch (`int`, *optional*, defaults to `0`):
                 Epoch of training that asks.
         """
-        with self._writing():
-            wanted = {q.prompt_id for q in queries}
-            for identity in [i for i in self._state.open_ids if i not in wanted]:
-                self._append("withdraw", identity, epoch=epoch)
-            for query in queries:
-                if query.prompt_id in self._state.labels or query.prompt_id in self._state.closed:
-                    continue
-                self._connection.execute(
-                    "INSERT INTO prompts VALUES (?, ?) ON CONFLICT (prompt_id) DO UPDATE SET prompt = excluded.prompt "
-                    "WHERE prompts.prompt IS NULL AND excluded.prompt IS NOT NULL",
-                    (query.prompt_id, query.prompt),
-                )
-                value = {
-                    "purpose": query.purpose,
-                    "route": query.route,
-                    # SQLite's JSON and ours agree on finite numbers only.
-                    "score": query.score if query.score is None or abs(query.score) < float("inf") else None,
-                    "suggestion": query.suggestion,
-                }
-                if query.prompt_id not in self._state.open_ids or value != self._state.requests[query.prompt_id]:
-                    self._append("request", query.prompt_id, value=value, epoch=epoch)
+        self._write(lambda: self._request(queries, epoch))
+
+    def _request(self, queries: Sequence[Query], epoch: int) -> None:
+        wanted = {q.prompt_id for q in queries}
+        for identity in [i for i in self._state.open_ids if i not in wanted]:
+            self._append("withdraw", identity, epoch=epoch)
+        for query in queries:
+            if query.prompt_id in self._state.labels or query.prompt_id in self._state.closed:
+                continue
+            self._file.add_prompt(query.prompt_id, query.prompt)
+            value = {
+                "purpose": query.purpose,
+                "route": query.route,
+                # SQLite's JSON and ours agree on finite numbers only.
+                "score": query.score if query.score is None or abs(query.score) < float("inf") else None,
+                "suggestion": query.suggestion,
+            }
+            if query.prompt_id not in self._state.open_ids or value != self._state.requests[query.prompt_id]:
+                self._append("request", query.prompt_id, value=value, epoch=epoch)
 
     def buy(self, oracle: Oracle) -> int:
         """
@@ -267,8 +252,7 @@ class AnnotationLedger(LedgerView):
         Returns:
             `list[Outcome]`: what became of each.
         """
-        with self._writing():
-            return [self._record(answer, is_same, replace) for answer in answers]
+        return self._write(lambda: [self._record(answer, is_same, replace) for answer in answers])
 
     def _record(
         self, answer: Answer, is_same: Callable[[dict[str, Any], dict[str, Any]], bool], replace: bool
@@ -281,42 +265,46 @@ class AnnotationLedger(LedgerView):
             if standing is None and identity not in self._state.closed:
                 self._append("decline", identity, author=answer.author, price=answer.price)
             return Outcome.DECLINED
+        if is_empty(label.get(self.label_column, label)):
+            raise ValueError(
+                f"The label {label!r:.100} of prompt {identity!r} by {answer.author!r:.100} is empty. If the "
+                "annotator has no answer, pass `label=None`."
+            )
         label = json.loads(json.dumps(label, ensure_ascii=False))
         if standing is not None:
             if is_same(standing, label):
                 return Outcome.DUPLICATE
             if not replace:
-                self._keep_unused(answer, label, Outcome.CONFLICT)
+                self._keep_unused(answer, {"label": label, "reason": Outcome.CONFLICT.value})
                 return Outcome.CONFLICT
             latest = "SELECT max(event_id) FROM events WHERE kind = 'answer' AND prompt_id = ?"
-            (event,) = self._connection.execute(latest, (identity,)).fetchone()
-            self._append("undo", identity, author=answer.author, undoes=event)
+            (event,) = self._file.find(latest, (identity,)) or (None,)
+            self._append("undo", identity, author=answer.author, undoes=(event, "answer"))
         if identity not in self._state.paid:
             if self.num_left == 0:
-                self._keep_unused(answer, label, Outcome.OVER_BUDGET)
+                # Who answered is kept. What they said is not: it would be a label that nobody paid for.
+                self._keep_unused(answer, {"reason": Outcome.OVER_BUDGET.value})
                 return Outcome.OVER_BUDGET
-            self._connection.execute("INSERT INTO purchases (prompt_id) VALUES (?)", (identity,))
+            self._file.add_purchase(identity)
         self._append("answer", identity, value=label, author=answer.author, price=answer.price)
         return Outcome.RECORDED
 
-    def _keep_unused(self, answer: Answer, label: dict[str, Any], reason: Outcome) -> None:
-        value = {"label": label, "reason": reason.value}
+    def _keep_unused(self, answer: Answer, value: dict[str, Any]) -> None:
         query = "SELECT 1 FROM events WHERE kind = 'unused' AND prompt_id = ? AND author = ? AND value = ?"
-        arguments = (answer.prompt_id, answer.author, _to_json(value))
-        if self._connection.execute(query, arguments).fetchone() is None:
+        if self._file.find(query, (answer.prompt_id, answer.author, to_json(value))) is None:
             self._append("unused", answer.prompt_id, value=value, author=answer.author, price=answer.price)
 
     def skip(self, prompt_id: str, author: str) -> None:
         """Put a prompt at the end of the queue."""
-        with self._writing():
-            if prompt_id in self._state.open_ids:
-                self._append("skip", prompt_id, author=author)
+        self._write(lambda: self._append_if_open("skip", prompt_id, author))
 
     def mark_broken(self, prompt_id: str, author: str) -> None:
         """Take a prompt that cannot be answered out of the queue for good; it costs nothing."""
-        with self._writing():
-            if prompt_id in self._state.open_ids:
-                self._append("broken", prompt_id, author=author)
+        self._write(lambda: self._append_if_open("broken", prompt_id, author))
+
+    def _append_if_open(self, kind: str, prompt_id: str, author: str) -> None:
+        if prompt_id in self._state.open_ids:
+            self._append(kind, prompt_id, author=author)
 
     def undo(self, author: str) -> Query | None:
         """
@@ -330,103 +318,47 @@ class AnnotationLedger(LedgerView):
         Returns:
             [`Query`] or `None`: the prompt that is open again; `None` if there is nothing left to undo.
         """
-        with self._writing():
-            row = self._connection.execute(
-                "SELECT event_id, prompt_id FROM events WHERE author = ? AND kind IN ('answer', 'skip', 'broken') "
-                "AND event_id NOT IN (SELECT undoes FROM events WHERE undoes IS NOT NULL) "
-                "ORDER BY event_id DESC LIMIT 1",
-                (author,),
-            ).fetchone()
-            if row is None:
-                return None
-            event, identity = row
-            self._append("undo", identity, author=author, undoes=event)
-            return self._query(identity)
+        return self._write(lambda: self._undo(author))
 
-    def events(self) -> list[dict[str, Any]]:
-        """
-        Every event in order, without labels: `event_id`, `kind`, `prompt_id`, `author`, `price`, `purpose`, `route`,
-        `epoch`, `undoes`, `happened_at` (UTC, ISO 8601).
-        """
-        names = "event_id, kind, prompt_id, author, price, purpose, route, epoch, undoes, happened_at"
-        with self._lock:
-            rows = self._connection.execute(f"SELECT {names} FROM events ORDER BY event_id").fetchall()
-        return [dict(zip(names.split(", "), row, strict=True)) for row in rows]
-
-    def refresh(self) -> None:
-        """Take up what other processes wrote."""
-        columns = "event_id, kind, prompt_id, value, author, epoch, undoes"
-        query = f"SELECT {columns} FROM events WHERE event_id > ? ORDER BY event_id"
-        with self._lock:
-            for event, kind, identity, value, author, epoch, undoes in self._connection.execute(
-                query, (self._state.last_event,)
-            ):
-                undone = None
-                if undoes is not None:
-                    (undone,) = self._connection.execute(
-                        "SELECT kind FROM events WHERE event_id = ?", (undoes,)
-                    ).fetchone()
-                read = json.loads(value) if value else None
-                self._state.fold(event, kind, identity, read, author, epoch, undone)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._connection.close()
-
-    def _append(
-        self,
-        kind: str,
-        identity: str | None = None,
-        *,
-        value: Any = None,
-        author: str | None = None,
-        price: float = 0.0,
-        epoch: int | None = None,
-        undoes: int | None = None,
-    ) -> None:
-        asked = value if kind == "request" else self._state.requests.get(identity or "", {})
-        self._connection.execute(
-            "INSERT INTO events (kind, prompt_id, value, author, price, purpose, route, epoch, undoes, happened_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                kind,
-                identity,
-                None if value is None else _to_json(value),
-                author,
-                price,
-                asked.get("purpose"),
-                asked.get("route"),
-                epoch,
-                undoes,
-                datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-            ),
+    def _undo(self, author: str) -> Query | None:
+        row = self._file.find(
+            "SELECT event_id, kind, prompt_id FROM events WHERE author = ? AND kind IN ('answer', 'skip', 'broken') "
+            "AND event_id NOT IN (SELECT undoes FROM events WHERE undoes IS NOT NULL) "
+            "ORDER BY event_id DESC LIMIT 1",
+            (author,),
         )
-        self.refresh()
+        if row is None:
+            return None
+        event, kind, identity = row
+        self._append("undo", identity, author=author, undoes=(event, kind))
+        return self._query(identity)
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """One transaction on the state as the file has it: what is checked still holds when it is written."""
-        with self._transaction():
-            self.refresh()
-            yield
+    def take_corrections(self, vault: LabelVault) -> list[str]:
+        """
+        Take up labels of the dataset that were corrected since they were bought. They were paid for; the old ones stay
+        in the record.
 
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                self._forget()
-                raise
-            self._connection.execute("COMMIT")
+        Args:
+            vault ([`LabelVault`]):
+                The labels of the dataset as they are now.
 
-    def _forget(self) -> None:
-        """The state may hold events that were rolled back: read it from the file again when it is needed next."""
-        self._state = LedgerState()
-        self.refresh()
-
-
-def _to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+        Returns:
+            `list[str]`: ids of the prompts whose label changed.
+        """
+        column = self.label_column
+        bought = [i for i, author in self._state.authors.items() if author == vault.author and i in vault]
+        changed = []
+        for start in range(0, len(bought), vault.batch_size):
+            for answer in vault.ask(bought[start : start + vault.batch_size]):
+                old, new = self.label(answer.prompt_id), answer.label
+                if old and new and json.dumps(old.get(column)) != json.dumps(new.get(column)):
+                    changed.append(answer)
+        self.record(changed, replace=True)
+        if changed:
+            some = ", ".join(answer.prompt_id for answer in changed[:5]) + (", ..." if len(changed) > 5 else "")
+            logger.warning(
+                f"The dataset has other labels now than when they were bought, for {len(changed)} prompts ({some}). "
+                f"The new ones are used, at no cost; the old ones stay in {self.path}. If the dataset was "
+                "not corrected, stop the run and put the right one back."
+            )
+        return [answer.prompt_id for answer in changed]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from .queries import Answer
+from .queries import Answer, is_empty
 
 
 class CallableAnnotator:
@@ -11,9 +11,10 @@ class CallableAnnotator:
     Asks a user's function for labels.
 
     Args:
-        annotator (`Callable[[list[dict]], Sequence]`):
+        annotator (`Callable[[list[dict]], Iterable]`):
             Takes rows of the pool (prompt and free columns) and returns as many answers, `None` where it has none. An
-            answer may be an [`Answer`] with author and price.
+            answer may be an [`Answer`] with author and price. A generator yields each as it comes, as an [`Answer`] or
+            as `(position of the row, answer, price)`.
         rows (`Callable[[Sequence[str]], list[dict]]`):
             Returns the rows with the given prompt ids.
         label_column (`str`):
@@ -22,7 +23,7 @@ class CallableAnnotator:
 
     def __init__(
         self,
-        annotator: Callable[[list[dict[str, Any]]], Sequence[Any] | Iterator[tuple[int, Any, float]]],
+        annotator: Callable[[list[dict[str, Any]]], Iterable[Any]],
         rows: Callable[[Sequence[str]], list[dict[str, Any]]],
         label_column: str,
     ):
@@ -34,10 +35,12 @@ class CallableAnnotator:
         )
 
     def ask(self, prompt_ids: Sequence[str]) -> Iterable[Answer]:
-        """Return the annotator's answers; raises `ValueError` if there are more or fewer than questions."""
+        """Return the annotator's answers; raises `ValueError` if they are not one for each question."""
         said = self._annotator(self._rows(prompt_ids))
         if isinstance(said, Iterator):
-            return (self._answer(prompt_ids[position], answer, price) for position, answer, price in said)
+            return (self._yielded(prompt_ids, item) for item in said)
+        if isinstance(said, (str, bytes, dict)):
+            raise ValueError(f"The annotator returned {said!r:.80}, but must return a list with one answer per row.")
         answers = list(said)
         if len(answers) != len(prompt_ids):
             raise ValueError(
@@ -46,6 +49,21 @@ class CallableAnnotator:
             )
         return [self._answer(identity, answer) for identity, answer in zip(prompt_ids, answers, strict=True)]
 
+    def _yielded(self, prompt_ids: Sequence[str], item: Any) -> Answer:
+        if isinstance(item, Answer):
+            return item
+        is_placed = isinstance(item, tuple) and len(item) == 3 and isinstance(item[0], int)
+        if not is_placed or not 0 <= item[0] < len(prompt_ids):
+            raise ValueError(
+                f"The annotator yielded {item!r:.80}, but a generator yields an `Answer`, or the position of the row "
+                f"(0 to {len(prompt_ids) - 1}), the answer and its price."
+            )
+        position, answer, price = item
+        return self._answer(prompt_ids[position], answer, price)
+
     def _answer(self, prompt_id: str, answer: Any, price: float = 0.0) -> Answer:
-        label = None if answer in (None, "") else {self._label_column: answer}
-        return Answer(prompt_id, label, self._author, price)
+        if isinstance(answer, Answer):
+            if answer.prompt_id != prompt_id:
+                raise ValueError(f"The annotator answered {answer.prompt_id!r} in the place of {prompt_id!r}.")
+            return answer
+        return Answer(prompt_id, None if is_empty(answer) else {self._label_column: answer}, self._author, price)

@@ -1,6 +1,7 @@
 """What crosses the ledger's doorway: queries, answers, outcomes, and whoever answers."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -47,14 +48,16 @@ class Answer:
     price: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0.0 <= self.price < math.inf:
+            raise ValueError(f"`price` is {self.price!r}, but must be a number of at least 0.")
         try:
             f"{self.label}{self.author}".encode()
-            json.dumps(self.label, ensure_ascii=False).encode()
+            json.dumps(self.label, ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"The label {self.label!r:.100} of prompt {self.prompt_id!r} by {self.author!r:.100} cannot be kept "
                 f"({str(error)[:100]}). A label is a dictionary of texts, numbers and lists, without half characters "
-                "(lone surrogates)."
+                "(lone surrogates), NaN and infinity."
             ) from error
 
 
@@ -67,9 +70,9 @@ class Outcome(str, Enum):
     DUPLICATE = "duplicate"
     """The same answer was recorded before: nothing is done."""
     CONFLICT = "conflict"
-    """Another answer stands: this one is kept in the ledger, but neither paid nor used."""
+    """Another answer stands, which was paid for: this one is kept in the ledger, but not used."""
     OVER_BUDGET = "over budget"
-    """The budget is spent: the answer is kept in the ledger, but neither paid nor used."""
+    """The budget is spent: the ledger keeps who answered, but not what they said, which nobody paid for."""
     UNKNOWN = "unknown prompt"
     """Nobody asked for this prompt: nothing is done."""
 
@@ -83,3 +86,14 @@ class Oracle(Protocol):
         generator one by one as they come, so that an interruption loses none.
         """
         ...
+
+
+def is_empty(value: Any) -> bool:
+    """Whether there is nothing in a label: `None`, NaN, white space, or a list or dictionary of nothing else."""
+    if isinstance(value, dict):
+        return all(is_empty(item) for item in value.values())
+    if isinstance(value, (list, tuple)):
+        return all(is_empty(item) for item in value)
+    if isinstance(value, str):
+        return not value.strip()
+    return value is None or value != value  # NaN

@@ -1,19 +1,22 @@
-"""Tables of the ledger's file, and how older ones become today's."""
+"""Tables of the ledger's file."""
 
 import sqlite3
 from collections.abc import Iterator
-from pathlib import Path
+from functools import cache
 
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# Stands in the header of the file, where nobody has to open a database to see whose it is.
+APPLICATION_ID = 0x50545254
 # Purchases are numbered without gaps, since nothing is ever deleted: the highest number is what was spent.
 _SCHEMA = """
 CREATE TABLE prompts (
     prompt_id TEXT PRIMARY KEY,
-    prompt TEXT  -- for people; NULL where nobody has to read it
+    prompt TEXT,  -- for people; NULL where nobody has to read it
+    digest TEXT NOT NULL
 );
 CREATE TABLE events (
-    event_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    event_id INTEGER PRIMARY KEY,
     kind TEXT NOT NULL CHECK (kind IN
         ('settings', 'request', 'withdraw', 'answer', 'decline', 'broken', 'skip', 'undo', 'unused')),
     prompt_id TEXT REFERENCES prompts (prompt_id),
@@ -25,6 +28,7 @@ CREATE TABLE events (
     epoch INTEGER,
     undoes INTEGER UNIQUE REFERENCES events (event_id),
     happened_at TEXT NOT NULL,
+    digest TEXT NOT NULL,  -- of this row and the digest before it
     CHECK (prompt_id IS NOT NULL OR kind = 'settings')
 );
 CREATE INDEX settings_of_the_run ON events (event_id) WHERE kind = 'settings';
@@ -48,49 +52,32 @@ CREATE TRIGGER purchases_are_final BEFORE UPDATE ON purchases
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER purchases_stay BEFORE DELETE ON purchases BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
-# Version 1 kept one row a prompt, knew neither author nor price, and left the budget to whoever opened it.
-_FROM_1 = """
-INSERT INTO events (kind, value, price, happened_at)
-    SELECT 'settings', json_object(
-        'budget', (SELECT count(*) FROM answers WHERE label IS NOT NULL),
-        'label_column', (SELECT coalesce(min(j.key), 'solution') FROM answers a, json_each(a.label) j),
-        'answer_format', 'text'), 0, (SELECT coalesce(min(answered_at), '') FROM answers);
-INSERT INTO prompts SELECT prompt_id, NULL FROM answers;
-INSERT INTO events (kind, prompt_id, value, price, purpose, epoch, happened_at)
-    SELECT 'request', prompt_id, json_object('purpose', purpose, 'route', NULL, 'score', NULL, 'suggestion', NULL), 0,
-        purpose, epoch, answered_at FROM answers ORDER BY rowid;
-INSERT INTO purchases (prompt_id) SELECT prompt_id FROM answers WHERE label IS NOT NULL ORDER BY rowid;
-INSERT INTO events (kind, prompt_id, value, price, purpose, epoch, happened_at)
-    SELECT iif(label IS NULL, 'decline', 'answer'), prompt_id, label, 0, purpose, epoch, answered_at
-    FROM answers ORDER BY rowid;
-DROP TABLE answers;
-DROP TABLE meta;
-"""
+_DEFINITIONS = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name"
 
 
-def migrate(connection: sqlite3.Connection, path: Path) -> None:
-    """
-    Bring the tables up to date, inside the caller's transaction.
-
-    Args:
-        connection (`sqlite3.Connection`): the file.
-        path (`Path`): its name, for messages.
-
-    Raises:
-        ValueError: if the file was written by a newer version.
-    """
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        raise ValueError(
-            f"{path} has ledger version {version}, but this release reads up to {SCHEMA_VERSION}. "
-            "Upgrade pivottrace-trl."
-        )
-    if version == SCHEMA_VERSION:
-        return
-    for script in [_SCHEMA, _FROM_1] if version == 1 else [_SCHEMA]:
-        for statement in _split_statements(script):
-            connection.execute(statement)
+def create_tables(connection: sqlite3.Connection) -> None:
+    """Make the tables in an empty database."""
+    connection.execute("BEGIN IMMEDIATE")
+    for statement in _split_statements(_SCHEMA):
+        connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute("COMMIT")
+
+
+def has_our_tables(connection: sqlite3.Connection) -> bool:
+    """Whether tables, indices and triggers are those of `create_tables`, to the letter."""
+    return connection.execute(_DEFINITIONS).fetchall() == _our_definitions()
+
+
+@cache
+def _our_definitions() -> list[tuple[str]]:
+    ours = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        create_tables(ours)
+        return ours.execute(_DEFINITIONS).fetchall()
+    finally:
+        ours.close()
 
 
 def _split_statements(script: str) -> Iterator[str]:

@@ -1,8 +1,11 @@
 """What the events of a ledger amount to. Knows no database."""
 
+import json
 from dataclasses import dataclass, field
 from sys import intern
 from typing import Any
+
+from .file import Event
 
 
 @dataclass
@@ -12,6 +15,7 @@ class LedgerState:
 
     Attributes:
         last_event (`int`): the latest event taken up.
+        digest (`str`): its digest, which depends on all events before it.
         settings (`dict[str, Any]`): `budget`, `label_column`, `answer_format`; empty before the first run.
         requests (`dict[str, dict[str, Any]]`): what was last asked about each prompt that was ever asked about.
         open_ids (`dict[str, None]`): prompts that are asked for and not answered.
@@ -24,6 +28,7 @@ class LedgerState:
     """
 
     last_event: int = 0
+    digest: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     requests: dict[str, dict[str, Any]] = field(default_factory=dict)
     open_ids: dict[str, None] = field(default_factory=dict)
@@ -51,43 +56,31 @@ class LedgerState:
         event, asked = self.paid.get(identity, (None, 0))
         return event is not None and (event <= start or asked <= routing)
 
-    def fold(
-        self,
-        event: int,
-        kind: str,
-        identity: str,
-        value: Any,
-        author: str | None,
-        epoch: int | None,
-        undone: str | None,
-    ) -> None:
+    def fold(self, event: Event, undone: str | None) -> None:
         """
         Take up the next event.
 
         Args:
-            event (`int`): its number.
-            kind (`str`): its kind.
-            identity (`str`): its prompt.
-            value (`Any`): its value.
-            author (`str`, *optional*): its author.
-            epoch (`int`, *optional*): epoch that asks.
+            event ([`Event`]): the event.
             undone (`str`, *optional*): kind of the event that it undoes.
         """
-        self.last_event = event
+        self.last_event, self.digest = event.event_id, event.digest
+        kind, identity = event.kind, event.prompt_id or ""
+        value: Any = json.loads(event.value) if event.value else None
         if kind == "settings":
             self.settings = value
         elif kind == "request":
             # Of a million requests the words are the same: they are kept once.
             words = ("purpose", "route")
             self.requests[identity] = {intern(k): intern(v) if v and k in words else v for k, v in value.items()}
-            self._routings[identity] = -1 if value["purpose"] == "probe" else epoch or 0
+            self._routings[identity] = -1 if value["purpose"] == "probe" else event.epoch or 0
             self.open_ids[identity] = None
         elif kind == "withdraw":
             self.open_ids.pop(identity, None)
         elif kind == "answer":
             self.labels[identity] = value
-            self.authors[identity] = author or ""
-            self.paid.setdefault(identity, (event, self._routings.get(identity, -1)))
+            self.authors[identity] = event.author or ""
+            self.paid.setdefault(identity, (event.event_id, self._routings.get(identity, -1)))
             self.closed.pop(identity, None)
             self.open_ids.pop(identity, None)
         elif kind in ("decline", "broken"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from .queries import Answer
+from .queries import Answer, is_empty
 from .view import LedgerView
 
 
@@ -33,13 +33,14 @@ class LabelVault:
         dataset ([`~datasets.Dataset`]):
             The pool with its labels. It is referred to, not copied.
         label_columns (`Sequence[str]`):
-            Columns that are sold.
+            Columns that are sold; the first holds the label.
         prompt_ids (`Sequence[str]`):
             Id of each row.
         locked_columns (`Sequence[str]`, *optional*):
             Columns that are not sold, but may tell the label.
     """
 
+    author = "dataset"
     # Its answers cost nothing to give again, so that a crash may lose more of them; each batch is a write to the disk.
     batch_size = 1024
 
@@ -56,13 +57,18 @@ class LabelVault:
         self._row = {identity: row for row, identity in enumerate(prompt_ids)}
 
     def ask(self, prompt_ids: Sequence[str]) -> list[Answer]:
-        """Return the labels of these rows; `None` where every label column is empty."""
+        """Return the labels of these rows; `None` where the first label column is empty, whatever the others hold."""
         answers = []
         labels = self._read(prompt_ids, self._label_columns)
         for identity, label in zip(prompt_ids, labels, strict=True):
-            is_empty = all(value in (None, "", []) for value in label.values())
-            answers.append(Answer(identity, None if is_empty else label, author="dataset"))
+            # NaN is how tables write that there is nothing; JSON has no word for it.
+            label = {name: None if value != value else value for name, value in label.items()}
+            has_none = is_empty(label[self._label_columns[0]])
+            answers.append(Answer(identity, None if has_none else label, self.author))
         return answers
+
+    def __contains__(self, prompt_id: str) -> bool:
+        return prompt_id in self._row
 
     def unlock(self, ledger: LedgerView, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:
         """

@@ -16,11 +16,20 @@ class LedgerView:
     """
 
     def __init__(self, state: LedgerState):
-        self._state = state
+        self._memory: LedgerState | None = state
+
+    @property
+    def _state(self) -> LedgerState:
+        assert self._memory is not None
+        return self._memory
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return self._state.settings
 
     def snapshot(self) -> LedgerState:
         """The state as other processes need it: without what was asked about open prompts."""
-        return replace(self._state, requests={})
+        return replace(self._state, requests={}, settings=self._settings)
 
     @property
     def last_event(self) -> int:
@@ -38,17 +47,17 @@ class LedgerView:
     @property
     def budget(self) -> int:
         """Number of labels that may be bought in all."""
-        return self._state.settings["budget"]
+        return self._settings["budget"]
 
     @property
     def label_column(self) -> str:
         """Column under which the reward functions expect an answer."""
-        return self._state.settings["label_column"]
+        return self._settings["label_column"]
 
     @property
     def answer_format(self) -> str:
         """`"math"` or `"text"`."""
-        return self._state.settings["answer_format"]
+        return self._settings["answer_format"]
 
     @property
     def num_bought(self) -> int:

@@ -23,7 +23,7 @@ def print_status(status: AnnotationStatus) -> None:
         table.add_row("queue done in", f"{sum(status.queue.values()) / status.per_hour:.1f} hours at this pace")
     table.add_row("last answer", status.last_answer or "none yet")
     table.add_row("broken, declined", f"{status.broken}, {status.declined}")
-    table.add_row("kept, not used", str(status.unused))
+    table.add_row("not used", str(status.unused))
     for author, count in status.answers_by_author.items():
         table.add_row(f"answered by {author}", str(count))
     Console().print(table)

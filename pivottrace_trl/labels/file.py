@@ -1,0 +1,295 @@
+"""The ledger's file: whose it is, whether it is sound, and transactions that always come to an end."""
+
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..files import replace_atomically
+from .schema import APPLICATION_ID, SCHEMA_VERSION, create_tables, has_our_tables
+
+
+_MAGIC = b"SQLite format 3\0"
+_APPLICATION_ID_AT = slice(68, 72)  # https://www.sqlite.org/fileformat.html#the_database_header
+
+
+class Event(NamedTuple):
+    """A row of the table `events`; see `schema.py`."""
+
+    event_id: int
+    kind: str
+    prompt_id: str | None
+    value: str | None
+    author: str | None
+    price: float
+    purpose: str | None
+    route: str | None
+    epoch: int | None
+    undoes: int | None
+    happened_at: str
+    digest: str
+
+
+_COLUMNS = ", ".join(Event._fields)
+_INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES ({', '.join('?' * len(Event._fields))})"
+_SELECT = (
+    f"SELECT {', '.join('e.' + name for name in Event._fields)}, u.kind "
+    "FROM events e LEFT JOIN events u ON u.event_id = e.undoes WHERE e.event_id > ? ORDER BY e.event_id"
+)
+
+
+class LedgerFile:
+    """
+    A sound ledger file, open. Opening it reads all of it and writes nothing.
+
+    Args:
+        path (`Path`):
+            The file.
+        take (`Callable[[Event, str | None], None]`):
+            Told of each event, and of the kind of the event that it undoes.
+
+    Raises:
+        ValueError: if it is no ledger, or damaged. In any case it is left as it is.
+    """
+
+    def __init__(self, path: Path, take: Callable[[Event, str | None], None]):
+        self.path = path
+        self._is_closed = False
+        self._connection: sqlite3.Connection | None = None
+        self._examine(take)
+
+    def _examine(self, take: Callable[[Event, str | None], None]) -> None:
+        """Read all of it through a connection that may not write, so that damage, and the log, stay as they are."""
+        check_header(self.path)
+        try:
+            self._connection = self._connect("ro")
+            self._connection.execute("BEGIN")  # one moment of the file, whoever writes to it meanwhile
+            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+            if version != SCHEMA_VERSION:
+                raise ValueError(
+                    f"{self.path} has ledger version {version}, but this release reads version {SCHEMA_VERSION}. Use "
+                    "the release of pivottrace-trl that wrote it."
+                )
+            (found,) = self._connection.execute("PRAGMA integrity_check(1)").fetchone()
+            if found != "ok":
+                raise self._damage(found)
+            if not has_our_tables(self._connection):
+                raise self._damage("its tables are not what was written")
+            paid: set[str | None] = set()
+
+            def note(event: Event, undone: str | None) -> None:
+                if event.kind == "answer":
+                    paid.add(event.prompt_id)
+                take(event, undone)
+
+            self.read(0, "", note)
+            for row in self._connection.execute("SELECT prompt_id, prompt, digest FROM prompts"):
+                self._check_prompt(row)
+            charged = {row[0] for row in self._connection.execute("SELECT prompt_id FROM purchases").fetchall()}
+            if charged != paid:
+                raise self._damage(f"{len(charged)} purchases do not match {len(paid)} answered prompts")
+        except sqlite3.OperationalError as error:
+            raise ValueError(
+                f"{self.path} cannot be opened as a ledger ({error}). Close the program that holds it, or put back a "
+                "copy; it is left as it is."
+            ) from error
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes what it cannot read
+            raise self._damage(error) from error
+        finally:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    @classmethod
+    def create(cls, path: Path) -> None:
+        """Make an empty ledger: a file that is there is complete, whenever the power fails."""
+
+        def write(temporary: Path) -> None:
+            connection = sqlite3.connect(temporary, isolation_level=None)
+            try:
+                create_tables(connection)
+                connection.execute("PRAGMA journal_mode=WAL")
+            finally:
+                connection.close()
+
+        replace_atomically(path, write)
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        uri = f"{self.path.absolute().as_uri()}?mode={mode}"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60.0, check_same_thread=False)
+        # With less, a commit that was acknowledged may be lost when the power fails.
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        if mode == "rw":
+            connection.execute("PRAGMA journal_mode=WAL")  # a copy made by `backup` has no log
+        return connection
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """The connection; a new one after one that could not be trusted any more."""
+        if self._is_closed:
+            raise sqlite3.ProgrammingError(f"{self.path} was closed")
+        if self._connection is None:
+            self._connection = self._connect("rw")
+        return self._connection
+
+    def _damage(self, reason: object) -> ValueError:
+        return ValueError(f"{self.path} is damaged ({reason}). Put back a copy; it is left as it is.")
+
+    def begin(self) -> None:
+        """Begin to write; waits for other processes that do."""
+        self.rollback()  # of what was left by a clean-up that was itself interrupted
+        self.connection.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        """Keep what was written."""
+        self.connection.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Drop what was written since `begin`, if there is a transaction at all; afterwards there is none."""
+        connection = self._connection
+        if connection is None or not connection.in_transaction:
+            return
+        try:
+            connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            # Closing drops it in any case; the next use opens another one.
+            self._connection = None
+            connection.close()
+
+    def read(self, after: int, digest: str, take: Callable[[Event, str | None], None]) -> None:
+        """
+        Read the events after one.
+
+        Args:
+            after (`int`): its number.
+            digest (`str`): its digest.
+            take (`Callable[[Event, str | None], None]`): told of each event, and of the kind of the one it undoes.
+
+        Raises:
+            ValueError: if an event is not what was written.
+        """
+        cursor = self.connection.cursor()
+        try:
+            cursor.execute(_SELECT, (after,))
+            for *row, undone in cursor:
+                event = Event(*row)
+                if event.digest != _chain(digest, event):
+                    raise self._damage(f"event {event.event_id} is not what was written")
+                digest = event.digest
+                take(event, undone)
+        finally:
+            cursor.close()
+
+    def append(self, event: Event, previous: str) -> Event:
+        """
+        Write an event.
+
+        Args:
+            event (`Event`): the event, without its digest.
+            previous (`str`): digest of the event before.
+
+        Returns:
+            `Event`: the event with its digest.
+        """
+        event = event._replace(digest=_chain(previous, event))
+        self.connection.execute(_INSERT, event)
+        return event
+
+    def add_prompt(self, prompt_id: str, prompt: str | None) -> None:
+        """Keep a prompt; its text may come later."""
+        self.connection.execute(
+            "INSERT INTO prompts VALUES (?, ?, ?) ON CONFLICT (prompt_id) DO UPDATE SET prompt = excluded.prompt, "
+            "digest = excluded.digest WHERE prompts.prompt IS NULL AND excluded.prompt IS NOT NULL",
+            (prompt_id, prompt, _digest([prompt_id, prompt])),
+        )
+
+    def prompt(self, prompt_id: str) -> str | None:
+        """The text of a prompt."""
+        row = self.find("SELECT prompt_id, prompt, digest FROM prompts WHERE prompt_id = ?", (prompt_id,))
+        return self._check_prompt(row or (prompt_id, None, ""))
+
+    def _check_prompt(self, row: Sequence[Any]) -> str | None:
+        prompt_id, prompt, digest = row
+        if digest != _digest([prompt_id, prompt]):
+            raise self._damage(f"prompt {prompt_id} is not what was written")
+        return prompt
+
+    def add_purchase(self, prompt_id: str) -> None:
+        """Charge a prompt to the budget; the database refuses one too many, and one that was charged before."""
+        self.connection.execute("INSERT INTO purchases (prompt_id) VALUES (?)", (prompt_id,))
+
+    def find(self, query: str, arguments: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
+        """The first row of a query."""
+        cursor = self.connection.cursor()
+        try:
+            return cursor.execute(query, arguments).fetchone()
+        finally:
+            cursor.close()
+
+    def backup(self, target: Path, take: Callable[[Event, str | None], None]) -> None:
+        """
+        Copy the ledger as it is now, its log included, into one file that was read back; others may go on writing.
+
+        Args:
+            target (`Path`): the copy; an older copy is replaced, anything else is not.
+            take (`Callable[[Event, str | None], None]`): told of each event of the copy.
+
+        Raises:
+            ValueError: if `target` is the ledger itself, or something else that is no ledger.
+        """
+        if target.exists():
+            check_header(target)
+            if target.samefile(self.path):
+                raise ValueError(f"{target} is the ledger itself. Name another file.")
+
+        def write(temporary: Path) -> None:
+            copy = sqlite3.connect(temporary, isolation_level=None)
+            try:
+                self.connection.backup(copy)
+                copy.execute("PRAGMA journal_mode=DELETE")
+            finally:
+                copy.close()
+            LedgerFile(temporary, take).close()
+
+        replace_atomically(target, write)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._is_closed = True
+        if self._connection is not None:
+            self._connection.close()
+
+
+def check_header(path: Path) -> None:
+    """
+    Look at the first bytes of a file, and write nothing: a database of another program must not even be opened as one,
+    as that may change it.
+
+    Args:
+        path (`Path`): the file.
+
+    Raises:
+        ValueError: if it is no ledger.
+    """
+    reason = "it is a folder"
+    if not path.is_dir():
+        with path.open("rb") as file:
+            header = file.read(100)
+        reason = "it is empty" if not header else "it is no SQLite file"
+        if header.startswith(_MAGIC):
+            if header[_APPLICATION_ID_AT] == APPLICATION_ID.to_bytes(4, "big"):
+                return
+            reason = "it is a database of another program"
+    raise ValueError(f"{path} is no ledger: {reason}. Move it away, or choose another folder; it is left as it is.")
+
+
+def _chain(previous: str, event: Event) -> str:
+    return _digest([previous, *event[:-1]])
+
+
+def _digest(values: list[Any]) -> str:
+    """It tells damage, not forgery."""
+    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()

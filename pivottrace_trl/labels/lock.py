@@ -1,0 +1,80 @@
+"""One run at a time in a folder."""
+
+import logging
+import os
+import sys
+import threading
+import weakref
+from pathlib import Path
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, 1024, os.SEEK_SET)  # what is locked cannot be read: not the number of the process
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+logger = logging.getLogger(__name__)
+_held: "weakref.WeakValueDictionary[Path, RunLock]" = weakref.WeakValueDictionary()
+_held_lock = threading.Lock()
+
+
+class RunLock:
+    """
+    Held by one process at a time. It is free again when nobody in that process refers to it any more; when the process
+    dies, the system frees it.
+
+    Args:
+        path (`Path`):
+            The file that is locked; made if absent, and never deleted.
+
+    Raises:
+        RuntimeError: if another process holds it.
+    """
+
+    def __init__(self, path: Path):
+        self.pid = os.getpid()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        close = weakref.finalize(self, os.close, descriptor)
+        try:
+            _lock(descriptor)
+        except (BlockingIOError, PermissionError):
+            holder = os.read(descriptor, 20).decode(errors="replace")
+            close()
+            raise RuntimeError(
+                f"{path.parent} belongs to a run that is alive (process {holder or 'unknown'}): two runs in one "
+                "folder would mix their labels. Wait for its end, or choose another `output_dir`. Beside a run there "
+                "is room for `pivottrace annotate` and `pivottrace desk`."
+            ) from None
+        except OSError as error:
+            logger.warning(f"{path.parent} cannot be locked ({error}). Do not start a second run in this folder.")
+        os.ftruncate(descriptor, 0)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        os.write(descriptor, str(self.pid).encode())
+
+
+def hold(path: Path) -> RunLock:
+    """
+    Take the lock, or share it with what holds it in this process.
+
+    Args:
+        path (`Path`): the file that is locked.
+
+    Returns:
+        [`RunLock`]: keep it as long as the run lives.
+    """
+    key = path.absolute()
+    with _held_lock:
+        lock = _held.get(key)
+        # A forked process inherits the entry, not the right.
+        if lock is None or lock.pid != os.getpid():
+            lock = RunLock(path)
+            _held[key] = lock
+        return lock
