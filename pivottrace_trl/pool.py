@@ -9,6 +9,11 @@ from typing import Any
 from datasets import Dataset
 
 
+# Ids pass through spreadsheets, which take 1234567890123456 and 12e4567890123456 for numbers, 0012 for 12, P12 for
+# money and 2-3 for a date, each country in its own way. A word without a digit is none of these anywhere.
+_LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
+
+
 def _check_prompt(row: int, prompt: Any) -> None:
     """Raise `ValueError` if this is neither a text nor a conversation, or an empty one."""
     is_text = isinstance(prompt, str)
@@ -32,14 +37,14 @@ def prompt_id(prompt: Any) -> str:
             Plain text, or a conversation as TRL has it.
 
     Returns:
-        `str`: 16 hexadecimal digits of the SHA-256 of the normalised prompt.
+        `str`: 64 bits of the SHA-256 of the normalised prompt as 16 letters from a to p.
     """
     text = prompt
     if not isinstance(prompt, str):
         is_plain = len(prompt) == 1 and prompt[0].get("role") == "user" and isinstance(prompt[0].get("content"), str)
         text = prompt[0]["content"] if is_plain else json.dumps(prompt, ensure_ascii=False, sort_keys=True)
     normalised = " ".join(unicodedata.normalize("NFC", text).split())
-    return hashlib.sha256(normalised.encode()).hexdigest()[:16]
+    return hashlib.sha256(normalised.encode()).hexdigest()[:16].translate(_LETTERS)
 
 
 def prompt_text(prompt: Any) -> str:

@@ -7,13 +7,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress_bar(description: str, total: int, shown: bool = True) -> Iterator[Callable[[int], None]]:
+def progress_bar(description: str, total: int | None, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """
     Show a progress bar with an estimate of the time left.
 
     Args:
         description (`str`): what is being done.
-        total (`int`): number of items.
+        total (`int` or `None`): number of items, if it is known.
         shown (`bool`, *optional*, defaults to `True`): whether to show it.
 
     Yields:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from pivottrace_trl import AnnotationLedger, Query, annotation_status, export_queue, import_answers
 from pivottrace_trl.cli import main
-from pivottrace_trl.exchange.tables import SUFFIXES, WRITERS, guard_cell, read_rows, unguard_cell
+from pivottrace_trl.exchange.reading import read_items
+from pivottrace_trl.exchange.tables import SUFFIXES, WRITERS, guard_cell, unguard_cell
 
 
 IDS = [f"p{number}" for number in range(13)]
@@ -38,6 +39,13 @@ def ledger(tmp_path):
 
 def take(ledger, path, author="ann", **options):
     return import_answers(ledger, path, author, progress=False, **options)
+
+
+def read_rows(path):
+    """All columns of a file."""
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pylist()
+    return [item.row for item in read_items(path, IDS.__contains__)]
 
 
 def fill(path, file_format, answers):
@@ -154,7 +162,7 @@ def test_label_studio_exports(ledger, tmp_path):
     report = take(ledger, path)
     assert ledger.bought_ids == {"p0", "p2", "p4"} and ledger.label("p2") == {"solution": "3"}
     assert ledger.author("p0") == "4"
-    assert (report.recorded, report.unanswered, report.rejected) == (3, 3, 3)
+    assert (report.recorded, report.unanswered, report.rejected) == (3, 2, 4)
     path.write_text(json.dumps([{"id": 3, "prompt_id": "p1", "answer": "2", "annotator": 1, "lead_time": 3.5}]))
     assert take(ledger, path).recorded == 1
 
@@ -247,7 +255,7 @@ def test_the_command_line(ledger, tmp_path, capsys):
     assert main(["annotate", "import", run, str(path), "--author", "eve", "--price", "0.2"]) == 0
     said = capsys.readouterr().out
     assert "1 answers recorded, 0 known before, 2 not answered yet, 1 rejected. 1 of 6 labels" in said
-    assert "1 unreadable answer" in said and "queue.rejected.jsonl" in said
+    assert "1 unreadable answer" in said and "queue.csv.rejected-" in said
     assert main(["annotate", "status", run]) == 0
     said = capsys.readouterr().out
     assert "1 of 6" in said and "answered by eve" in said and "0.20" in said

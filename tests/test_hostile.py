@@ -21,7 +21,8 @@ from pivottrace_trl import AnnotationLedger, PoolRouter, PoolScorer, Query, Tria
 from pivottrace_trl.collapse import CollapseMonitor
 from pivottrace_trl.desk.markup import Attempt, attempt_html, load_attempts, to_markdown
 from pivottrace_trl.exchange import annotation_status
-from pivottrace_trl.exchange.tables import WRITERS, read_rows
+from pivottrace_trl.exchange.reading import read_items
+from pivottrace_trl.exchange.tables import WRITERS
 from pivottrace_trl.labels.queries import Answer
 from pivottrace_trl.loading import load_pool
 from pivottrace_trl.report.runs import find_runs
@@ -110,13 +111,21 @@ def make_attempts(folder: Path) -> Path:
     return folder / "attempts.parquet"
 
 
+def read_answers(path):
+    """The rows of a file; a row that is rejected counts as one that was noticed."""
+    items = list(read_items(path, IDS.__contains__))
+    if errors := [item.error for item in items if item.error]:
+        raise ValueError(f"{path}: {errors[0]}")
+    return [item.row for item in items]
+
+
 READERS = {
     "pool": (make_pool_file, lambda path: pool_ids(load_pool(str(path)))),
     "pool table": (make_pool_table, lambda path: pool_ids(load_pool(str(path)))),
-    "answers": (make_answers("jsonl", ".jsonl"), read_rows),
-    "spreadsheet": (make_answers("csv", ".csv"), read_rows),
-    "answers table": (make_answers("parquet", ".parquet"), read_rows),
-    "tasks": (make_answers("label-studio", ".json"), read_rows),
+    "answers": (make_answers("jsonl", ".jsonl"), read_answers),
+    "spreadsheet": (make_answers("csv", ".csv"), read_answers),
+    "answers table": (make_answers("parquet", ".parquet"), read_answers),
+    "tasks": (make_answers("label-studio", ".json"), read_answers),
     "ledger": (make_ledger_file, read_ledger),
     "checkpoint": (make_checkpoint, read_checkpoint),
     "checkpoint table": (lambda f: make_checkpoint(f).with_suffix(".parquet"), read_checkpoint),
@@ -231,7 +240,7 @@ def test_no_row_of_an_import_is_lost(rows, tmp_path_factory):
         (json.dumps({"prompt_id": IDS[0], "answer": {"a": 5}}).encode(), "must be a text or a number"),
         (json.dumps({"prompt_id": IDS[0], "answer": True}).encode(), "must be a text or a number"),
         (json.dumps({"prompt_id": IDS[0], "answer": "5", "price": 10**400}).encode(), "`price` is 1000"),
-        (json.dumps({"prompt_id": IDS[0], "answer": "\ud800"}).encode(), "half characters"),
+        (json.dumps({"prompt_id": IDS[0], "answer": "\ud800"}).encode(), "half a character"),
         (json.dumps({"prompt_id": IDS[0], "answer": "5", "author": "\udfff"}).encode(), "half characters"),
         (json.dumps({"prompt_id": "\ud800", "answer": "5"}).encode(), "unknown prompt"),
     ],
@@ -250,18 +259,15 @@ def test_rows_that_are_refused_say_why(content, message, tmp_path):
 def test_odd_spreadsheets(tmp_path):
     path = tmp_path / "answers.csv"
     path.write_text("\ufeffprompt_id;answer\r" + f"{IDS[0]};5\r{IDS[1]};\u0665\u202e\r", encoding="utf-8", newline="")
-    assert [row["answer"] for row in read_rows(path)] == ["5", "\u0665\u202e"]
+    assert [row["answer"] for row in read_answers(path)] == ["5", "\u0665\u202e"]
     path.write_text("prompt_id,answer,answer\n1,2,3\n")
     with pytest.raises(ValueError, match="'answer' twice"):
-        read_rows(path)
-    path.write_text("prompt_id,answer\n1," + "x" * 10_000_001)
-    with pytest.raises(ValueError, match="answers.csv cannot be read.*field"):
-        read_rows(path)
-    path.write_text("prompt_id,answer\n1," + "x" * 9_999_999)
-    assert len(read_rows(path)[0]["answer"]) == 9_999_999
-    path.write_bytes("prompt_id,answer\n1,é".encode("latin-1"))
-    with pytest.raises(ValueError, match="save it again as UTF-8"):
-        read_rows(path)
+        read_answers(path)
+    path.write_text("prompt_id,answer\n1," + "x" * 99_999)
+    assert len(read_answers(path)[0]["answer"]) == 99_999
+    path.write_bytes("prompt_id;réponse\n1,2".encode("latin-1"))
+    with pytest.raises(ValueError, match="no header in UTF-8"):
+        read_answers(path)
 
 
 @pytest.mark.parametrize(

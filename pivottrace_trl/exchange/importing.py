@@ -1,19 +1,19 @@
 """Answers from files."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..answers import AnswerFormat, resolve_format
-from ..files import replace_atomically
 from ..labels.ledger import AnnotationLedger
 from ..labels.queries import Answer, Outcome
 from ..progress import progress_bar
-from .label_studio import from_task
-from .tables import Row, read_rows
+from .label_studio import from_label_studio
+from .reading import Item, read_items
+from .rejected import RejectedFile
 
 
 # Rows of one transaction: an interruption costs no more than these, and the same file can be imported again.
@@ -55,7 +55,7 @@ def import_answers(
     table with columns `prompt_id` and `answer` (and `author`, `price`).
 
     Importing a file again changes nothing. Each row stands on its own: those that cannot be taken are written to
-    `<name>.rejected.jsonl` beside the file, with the reason, and the others are kept.
+    `<file>.rejected-<digest>.jsonl` beside the file, with the reason, and the others are kept.
 
     Args:
         ledger ([`AnnotationLedger`]):
@@ -79,66 +79,65 @@ def import_answers(
         ValueError: if it cannot be read at all, or no row has the columns `prompt_id` and `answer`.
     """
     path = Path(path)
-    rows = [row for item in read_rows(path) for row in (from_task(item) if "data" in item else [item])]
-    if rows and not any("prompt_id" in row and "answer" in row for row in rows):
-        raise ValueError(
-            f"{path} has no columns `prompt_id` and `answer`, only {sorted(set().union(*rows))}. Nothing was imported."
-        )
     counts: Counter[str] = Counter()
-    rejected: list[Row] = []
     answer_format = resolve_format(ledger.answer_format)
-    with progress_bar("Importing answers", len(rows), progress) as advance:
-        for start in range(0, len(rows), _CHUNK_SIZE):
-            chunk = list(enumerate(rows[start : start + _CHUNK_SIZE], start))
-            answers: list[tuple[int, Answer]] = []
-            for number, row in chunk:
+    columns: set[str] = set()
+    has_columns = False
+
+    def is_same(first: dict[str, Any], second: dict[str, Any]) -> bool:
+        one, other = (str(label.get(ledger.label_column)) for label in (first, second))
+        return one == other or answer_format.are_equivalent(one, other)
+
+    items = read_items(path, lambda text: ledger.query(text) is not None)
+    rows = (row for item in items for row in from_label_studio(item))
+    with RejectedFile(path) as rejected, progress_bar("Importing answers", None, progress) as advance:
+        while chunk := list(islice(rows, _CHUNK_SIZE)):
+            answers: list[tuple[Item, Answer]] = []
+            refused: list[tuple[Item, str]] = []
+            for item in chunk:
+                if item.error is None:
+                    columns |= set(item.row)
+                has_columns |= {"prompt_id", "answer"} <= set(item.row)
                 try:
-                    answer = _to_answer(row, ledger, answer_format, author, price)
+                    answer = _to_answer(item, ledger, answer_format, author, price)
                 except ValueError as error:
-                    kind = "unreadable answer" if "answer" in row and "prompt_id" in row else "malformed row"
-                    counts[kind] += 1
-                    rejected.append({"row": number + 1, "reason": str(error), **_plain(row)})
+                    is_whole = item.error is None and {"prompt_id", "answer"} <= set(item.row)
+                    counts["unreadable answer" if is_whole else "malformed row"] += 1
+                    refused.append((item, str(error)))
                     continue
                 if answer is None:
                     counts["unanswered"] += 1
                 else:
-                    answers.append((number, answer))
-
-            def is_same(first: dict[str, Any], second: dict[str, Any]) -> bool:
-                one, other = (str(label.get(ledger.label_column)) for label in (first, second))
-                return one == other or answer_format.are_equivalent(one, other)
-
+                    answers.append((item, answer))
             outcomes = ledger.record([answer for _, answer in answers], is_same, replace)
-            for (number, answer), outcome in zip(answers, outcomes, strict=True):
+            for (item, answer), outcome in zip(answers, outcomes, strict=True):
                 counts[outcome.value] += 1
                 if outcome not in (Outcome.RECORDED, Outcome.DUPLICATE):
-                    reason = _reason(ledger, answer, outcome)
-                    rejected.append({"row": number + 1, "reason": reason, **_plain(rows[number])})
+                    refused.append((item, _reason(ledger, answer, outcome)))
+            rejected.add(refused)
             advance(len(chunk))
-    rejected_path = path.with_name(f"{path.stem}.rejected.jsonl")
-    if rejected:
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in sorted(rejected, key=lambda r: r["row"]))
-        # Half a character, which UTF-8 cannot hold, is written as JSON escapes it.
-        content = lines.encode("utf-8", "backslashreplace")
-        replace_atomically(rejected_path, lambda temporary: temporary.write_bytes(content))
-    else:
-        rejected_path.unlink(missing_ok=True)  # of an earlier import of the same file
+        if columns and not has_columns:
+            raise ValueError(
+                f"{path} has no columns `prompt_id` and `answer`, only {sorted(columns)[:20]}. Nothing was imported."
+            )
+        rejected.finish()
     taken = (Outcome.RECORDED.value, Outcome.DUPLICATE.value, "unanswered")
     return ImportReport(
         recorded=counts[Outcome.RECORDED.value],
         duplicates=counts[Outcome.DUPLICATE.value],
         unanswered=counts["unanswered"],
-        rejected=len(rejected),
+        rejected=rejected.num_rows,
         reasons={kind: count for kind, count in counts.items() if kind not in taken},
-        rejected_path=rejected_path if rejected else None,
+        rejected_path=rejected.path,
     )
 
 
 def _to_answer(
-    row: Row, ledger: AnnotationLedger, answer_format: AnswerFormat, author: str, price: float
+    item: Item, ledger: AnnotationLedger, answer_format: AnswerFormat, author: str, price: float
 ) -> Answer | None:
-    if "error" in row:
-        raise ValueError(row["error"])
+    if item.error is not None:
+        raise ValueError(item.error)
+    row = item.row
     identity, text = row.get("prompt_id"), row.get("answer")
     if not identity or not isinstance(identity, str):
         raise ValueError(f"`prompt_id` is {identity!r}, but must be one of an exported queue")
@@ -146,12 +145,13 @@ def _to_answer(
         return None
     if isinstance(text, bool) or not isinstance(text, (str, int, float, Decimal)):
         raise ValueError(f"the answer is {text!r:.80}, but must be a text or a number")
-    text = str(text)
+    # A column of whole numbers in which some are missing is one of floats to many a program.
+    text = str(int(text)) if isinstance(text, float) and text.is_integer() and abs(text) < 2**53 else str(text)
     if not text.strip():
         raise ValueError("the answer is empty")
     row_price = row.get("price")
     try:
-        paid = price if row_price in (None, "") else float(row_price)  # type: ignore[arg-type]
+        paid = price if row_price in (None, "") or row_price != row_price else float(row_price)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError):
         paid = float("nan")
     if not 0.0 <= paid < float("inf"):
@@ -170,11 +170,3 @@ def _reason(ledger: AnnotationLedger, answer: Answer, outcome: Outcome) -> str:
     if outcome is Outcome.OVER_BUDGET:
         return f"over budget: all {ledger.budget} labels are bought"
     return "unknown prompt: this run never asked for it"
-
-
-def _plain(row: Row) -> Row:
-    """What JSON can hold of a row; Parquet may bring other types."""
-    try:
-        return json.loads(json.dumps(row, ensure_ascii=False, default=str))
-    except (ValueError, RecursionError):  # too deep, or a number of too many digits
-        return {name: f"{value!r:.1000}" for name, value in row.items()}
