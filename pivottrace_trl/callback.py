@@ -139,7 +139,7 @@ class PivotDensityCallback(TrainerCallback):
         self._verifier = find_verifier(reward_funcs, label_column)
         sold = [label_column] if label_column in dataset.column_names else []
         vault = LabelVault(dataset, sold, ids, columns.locked)
-        check_prompts(dataset["prompt"], vault)
+        check_prompts(dataset.with_format(None)["prompt"], vault)
         check_form_of_prompts(reward_funcs, names, dataset, columns, self._trainer.state)
         accelerator = self._trainer.accelerator
         self._processes = Processes(accelerator.process_index, accelerator.num_processes)

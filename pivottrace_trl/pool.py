@@ -121,7 +121,7 @@ def pool_ids(dataset: Dataset, prompt_column: str = "prompt") -> list[str]:
         raise ValueError("The pool is empty: 0 rows. Check the split and the filters that made it.")
     ids = []
     first_row: dict[str, int] = {}
-    for row, prompt in enumerate(dataset[prompt_column]):
+    for row, prompt in enumerate(dataset.with_format(None)[prompt_column]):
         _check_prompt(row, prompt)
         identity = prompt_id(prompt)
         if identity in first_row:

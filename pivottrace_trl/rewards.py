@@ -70,6 +70,7 @@ class LabelRouter:
             to always.
 
     Attributes:
+        has_pseudo_labels (`bool`): whether votes are labels at all; not where the verifier requires a locked column.
         num_withheld (`int`): groups of the latest batch that got no reward.
         monitor ([`CollapseMonitor`]): pauses the pseudo-labels when they do harm.
     """
@@ -83,6 +84,7 @@ class LabelRouter:
     label_feature: Any = None
     processes: Processes = field(default_factory=Processes)
     is_training: Callable[[], bool] = lambda: True
+    has_pseudo_labels: bool = True
     num_withheld: int = 0
     monitor: CollapseMonitor = field(default_factory=CollapseMonitor)
     _latest: tuple[object, BatchLabels] | None = None
@@ -188,7 +190,12 @@ class LabelRouter:
         return self._pseudo_label(vote) if label is None else label
 
     def _pseudo_label(self, vote: Vote) -> dict[str, Any] | None:
-        if self.monitor.is_paused or vote.answer is None or vote.agreement < self.router.config.min_agreement:
+        if (
+            not self.has_pseudo_labels
+            or self.monitor.is_paused
+            or vote.answer is None
+            or vote.agreement < self.router.config.min_agreement
+        ):
             return None
         try:
             return {self.label_column: self._to_label(vote.answer, self.label_feature)}

@@ -15,6 +15,12 @@ from pivottrace_trl.rewards import ROW_COLUMN
 from .conftest import FIRST_DIGIT, digit_reward, make_pool
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Plots take half of the time of a run as short as these, and hold no text."""
+    monkeypatch.setattr("pivottrace_trl.report.plots.save_figure", lambda figure, path: None)
+
+
 def attach(trainer, **options):
     callback = PivotDensityCallback(trainer, **{"annotation_budget": 0.5, "answer_format": FIRST_DIGIT, **options})
     trainer.add_callback(callback)
@@ -83,17 +89,25 @@ class TestColumns:
         assert all(set(row) == {"prompt", "level"} for row in annotated)
 
     def test_the_verifier_has_its_second_column_where_probes_are_verified(self, make_trainer):
-        seen = []
+        seen, formatted = [], []
 
         def reward(completions, solution, numeric, **kwargs):
             seen.extend(zip(solution, numeric, strict=True))
             return digit_reward(completions, solution)
 
-        trainer = make_trainer(two_labels(), reward, max_steps=2)
+        def format_reward(completions, solution, **kwargs):
+            formatted.extend(solution)
+            return [1.0] * len(completions)
+
+        trainer = make_trainer(two_labels(), [reward, format_reward], max_steps=4)
         callback = attach(trainer, label_column="solution", config=TriageConfig(min_agreement=0.0))
         trainer.train()
         assert len(seen) >= callback.summary()["probes"] > 0
         assert all(int(label) == number for label, number in seen)
+        # Nothing rewards a vote that nobody can verify.
+        bought = {label["solution"] for i in callback.router.prompt_ids if (label := callback.ledger.label(i))}
+        assert formatted and set(formatted) <= bought
+        assert any(entry.get("pivottrace/withheld_ratio") for entry in trainer.state.log_history)
 
     def test_a_free_column_is_no_label(self, make_trainer):
         trainer = make_trainer(two_labels(), [digit_reward, optional_reward])
@@ -196,6 +210,9 @@ KEPT = [
     (user("3+4=? Answer: 17"), "7"),
     (user("3+4=? Answer: 7"), None),
     (user("3+4=? Answer: "), ""),
+    (user(")" * 200_000 + "x"), "7"),
+    (user("Answer" + " :" * 100_000 + " 8"), "7"),
+    (user("</b>" * 50_000), "7"),
 ]
 
 
@@ -227,6 +244,23 @@ class TestPrompts:
         parts = [{"type": "text", "text": "?", "gold": "1"}]
         rows[1] = {"prompt": user(parts), "solution": "1"}
         refused(make_trainer(Dataset.from_list(rows[1:2])), r"fields \['gold'\]", annotation_budget=1)
+
+
+@pytest.mark.parametrize("format", ["torch", "numpy", "arrow"])
+def test_the_format_of_the_dataset_does_not_matter(format, make_trainer):
+    shown = []
+
+    def reward(completions, solution, level, **kwargs):
+        shown.extend([*solution, *level])
+        return digit_reward(completions, solution)
+
+    pool = two_labels().map(lambda row: {"level": 3}).with_format(format)
+    trainer = make_trainer(pool, reward, max_steps=2)
+    callback = attach(trainer, label_column="solution", free_columns=["level"])
+    trainer.train()
+    assert {type(value) for value in shown} == {int, str} and callback.summary()["annotated"] > 0
+    callback.detach()
+    assert trainer.train_dataset is pool
 
 
 class TestFormOfPrompts:

@@ -187,11 +187,14 @@ def test_nothing_that_was_not_bought_is_seen_anywhere(
         save_steps=4,
     )
     callback = attach(trainer)
-    trainer.train()
+    with monkeypatch.context() as patch:
+        # Plots take half of the time of a run as short as this, and hold no text.
+        patch.setattr("pivottrace_trl.report.plots.save_figure", lambda figure, path: None)
+        trainer.train()
     trainer.evaluate(trainer.train_dataset)
     bought = bought_rows(callback)
     callback.detach()
-    main(["report", str(run), "--output", str(tmp_path / "report")])
+    assert main(["report", str(run), "--output", str(tmp_path / "report")]) == 0
     assert 0 < len(bought) < NUM_PROMPTS and watcher.num_weak
 
     console = capfd.readouterr()

@@ -117,16 +117,22 @@ class TrainerAttachment:
         train, save_checkpoint = trainer.train, trainer._save_checkpoint
         calculate_rewards = trainer._calculate_rewards
 
+        def needs_locked(reward_func: Callable | nn.Module) -> bool:
+            return bool(required_parameters(reward_func) & set(self._locked))
+
+        # Where votes cannot be verified, nothing else is to reward them.
+        label_router.has_pseudo_labels = not needs_locked(self.reward_funcs[verifier])
+
         def route(index: int, reward_func: Callable | nn.Module) -> Callable | nn.Module:
             if isinstance(reward_func, nn.Module):
                 return reward_func
             kind = AsyncRoutedReward if is_async_callable(reward_func) else RoutedReward
-            needs_locked = bool(required_parameters(reward_func) & set(self._locked))
-            return kind(reward_func, label_router, index == verifier, needs_locked)
+            return kind(reward_func, label_router, index == verifier, needs_locked(reward_func))
 
         def calculate_rewards_of_labelled(inputs: list[dict[str, Any]], prompts: list, completions: list, *args: Any):
             if ROW_COLUMN not in inputs[0]:
                 self._check_foreign(inputs)
+                label_router.num_withheld = 0
                 return calculate_rewards(inputs, prompts, completions, *args)
             # The vote comes before any reward function: TRL runs the async ones side by side in another thread.
             rows = [example[ROW_COLUMN] for example in inputs]

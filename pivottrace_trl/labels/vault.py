@@ -18,7 +18,8 @@ _MARKER = re.compile(
     r"\W*(?:(?:is|are|was|be)\b\W*)?(?:[a-z]\s*=\W*)?$",
     re.IGNORECASE,
 )
-_ENDING = re.compile(r"(?:</\w+>|[\s.,;}\])$*\"'`\\])+$")
+_ENDING, _CLOSING_TAG = " .,;}])$*\"'`\\", re.compile(r"</\w{1,40}>$")
+_LONGEST_MARKER = 60
 # Characters from which a label is too long to stand in a prompt by accident.
 _LONG_LABEL = 32
 
@@ -51,15 +52,17 @@ class LabelVault:
         prompt_ids: Sequence[str],
         locked_columns: Sequence[str] = (),
     ):
-        # Plain values, whatever the format of the dataset.
-        self._rows = dataset.with_format(None).select_columns([*label_columns, *locked_columns])
-        self._label_columns, self._locked_columns = list(label_columns), list(locked_columns)
+        plain = dataset.with_format(None)  # plain values, whatever the format of the dataset
+        self._label_columns = list(label_columns)
+        self._labels, self._locked = plain.select_columns(self._label_columns), None
+        if locked_columns:
+            self._locked = plain.select_columns(list(locked_columns))
         self._row = {identity: row for row, identity in enumerate(prompt_ids)}
 
     def ask(self, prompt_ids: Sequence[str]) -> list[Answer]:
         """Return the labels of these rows; `None` where the first label column is empty, whatever the others hold."""
         answers = []
-        labels = self._read(prompt_ids, self._label_columns)
+        labels = self._read(self._labels, prompt_ids)
         for identity, label in zip(prompt_ids, labels, strict=True):
             # NaN is how tables write that there is nothing; JSON has no word for it.
             label = {name: None if value != value else value for name, value in label.items()}
@@ -88,7 +91,7 @@ class LabelVault:
         """
         if unpaid := [identity for identity in prompt_ids if ledger.label(identity) is None]:
             raise ValueError(f"The label of prompt {unpaid[0]!r} was not bought, so that its row stays locked.")
-        return self._read(prompt_ids, self._locked_columns)
+        return [{} for _ in prompt_ids] if self._locked is None else self._read(self._locked, prompt_ids)
 
     def find_given_away(self, prompts: Sequence[Any]) -> list[int]:
         """
@@ -102,7 +105,7 @@ class LabelVault:
         """
         if not self._label_columns:
             return []
-        labels = self._rows[self._label_columns[0]]
+        labels = self._labels[self._label_columns[0]]
         found = [
             (row, text)
             for row, (prompt, label) in enumerate(zip(prompts, labels, strict=True))
@@ -118,11 +121,9 @@ class LabelVault:
                         labels_of[text].add(str(label))
         return sorted({row for row, text in found if len(labels_of[text]) == 1})
 
-    def _read(self, prompt_ids: Sequence[str], columns: list[str]) -> list[dict[str, Any]]:
-        if not columns:
-            return [{} for _ in prompt_ids]
-        values = self._rows.select_columns(columns)[[self._row[identity] for identity in prompt_ids]]
-        return [{name: values[name][place] for name in columns} for place in range(len(prompt_ids))]
+    def _read(self, dataset: Dataset, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:
+        columns = dataset[[self._row[identity] for identity in prompt_ids]]
+        return [{name: values[place] for name, values in columns.items()} for place in range(len(prompt_ids))]
 
 
 def messages(prompt: Any) -> Iterator[tuple[str, str]]:
@@ -165,21 +166,31 @@ def gives_away(prompt: Any, label: Any) -> list[str]:
     Returns:
         `list[str]`
     """
-    wanted = [_ENDING.sub("", " ".join(str(part).split())).lstrip("$ ") for part in _parts(label)]
+    wanted = [_without_ending(" ".join(str(part).split())).lstrip("$ ") for part in _parts(label)]
     wanted = [part for part in wanted if part]
     turns = list(messages(prompt))
     found = []
     for place, (role, text) in enumerate(turns):
         plain = " ".join(text.split())
-        end = _ENDING.sub("", plain)
+        end = _without_ending(plain)
         is_response = role not in _ASKING_ROLES and place == len(turns) - 1
         for part in wanted:
             is_long = len(part) >= _LONG_LABEL and part in plain
-            is_announced = end.endswith(part) and _MARKER.search(end[: len(end) - len(part)])
+            before = end[max(0, len(end) - len(part) - _LONGEST_MARKER) : len(end) - len(part)]
+            is_announced = end.endswith(part) and _MARKER.search(before)
             if is_long or is_announced or (is_response and _has_word(plain, part)):
                 found.append(text)
                 break
     return found
+
+
+def _without_ending(text: str) -> str:
+    """A text without what may follow an answer: punctuation, and tags that close."""
+    while True:
+        end = text.rstrip(_ENDING)
+        if (tag := _CLOSING_TAG.search(end[-_LONGEST_MARKER:])) is None:
+            return end
+        text = end[: len(end) - len(tag[0])]
 
 
 def _parts(label: Any) -> list[Any]:
