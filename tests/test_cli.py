@@ -202,6 +202,7 @@ RUN_COMMANDS = [
     ["annotate", "export"],
     ["annotate", "status"],
     ["annotate", "import", "{run}", "answers.csv"],
+    ["annotate", "backup", "{run}", "copy.sqlite"],
     ["desk"],
 ]
 
@@ -253,6 +254,7 @@ def test_a_ledger_that_another_program_holds(
         (["desk", "{run}", "--price", "free"], "argument --price: 'free' is not a price of at least 0"),
         (["desk", "{run}", "--port", "99999"], "The desk cannot listen at 127.0.0.1:99999"),
         (["desk", "{run}", "--host", "no.such.host.invalid"], "The desk cannot listen at no.such.host.invalid:7860"),
+        (["annotate", "backup", "{run}", "{run}/ledger.sqlite/copy"], "{run}/ledger.sqlite"),
         (["report", "{run}"], "There is no finished run in {run}"),
         (["report", "nowhere"], "There is no finished run in nowhere"),
         (["demo", "--output", "{run}/ledger.sqlite"], "{run}/ledger.sqlite cannot be written to (File exists)"),
