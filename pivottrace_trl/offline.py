@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .answers import AnswerFormat, is_correct, majority_vote, resolve_format
+from .answers import AnswerFormat, majority_vote, resolve_format
 from .estimators import Estimator, get_estimator
 from .exchange import export_queue
 from .files import check_writable, replace_atomically
@@ -265,7 +265,7 @@ def run_triage(
 
     def verify(rows: list[int]) -> list[bool]:
         labels = [next(iter((ledger.label(ids[row]) or {}).values())) for row in rows]
-        return [is_correct(responses[row], str(label), answer_format) for row, label in zip(rows, labels, strict=True)]
+        return [_is_right(answers[row], str(label), answer_format) for row, label in zip(rows, labels, strict=True)]
 
     def rescore(probes: list[int], was_right: np.ndarray) -> np.ndarray | None:
         nonlocal pool_scores
@@ -280,6 +280,15 @@ def run_triage(
     outcome = PoolTriage(result, pool_scores, rollouts, responses, router, seconds, peak_memory_gb(), threshold)
     _write(outcome, dataset[prompt_column], plan.output_dir)
     return outcome
+
+
+def _is_right(answer: str | None, label: str, answer_format: AnswerFormat) -> bool:
+    if answer is None:
+        return False
+    try:
+        return answer_format.are_equivalent(answer_format.read(label).label, answer)
+    except ValueError:  # a label of the dataset that is in no format, such as a word among formulas
+        return answer == label.strip()
 
 
 def _sampling(generation_config: GenerationConfig) -> GenerationConfig:

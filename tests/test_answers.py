@@ -108,7 +108,7 @@ def test_what_people_type_becomes_a_label_that_trl_understands(typed, label, box
 
 @pytest.mark.parametrize("typed", ["", "  ", "$$", r"\boxed{}", "()", r"\frac{1}{", "٣", "\x00", "9" * 2000])
 def test_what_cannot_be_read_is_refused(typed):
-    with pytest.raises(ValueError, match="the answer is empty|reads nothing in|characters, more than"):
+    with pytest.raises(ValueError, match="the answer is empty|reads (nothing|only .*) in|characters, more than"):
         MATH.read(typed)
 
 

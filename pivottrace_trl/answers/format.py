@@ -1,13 +1,18 @@
 """The answer formats by their names."""
 
 import importlib
-import importlib.util
+import re
 from collections.abc import Callable
 from typing import Any
 
-from .base import AnswerFormat, Reading, to_type
+from .base import AnswerFormat, Reading, to_fraction, to_type
+from .notation import as_label
 from .plain import ChoiceFormat, NumberFormat, TextFormat
 from .reader import AnswerReader, default_reader
+
+
+# math-verify compares numbers with a point in six decimals; up to there it does what is done here.
+_SHORT_NUMBER = re.compile(r"-?(0|[1-9]\d{0,8})(\.\d{1,6})?")
 
 
 class MathFormat:
@@ -34,13 +39,18 @@ class MathFormat:
         return self._reader.read(text)
 
     def are_equivalent(self, first: str, second: str) -> bool:
-        """Whether both mean the same; `False` also if that cannot be told in time."""
+        """
+        Whether `accuracy_reward` pays the second in a box where the first is the label; `False` if the label is not
+        read as a whole, or that cannot be told in time.
+        """
+        if _SHORT_NUMBER.fullmatch(first) and _SHORT_NUMBER.fullmatch(second):
+            return to_fraction(first) == to_fraction(second)
         return self._reader.are_equivalent(first, second)
 
     def to_label(self, answer: str, feature: Any = None) -> Any:
         """The answer as `accuracy_reward` reads it whole; raises `ValueError` if it does not fit the column."""
         value = to_type(answer, feature)
-        return self._reader.as_label(value) if isinstance(value, str) else value
+        return as_label(value) if isinstance(value, str) else value
 
 
 _BUILT_IN: dict[str, Callable[[], AnswerFormat]] = {

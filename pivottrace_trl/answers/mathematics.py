@@ -7,27 +7,32 @@ import logging
 import re
 import signal
 import threading
-import unicodedata
+from functools import lru_cache
 
 from latex2sympy2_extended import NormalizationConfig
+from latex2sympy2_extended.math_normalization import normalize_latex
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from sympy import latex
 
 from .base import Reading
+from .notation import MAX_ANSWER_LENGTH, as_label, bare, from_keyboard, is_number, tokens, what_is_not_read
+from .plain import find_boxed
 
 
-_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|\d*\.?\d+)(/\d+)?%?")
-_MIXED_NUMBER = re.compile(r"([+-]?)(\d{1,15})\s+(\d{1,15})/(\d{1,15})")
-_SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})")
-_MATHEMATICS = re.compile(r"[\\^_{}]")
-_PLAIN_CHARACTERS = str.maketrans(
-    {"−": "-", "–": "-", "⁄": "/", "∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": "*"}
-)
-# Answers longer than this are prose or runaway generations; parsing them only costs time.
-_MAX_ANSWER_LENGTH = 1000
 # The end of a response holds its answer; the time the parser takes grows with the square of the length.
 MAX_RESPONSE_LENGTH = 5_000
 _SECONDS = 2
+# How `trl.rewards.accuracy_reward` reads labels and completions.
+_OF_LABELS = LatexExtractionConfig()
+_OF_COMPLETIONS = LatexExtractionConfig(
+    normalization_config=NormalizationConfig(units=True), boxed_match_priority=0, try_extract_without_anchor=False
+)
+_ANYWHERE = (
+    LatexExtractionConfig(normalization_config=NormalizationConfig(units=True), boxed_match_priority=0),
+    ExprExtractionConfig(),
+)
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_BOLD = re.compile(r"(?<![\w)*])\*\*(?=[^\s*])(.+?)(?<=[^\s*])\*\*(?![\w(*])")
 
 
 def _timeout() -> int | None:
@@ -39,67 +44,106 @@ def _timeout() -> int | None:
     return None
 
 
-def _is_text(text: str) -> bool:
-    """Whether UTF-8, and with it a file, can hold a text."""
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+def _is_answer(text: str) -> bool:
+    """Whether a text is short enough, and UTF-8, and with it a file, can hold it."""
+    return 0 < len(text) <= MAX_ANSWER_LENGTH and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+@lru_cache(maxsize=2048)
+def _read_label(label: str) -> tuple:
+    return tuple(parse(label[-MAX_RESPONSE_LENGTH:], parsing_timeout=_timeout()))
+
+
+def _read_completion(completion: str) -> tuple:
+    return tuple(parse(completion, [_OF_COMPLETIONS], extraction_mode="first_match", parsing_timeout=_timeout()))
+
+
+@lru_cache(maxsize=2048)
+def _read_boxed(answer: str) -> tuple:
+    return _read_completion(rf"\boxed{{{answer}}}")
 
 
 def extract_answer(response: str) -> str | None:
     """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
-    parsed = parse(
-        response[-MAX_RESPONSE_LENGTH:],
-        extraction_config=[
-            LatexExtractionConfig(normalization_config=NormalizationConfig(units=True), boxed_match_priority=0),
-            ExprExtractionConfig(),
-        ],
-        parsing_timeout=_timeout(),
-    )
-    written = [item for item in parsed if isinstance(item, str) and item.strip()]
-    answer = written[-1].strip() if written else ""
-    return answer if 0 < len(answer) <= _MAX_ANSWER_LENGTH and _is_text(answer) else None
+    tail = response[-MAX_RESPONSE_LENGTH:]
+    boxed = find_boxed(tail)
+    seen = _read_completion(tail)
+    if seen:
+        # As it is written, if that is what TRL reads there, else what TRL makes of it: two boxes are one answer.
+        candidates = [boxed, f"{boxed}\\%", _last_formula(tail), *_texts(seen)]
+        fitting = (text for text in candidates if text and _is_answer(text) and _read_boxed(text)[:1] == seen[:1])
+        answer = next(fitting, None)
+    else:
+        tail = _BOLD.sub(r"\1", tail)
+        seen = tuple(parse(tail, _ANYWHERE, parsing_timeout=_timeout()))
+        formula = _last_formula(tail)
+        is_whole = formula is not None and _read_label(f"${formula}$")[:1] == seen[:1]
+        answer = formula if is_whole else next(iter(_texts(seen)), None)
+    return answer if answer and _is_answer(answer) else None
 
 
-def as_label(answer: str) -> str:
-    """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
-    answer = answer.strip().replace("\\$", "")
-    answer = re.sub(r"\\!\s*", "", answer)  # a thin space back, as in 1,\!234
-    if power := _SCIENTIFIC.fullmatch(answer):
-        return rf"${power[1]} \times 10^{{{int(power[2])}}}$"
-    if _NUMBER.fullmatch(answer) or "$" in answer or "\\boxed" in answer:
-        return answer
-    if _MATHEMATICS.search(answer) or "," in answer:
-        return f"${answer}$"
-    return answer if parse(answer[-MAX_RESPONSE_LENGTH:], parsing_timeout=_timeout()) else f"${answer}$"
+def _last_formula(text: str) -> str | None:
+    found = _FORMULA.findall(text)
+    return "".join(found[-1]).strip() if found else None
+
+
+def _texts(seen: tuple) -> list[str]:
+    return [item.strip() for item in seen if isinstance(item, str) and item.strip()]
+
+
+@lru_cache(maxsize=8192)
+def _pays(label: str, answer: str) -> bool:
+    """Whether `accuracy_reward` pays a completion that ends in the boxed answer, where the other one is the label."""
+    return _is_paid(_read_label(as_label(label)), _read_boxed(answer))
+
+
+def _is_paid(gold: tuple, answer: tuple) -> bool:
+    return bool(gold and verify(list(gold), list(answer), timeout_seconds=_timeout()))
+
+
+@lru_cache(maxsize=2048)
+def _why_not_read(answer: str) -> str | None:
+    """What keeps an answer from being read as a whole, as a label and in a completion; `None` if nothing does."""
+    if (reason := what_is_not_read(answer)) is not None:
+        return reason
+    label = as_label(answer)
+    if not is_number(label):
+        inner = bare(label)
+        seen = parse(label, [_OF_LABELS], extraction_mode="first_match", parsing_timeout=_timeout())
+        if not seen or isinstance(seen[0], str):
+            return "it is no complete formula"
+        for config in (_OF_LABELS, _OF_COMPLETIONS):
+            if tokens(normalize_latex(inner, config.normalization_config)) != tokens(inner):
+                return "a part of it is left out"
+    return None if _pays(answer, answer) else "it has no value"
 
 
 def read_answer(text: str) -> Reading:
     """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
-    answer = unicodedata.normalize("NFKC", text).translate(_PLAIN_CHARACTERS).rsplit("####", 1)[-1].strip()
-    if "\\boxed" in answer:
-        answer = extract_answer(answer) or ""
-    answer = answer.removeprefix("$").removesuffix("$").strip().removeprefix("+")
-    if not answer:
+    answer = text.rsplit("####", 1)[-1].strip()
+    boxed = find_boxed(answer)
+    answer = from_keyboard(answer if boxed is None else boxed)
+    if not answer.strip("$ "):
         raise ValueError("the answer is empty")
-    if len(answer) > _MAX_ANSWER_LENGTH:
-        raise ValueError(f"the answer has {len(answer):,} characters, more than {_MAX_ANSWER_LENGTH:,}")
-    if not _is_text(answer):
+    if len(answer) > MAX_ANSWER_LENGTH:
+        raise ValueError(f"the answer has {len(answer):,} characters, more than {MAX_ANSWER_LENGTH:,}")
+    if not _is_answer(answer):
         raise ValueError("the answer holds half a character (a lone surrogate)")
-    if mixed := _MIXED_NUMBER.fullmatch(answer):
-        sign, whole, numerator, denominator = mixed.groups()
-        answer = f"{sign}{int(whole) * int(denominator) + int(numerator)}/{denominator}"
     label = as_label(answer)
-    parsed = parse(label, parsing_timeout=_timeout())
-    readable = [item for item in parsed if not isinstance(item, str)]
-    if not readable:
-        raise ValueError(f"math-verify reads nothing in {answer[:80]!r}: write a number or a formula in LaTeX")
-    read = label.replace("%", r"\%") if _NUMBER.fullmatch(label) else latex(readable[0])
-    return Reading(label, f"${read}$")
+    seen = [item for item in _read_label(label) if not isinstance(item, str)]
+    if (reason := _why_not_read(answer)) is not None:
+        reads = f"only {latex(seen[0])}" if seen else "nothing"
+        raise ValueError(
+            f"math-verify reads {reads} in {answer[:80]!r}, as {reason}: write a number or a formula in LaTeX"
+        )
+    preview = label.replace("%", r"\%") if is_number(label) else latex(seen[0])
+    return Reading(label, f"${preview}$")
 
 
-def _parse_label(label: str) -> list:
-    # GSM8K writes "worked text #### answer".
-    answer = label.rsplit("####", 1)[-1].strip()
-    return parse(as_label(answer)[-MAX_RESPONSE_LENGTH:], parsing_timeout=_timeout())
+def are_equivalent(first: str, second: str) -> bool:
+    """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
+    label, answer = bare(first), bare(second)
+    return _why_not_read(label) is None and _pays(label, answer)
 
 
 def is_correct(response: str, label: str) -> bool:
@@ -107,22 +151,7 @@ def is_correct(response: str, label: str) -> bool:
     answer = extract_answer(response)
     if answer is None:
         return False
-    parsed = _parse_label(label)
-    parsed_answer = _parse_label(answer)
-    if not parsed or not parsed_answer:
-        return answer.strip() == label.rsplit("####", 1)[-1].strip()
-    return bool(verify(parsed, parsed_answer, timeout_seconds=_timeout()))
-
-
-def are_equivalent(first: str, second: str) -> bool:
-    """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
-    if first == second:
-        return True
-    parsed_first, parsed_second = _parse_label(first), _parse_label(second)
-    if not parsed_first or not parsed_second:
-        return False
-    timeout = _timeout()
-    return bool(
-        verify(parsed_first, parsed_second, timeout_seconds=timeout)
-        and verify(parsed_second, parsed_first, timeout_seconds=timeout)
-    )
+    gold, seen = _read_label(as_label(label)), _read_label(as_label(answer))
+    if not gold or not seen:
+        return answer == bare(label)
+    return _is_paid(gold, seen)

@@ -9,7 +9,9 @@ from .base import Reading, to_fraction, to_type
 
 
 _NUMBER = r"[+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:/\d+)?"
-_NUMBERS = re.compile(rf"(?<![\w.]){_NUMBER}(?![\d/]|[.,]\d)")
+# What stands between white space and holds a digit: a number, or `12:30`, which is none.
+_WITH_DIGITS = re.compile(r"[^\s=]*\d[^\s=]*")
+_AROUND_NUMBERS = "*_$\\()[],.;:!?\"'"
 _SAID = re.compile(r"(?i:answer)(?:\s+is)?\s*:?[\s*_$]*")
 # The end of a completion holds its answer.
 _MAX_COMPLETION_LENGTH = 5_000
@@ -96,12 +98,14 @@ class NumberFormat:
 
     def extract(self, completion: str) -> str | None:
         """The final number of a completion; `None` if there is none."""
-        for candidate in _candidates(completion):
-            if found := _NUMBERS.search(candidate.translate(_UNICODE)):
-                return found[0]
-            return None
-        found_anywhere = _NUMBERS.findall(completion[-_MAX_COMPLETION_LENGTH:].translate(_UNICODE))
-        return found_anywhere[-1] if found_anywhere else None
+        tail = completion[-_MAX_COMPLETION_LENGTH:].translate(_UNICODE)
+        if (boxed := find_boxed(tail)) is not None:
+            written = [boxed.replace("\\!", "").replace("\\$", "").replace(" ", "")]
+        else:
+            said = _candidates(tail)
+            written = _WITH_DIGITS.findall(said[0])[:1] if said else _WITH_DIGITS.findall(tail)[-1:]
+        answer = written[0].strip(_AROUND_NUMBERS) if written else ""
+        return answer if re.fullmatch(_NUMBER, answer) else None
 
     def read(self, text: str) -> Reading:
         """The number without separators and sign of its own; raises `ValueError` if there is anything but a number."""

@@ -16,19 +16,11 @@ from queue import Empty, Queue
 from typing import Any
 
 from .base import Reading
-from .mathematics import (
-    MAX_RESPONSE_LENGTH,
-    are_equivalent,
-    as_label,
-    extract_answer,
-    is_correct,
-    read_answer,
-)
+from .mathematics import MAX_RESPONSE_LENGTH, are_equivalent, extract_answer, is_correct, read_answer
 
 
 _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "read": lambda text: asdict(read_answer(text)),
-    "as_label": as_label,
     "extract": extract_answer,
     "are_equivalent": lambda pair: are_equivalent(*pair),
     "is_correct": lambda pair: is_correct(*pair),
@@ -91,17 +83,8 @@ class AnswerReader:
         except ValueError:
             return None
 
-    def as_label(self, answer: str) -> str:
-        """An answer as the reward functions read it; as it is if that cannot be told in time."""
-        try:
-            return self._call("as_label", answer)
-        except ValueError:
-            return answer
-
     def are_equivalent(self, first: str, second: str) -> bool:
-        """Whether two answers mean the same; `False` if that cannot be told in time."""
-        if first == second:
-            return True
+        """Whether the second answer is right where the first is the label; `False` if that cannot be told in time."""
         try:
             return self._call("are_equivalent", [first, second])
         except ValueError:

@@ -1,42 +1,34 @@
 """Majority votes over the final answers of a group."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 
 from .base import AnswerFormat
 from .format import resolve_format
+from .reader import default_reader
 
 
-# Seconds of a vote after which answers are compared as they are written. A common vote takes hundredths of a second.
+# Seconds of a vote after which nothing more is compared. A common vote takes thousandths of a second.
 _VOTE_SECONDS = 10.0
 
 
-def is_correct(response: str, label: str, answer_format: AnswerFormat | str = "math") -> bool:
+def is_correct(response: str, label: str) -> bool:
     """
-    Whether the final answer of a response equals the label.
+    Whether the final answer of a response, read as mathematics, equals the label.
 
     Args:
         response (`str`):
             Text of the response.
         label (`str`):
-            Gold answer; of a text with `####` (GSM8K) the part behind it. One that the format cannot read is compared
-            as it is written.
-        answer_format ([`AnswerFormat`] or `str`, *optional*, defaults to `"math"`):
-            Finds the answer and compares it.
+            Gold answer; of a text with `####` (GSM8K) the part behind it.
 
     Returns:
         `bool`: `False` also if that cannot be told in time.
     """
-    answer_format = resolve_format(answer_format)
-    answer = answer_format.extract(response)
-    if answer is None:
-        return False
-    gold = label.rsplit("####", 1)[-1].strip()
-    try:
-        return answer_format.are_equivalent(answer_format.read(gold).label, answer)
-    except ValueError:
-        return answer.strip() == gold
+    return default_reader.is_correct(response, label)
 
 
 @dataclass(frozen=True)
@@ -83,24 +75,26 @@ def vote_on(answers: Sequence[str | None], answer_format: AnswerFormat) -> Vote:
             Compares them.
 
     Returns:
-        [`Vote`]
+        [`Vote`]; none if the verifier would pay others than those who voted: the majority's answers must be paid by
+        each other, and nobody else by the first, which becomes the label.
     """
     end = time.monotonic() + _VOTE_SECONDS
+    counts = Counter(answer for answer in answers if answer is not None)
 
-    def is_same(first: str, second: str) -> bool:
-        return first == second or (time.monotonic() < end and answer_format.are_equivalent(first, second))
+    def pays(label: str, answer: str) -> bool:
+        return time.monotonic() < end and answer_format.are_equivalent(label, answer)
 
-    clusters: list[tuple[str, list[int]]] = []
-    for index, answer in enumerate(answers):
-        if answer is None:
-            continue
-        for representative, members in clusters:
-            if is_same(representative, answer):
-                members.append(index)
-                break
-        else:
-            clusters.append((answer, [index]))
-    if not clusters:
+    majority: list[str] = []
+    num_votes, left = 0, dict(counts)
+    while left and sum(left.values()) > num_votes:
+        label = next(iter(left))
+        # A label that does not even pay itself is not read as a whole.
+        cluster = [answer for answer in left if pays(label, answer)] if pays(label, label) else []
+        if sum(left[answer] for answer in cluster) > num_votes:
+            majority, num_votes = cluster, sum(left[answer] for answer in cluster)
+        left = {answer: count for answer, count in left.items() if answer not in cluster and answer != label}
+    is_sound = all(pays(label, answer) for label, answer in permutations(majority, 2))
+    if not majority or not is_sound or any(pays(majority[0], answer) for answer in counts.keys() - majority):
         return Vote(None, 0.0, ())
-    answer, members = max(clusters, key=lambda cluster: len(cluster[1]))
-    return Vote(answer, len(members) / len(answers), tuple(members))
+    members = tuple(index for index, answer in enumerate(answers) if answer in majority)
+    return Vote(majority[0], num_votes / len(answers), members)

@@ -1,0 +1,144 @@
+"""
+What of an answer in LaTeX math-verify reads wholly. Knows the notation only; nothing here can hang or fill the memory.
+
+math-verify drops what it does not know (units, primes, the base in `52_8`), reads words as products of letters and
+falls back to the last number. So answers must be made of what is known to be read, and of nothing else.
+"""
+
+import re
+import unicodedata
+
+
+# Answers longer than this are prose or runaway generations; parsing them only costs time.
+MAX_ANSWER_LENGTH = 1000
+
+_NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|\d*\.?\d+)(/\d+)?%?")
+_SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})")
+_MIXED_NUMBER = re.compile(r"([+-]?)(\d{1,15})\s+(\d{1,15})/(\d{1,15})")
+_CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d)?")
+_THIN_SPACE = re.compile(r"\\!\s*")
+_AND_OR = re.compile(r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<=[\d})\s])(?:and|or)(?=[\d{(\s\\]))\s*")
+_MATRIX = re.compile(r"\\(begin|end)\{[pbv]?matrix\}")
+_SET = re.compile(r"\\mathbb\s*\{?[NZQRC]\}?")
+_COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
+# Letters side by side are a product in alphabetical order, as in `6xy`; anything else, or alone, is a word.
+_LETTERS = re.compile(r"[A-Za-z]{2,}")
+_CHARACTERS = re.compile(r"[\w+\-*/^=<>()\[\]{},;:.!|%&\s]*", re.ASCII)
+_KNOWN = frozenset(
+    "left right displaystyle frac dfrac tfrac cfrac sqrt binom dbinom tbinom cdot times div pm infty circ cup cap "
+    "setminus in le leq ge geq lt gt ne neq ln log exp sin cos tan csc sec cot arcsin arccos arctan sinh cosh tanh "
+    "lfloor rfloor lceil rceil lbrace rbrace lbrack rbrack lvert rvert emptyset varnothing pi alpha beta gamma delta "
+    "epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon phi varphi chi psi "
+    "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega { } % , ; : |".split()
+) | {" ", "\\"}
+_SPACES = re.compile(r"\\[,;: ]|~")
+
+_PLAIN_CHARACTERS = str.maketrans(
+    {"−": "-", "–": "-", "⁄": "/", "∞": r"\infty ", "π": r"\pi ", "×": r"\times ", "·": r"\cdot ", "°": r"^\circ "}
+    | {"≤": r"\le ", "≥": r"\ge ", "±": r"\pm ", "∪": r"\cup ", "∅": r"\emptyset "}
+)
+_SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
+_FRACTION_CHARACTER = re.compile("[¼-¾⅐-⅞]")
+_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|[a-zA-Z]|\\pi))")
+_PLAIN_ROOT = re.compile(r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)")
+_PLAIN_NAME = re.compile(r"(?<![a-zA-Z\\])(pi|ln|log|sin|cos|tan)(?![a-zA-Z])")
+
+
+def is_number(answer: str) -> bool:
+    """Whether an answer is a plain number, which math-verify reads outside math mode."""
+    return _NUMBER.fullmatch(answer) is not None
+
+
+def bare(text: str) -> str:
+    """An answer without GSM8K's `####` and without the dollar signs around it."""
+    answer = text.rsplit("####", 1)[-1].strip()
+    inner = answer[1:-1].strip()
+    return inner if answer[:1] == answer[-1:] == "$" and len(answer) > 2 and "$" not in inner else answer
+
+
+def as_label(text: str) -> str:
+    r"""
+    Write an answer so that `accuracy_reward` reads it as a whole. Outside math mode math-verify sees nothing in
+    `\sqrt{2}` and `(1,2)`, a 2 in `2\pi`, an `x` in `1/x`, and the last value only in `1, 2`: whatever is no plain
+    number is set in math mode. Dollar signs before amounts, which end math mode, are left out.
+    """
+    answer = _THIN_SPACE.sub("", bare(text).replace("\\$", ""))  # a thin space back, as in 1,\!234
+    if power := _SCIENTIFIC.fullmatch(answer):
+        return rf"${power[1]} \times 10^{{{int(power[2])}}}$"
+    answer = answer.removeprefix("+") if is_number(answer) else answer
+    return answer if is_number(answer) or "$" in answer or "\\boxed" in answer else f"${answer}$"
+
+
+def from_keyboard(text: str) -> str:
+    """
+    What a person typed, in LaTeX: other minus signs, `½`, `x²`, `√2`, `2pi`, `1 2/3`, `\\frac12`.
+    """
+    answer = _SUPERSCRIPTS.sub(lambda found: f"^{{{unicodedata.normalize('NFKC', found[0])}}}", text)
+    answer = _FRACTION_CHARACTER.sub(lambda found: " " + found[0], answer)
+    answer = unicodedata.normalize("NFKC", answer).translate(_PLAIN_CHARACTERS)
+    answer = _ROOT.sub(lambda found: rf"\sqrt{{{found[1] or found[2]}}}", answer)
+    answer = _PLAIN_ROOT.sub(r"\\sqrt{\1}", answer)
+    answer = _PLAIN_NAME.sub(r"\\\1", answer)
+    # TRL reads completions without mending `\frac12`.
+    answer = re.sub(r"(\\[dtc]?frac)\s*(\d)", r"\1{\2}", answer)
+    answer = re.sub(r"(\\[dtc]?frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}", answer)
+    answer = re.sub(r"\\sqrt\s*(\d)", r"\\sqrt{\1}", answer)
+    answer = bare(answer).removesuffix(".").removeprefix("+").strip()
+    if power := _SCIENTIFIC.fullmatch(answer):
+        return rf"{power[1]} \times 10^{{{int(power[2])}}}"
+    if mixed := _MIXED_NUMBER.fullmatch(answer):
+        sign, whole, numerator, denominator = mixed.groups()
+        answer = f"{sign}{int(whole) * int(denominator) + int(numerator)}/{denominator}"
+    return answer
+
+
+def what_is_not_read(answer: str) -> str | None:
+    """
+    What keeps an answer from being read as a whole.
+
+    Args:
+        answer (`str`): the answer, without dollar signs around it.
+
+    Returns:
+        `str` or `None`: the reason, for people; `None` if all of it is notation that math-verify reads.
+    """
+    rest = _THIN_SPACE.sub("", answer.replace("\\$", ""))
+    if _SCIENTIFIC.fullmatch(rest):
+        return "its e is read as a number"
+    if is_number(rest):
+        return "it divides by zero" if re.search("/0+%?$", rest) else None
+    if _CLOCK.fullmatch(rest):
+        return "it is a time, which would be read as a fraction"
+    rest = _AND_OR.sub(",", rest)
+    rest = _SET.sub(r"\\infty ", _MATRIX.sub(" ", rest))
+    if unknown := [name for name in _COMMAND.findall(rest) if name not in _KNOWN]:
+        return f"the command \\{unknown[0]} is not read"
+    rest = _SPACES.sub(" ", rest)
+    if re.search(r"[\d)\]}]\s*_|_\s*\{[^{}]*[^\w{}][^{}]*\}", re.sub(r"\\log\s*_", "", rest)):
+        return "an index at a number is not read"
+    plain = _COMMAND.sub(" ", rest)
+    if not _CHARACTERS.fullmatch(plain):
+        odd = next(character for character in plain if not _CHARACTERS.fullmatch(character))
+        return f"the character {odd!r} is not read"
+    if re.search(r"\d\s+[\d.]", rest) or re.search(r"\d[A-Za-z]*_\w*\d\s*\.", rest):
+        return "two numbers stand side by side"
+    if len(re.findall(r"(?<![<>!])=", rest)) > 1 and "," not in rest:
+        return "of a chain of equations only one would be read"
+    if "=" in rest and not re.search("[A-Za-z]", plain):
+        return "an equation of numbers says nothing"
+    for found in _LETTERS.finditer(plain):
+        letters = found[0].lower()
+        is_apart = re.search(r"\w\s+$", plain[: found.start()]) or re.match(r"\s+\w", plain[found.end() :])
+        if list(letters) != sorted(letters) or len(letters) > 3 or is_apart or plain.strip() == found[0]:
+            return f"{found[0]!r} is a word"
+    if re.fullmatch(r"\s*n\s*/\s*a\s*", plain, re.IGNORECASE):
+        return "it says that there is no answer"
+    return None
+
+
+def tokens(text: str) -> list[str]:
+    """The numbers, letters and commands of a formula, without those that only change its look."""
+    text = re.sub(r"\\\$|\$", "", _THIN_SPACE.sub("", text))
+    text = re.sub(r"\\[dtc](frac|binom)", r"\\\1", _AND_OR.sub(",", text))
+    found = re.findall(r"\\[A-Za-z]+|[0-9A-Za-z]", text)
+    return [token for token in found if token not in (r"\left", r"\right", r"\displaystyle")]
