@@ -99,8 +99,11 @@ class TestColumns:
             formatted.extend(solution)
             return [1.0] * len(completions)
 
-        trainer = make_trainer(two_labels(), [reward, format_reward], max_steps=4)
-        callback = attach(trainer, label_column="solution", config=TriageConfig(min_agreement=0.0))
+        # No vote of one digit is such a label.
+        pool = two_labels().map(lambda row: {"solution": f"{row['numeric'] + 100}", "numeric": row["numeric"] + 100})
+        trainer = make_trainer(pool, [reward, format_reward], num_train_epochs=1)
+        config = TriageConfig(probe_size=4, min_agreement=0.0)
+        callback = attach(trainer, annotation_budget=6, label_column="solution", config=config)
         trainer.train()
         assert len(seen) >= callback.summary()["probes"] > 0
         assert all(int(label) == number for label, number in seen)
