@@ -216,12 +216,13 @@ class PivotDensityCallback(TrainerCallback):
 
         def open_file() -> LedgerState:
             path = self.output_dir / "ledger.sqlite"
-            former = self.output_dir.with_name("pivottrace") / path.name
-            if former.is_file() and not path.is_file():
-                raise ValueError(
-                    f"{former} holds labels that are paid for, in the folder of an earlier release, which the trainer "
-                    f"uploads to the hub: rename {former.parent} to {self.output_dir}."
-                )
+            # The folder of an earlier release, and that of a triage.
+            for former in (self.output_dir.with_name("pivottrace") / path.name, self.output_dir.with_name(path.name)):
+                if former.is_file() and not path.is_file():
+                    raise ValueError(
+                        f"{former} holds labels that are paid for, where the trainer would upload them to the hub. "
+                        f"Move the files of that run or triage to {self.output_dir}."
+                    )
             ledger = AnnotationLedger(path, budget, ids, label_column, self._answer_format.name)
             if vault is not None:
                 ledger.take_corrections(vault)

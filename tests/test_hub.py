@@ -11,9 +11,9 @@ import pytest
 from datasets import Dataset
 from huggingface_hub import CommitInfo, HfApi
 
-from pivottrace_trl import AnnotationLedger, PivotDensityCallback
+from pivottrace_trl import AnnotationLedger, PivotDensityCallback, pool_ids
 
-from .conftest import FormatBy, digit_reward
+from .conftest import FormatBy, digit_reward, make_pool
 
 
 PRIVATE = "medicalfile"
@@ -55,6 +55,8 @@ def test_the_hub_gets_nothing_private(strategy, annotator, uploads, make_trainer
     callback = PivotDensityCallback(trainer, 8, label_column="solution", annotator=ask)
     trainer.add_callback(callback)
     trainer.train()
+    private = tmp_path / "run" / "_pivottrace"
+    (private / "desk-token").write_text(PRIVATE)
     trainer.save_model()
     trainer.push_to_hub()
     names = set().union(*uploads)
@@ -64,7 +66,6 @@ def test_the_hub_gets_nothing_private(strategy, annotator, uploads, make_trainer
     for name, content in ((name, content) for commit in uploads for name, content in commit.items()):
         assert not re.search(r"ledger|desk|attempts|first_look|_pivottrace", name), name
         assert PRIVATE.encode() not in readable(name, content), name
-    private = tmp_path / "run" / "_pivottrace"
     assert (private / "ledger.sqlite").is_file() and (private / "first_look").is_dir()
     assert annotator == "queue" or callback.ledger.num_bought > 0
 
@@ -89,13 +90,17 @@ def test_a_checkpoint_holds_no_text_of_the_policy(uploads, make_trainer, tmp_pat
     assert train(resume_from_checkpoint=True) == suggestions
 
 
-def test_the_folder_of_an_earlier_release_is_not_paid_again(make_trainer, tmp_path):
-    former = tmp_path / "run" / "pivottrace" / "ledger.sqlite"
+@pytest.mark.parametrize("folder", ["pivottrace", "."])
+def test_a_ledger_elsewhere_is_not_paid_again(folder, make_trainer, tmp_path):
+    """In the folder of an earlier release, or where a triage with `--output` for the trainer's folder leaves it."""
+    output_dir = tmp_path / "run"
+    former = output_dir / folder / "ledger.sqlite"
     former.parent.mkdir(parents=True)
-    former.write_bytes(b"")
+    AnnotationLedger(former, 4, pool_ids(make_pool())).close()
     trainer = make_trainer()
-    with pytest.raises(ValueError, match=r"holds labels that are paid for.*rename .*pivottrace to .*_pivottrace"):
+    with pytest.raises(ValueError, match=r"holds labels that are paid for, where.*Move .* to .*run/_pivottrace"):
         PivotDensityCallback(trainer, 4)
-    former.parent.rename(tmp_path / "run" / "_pivottrace")
-    with_ledger = PivotDensityCallback(trainer, 4)
-    assert isinstance(with_ledger.ledger, AnnotationLedger)
+    (output_dir / "_pivottrace").mkdir()
+    for path in former.parent.glob("ledger.sqlite*"):
+        path.rename(output_dir / "_pivottrace" / path.name)
+    assert PivotDensityCallback(trainer, 4).ledger.budget == 4
