@@ -17,7 +17,7 @@ _LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 def _check_prompt(row: int, prompt: Any) -> None:
     """Raise `ValueError` if this is neither a text nor a conversation, or an empty one."""
     is_text = isinstance(prompt, str)
-    is_conversation = isinstance(prompt, list) and all(isinstance(m, dict) and "content" in m for m in prompt)
+    is_conversation = isinstance(prompt, list) and all(_is_message(message) for message in prompt)
     if prompt is not None and not is_text and not is_conversation:
         raise ValueError(
             f"Row {row} of the pool has the prompt {prompt!r:.80}, a `{type(prompt).__name__}`, which is neither a "
@@ -25,6 +25,14 @@ def _check_prompt(row: int, prompt: Any) -> None:
         )
     if not prompt or (is_text and not prompt.strip()):
         raise ValueError(f"Row {row} of the pool has an empty prompt ({prompt!r:.80}). Filter such rows out.")
+
+
+def _is_message(message: Any) -> bool:
+    if not isinstance(message, dict) or "content" not in message:
+        return False
+    content = message["content"]
+    is_in_parts = isinstance(content, list) and all(isinstance(part, dict) for part in content)
+    return content is None or isinstance(content, str) or is_in_parts
 
 
 def prompt_id(prompt: Any) -> str:

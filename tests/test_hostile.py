@@ -280,6 +280,8 @@ def test_odd_spreadsheets(tmp_path):
         [["a", "b"]],
         [[{"role": "user"}]],
         [{"role": "user", "content": "?"}],
+        [[{"role": "user", "content": 5}]],
+        [[{"role": "user", "content": ["?"]}]],
         ["  \n"],
         [[]],
         [b"bytes"],
