@@ -203,7 +203,7 @@ def run_demo(output_dir: Path, seed: int = 0, max_steps: int | None = None) -> l
         `list[Arm]`: full supervision and PivotTrace.
     """
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
-    # For a model this small a second thread gains nothing, and beside another job the threads wait for each other.
+    # Beside another job the threads of every small operation wait for each other: minutes become a quarter of an hour.
     torch.set_num_threads(1)
     console = Console()
     max_steps = max_steps or MAX_STEPS
