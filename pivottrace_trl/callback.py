@@ -16,6 +16,7 @@ from .estimators import CalibratedEstimator, Estimator
 from .files import PRIVATE_FOLDER
 from .first_look import FirstLook
 from .integration import (
+    SpendingGate,
     TrainerAttachment,
     check_evaluation_data,
     check_form_of_prompts,
@@ -23,6 +24,7 @@ from .integration import (
     check_trainer,
     find_columns,
     find_verifier,
+    say,
 )
 from .labels.ledger import AnnotationLedger
 from .labels.oracles import CallableAnnotator
@@ -37,14 +39,14 @@ from .report.attempts import write_attempts
 from .report.record import RUN_FILE, record_run
 from .report.run import RunReport
 from .response_tracer import ResponseTracer
-from .rewards import SUCCESS_REWARD, LabelRouter
+from .rewards import LabelRouter, check_success_threshold
 from .routing import PoolRouter, TriageConfig
 from .sampler import PivotRoutedSampler
 from .scoring import PoolScorer
 from .sharing import FreshScores, share_routing
 from .state import Position, load_state, load_suggestions, save_state, save_suggestions
 from .traces import ResponseTrace
-from .triage import Route, count_routes, resolve_budget
+from .triage import Route, TriageResult, count_routes, resolve_budget
 
 
 logger = logging.get_logger(__name__)
@@ -88,6 +90,9 @@ class PivotDensityCallback(TrainerCallback):
         answer_format ([`AnswerFormat`] or `str`, *optional*, defaults to `"math"`):
             What an answer is: `"math"`, `"number"`, `"choice"` (the letters A to E; `"choice:yes,no"` for others),
             `"text"`, or an object of yours. Completions, votes, labels that people type, and files are read by it.
+        success_threshold (`float` or `Callable[[float], bool]`, *optional*):
+            Reward of the function that reads the label from which a response counts as right, or a function that
+            tells. Defaults to 0.5; a warning says so if a probe gets another reward than 0 or 1.
 
     Attributes:
         ledger ([`AnnotationLedger`]): the labels bought so far.
@@ -123,8 +128,10 @@ class PivotDensityCallback(TrainerCallback):
         estimator: Estimator | str | None = None,
         config: TriageConfig | None = None,
         answer_format: AnswerFormat | str = "math",
+        success_threshold: float | Callable[[float], bool] | None = None,
     ):
         check_trainer(trainer)
+        check_success_threshold(success_threshold)
         self._answer_format = resolve_format(answer_format)
         # TRL annotates attributes more loosely than what a built trainer holds.
         self._trainer = cast(Any, trainer)
@@ -189,7 +196,9 @@ class PivotDensityCallback(TrainerCallback):
             label_feature=dataset.features.get(label_column),
             processes=self._processes,
             is_training=lambda: self._trainer.model.training,
+            success_threshold=success_threshold,
         )
+        self._gate = SpendingGate(attachment, self._verifier, self.label_router)
         self.report = RunReport(self.output_dir)
         self._attachment = attachment
         self._first_look: FirstLook | None = None
@@ -207,6 +216,13 @@ class PivotDensityCallback(TrainerCallback):
             take_traces=self._take_traces,
             before_save=self._save_state,
         )
+        if self._processes.is_main:
+            asked = "the dataset" if annotator is None else "people" if annotator == "queue" else "the annotator"
+            say(
+                f"PivotTrace: a pool of {len(ids)} prompts without `{label_column}`; {asked} may be asked for "
+                f"{budget} ({budget / len(ids):.1%}), {self.router.probe_size} of them as probes; "
+                f"{self.ledger.num_bought} are bought already; the score is {type(scorer.estimator).__name__}"
+            )
 
     def _open_ledger(
         self, budget: int, ids: list[str], label_column: str, vault: LabelVault | None
@@ -255,7 +271,9 @@ class PivotDensityCallback(TrainerCallback):
         Returns:
             `dict[str, Any]`: `pool_size`, `annotation_budget` (labels), `annotated` (labels bought), `routes`
             (`{"discard": n, "weak": n, "annotate": n}`, all weak before the first routing), `probes` (labels spent on
-            calibration), `epochs` (number of routings).
+            calibration), `epochs` (number of routings), `first_responses` (what the first responses say, empty before
+            the first routing: number of `probes` whose label is known and of those that are `right`; shares of all
+            responses that were `cut_off` and that were `unanswered`, no answer being found in them).
         """
         return {
             "pool_size": len(self.router.prompt_ids),
@@ -264,6 +282,7 @@ class PivotDensityCallback(TrainerCallback):
             "routes": count_routes(self.router.routes),
             "probes": len(self.router.probes),
             "epochs": self._num_routings,
+            "first_responses": dict(self._gate.verdict),
         }
 
     # Called by the trainer when it builds its data loader, before it derives the number of steps from the length.
@@ -323,21 +342,15 @@ class PivotDensityCallback(TrainerCallback):
             path, threshold = self.output_dir / "attempts.parquet", self.scorer.density.threshold or 0.0
             tokenizer = self._trainer._tokenizer
             write_attempts(path, self.router.prompt_ids, look.rollouts, pool_scores.traces, threshold, tokenizer)
-        result = self.router.first_routing(self._verify, rescore=self._rescore)
-        self.report.note_routing(0, self.router, result, self._trainer._tokenizer)
+        self.report.begin()
+        self._gate.look_at(look)
+        self._gate.check_answers()
+        result = self.router.first_routing(self._gate.verify, True, self._rescore, self._gate.objection)
+        self._note_routing(0, result)
 
-    def _verify(self, rows: list[int]) -> list[bool]:
-        """Whether the first response to each row is right, by its label."""
-        assert self._first_look is not None
-        texts, rollouts = self._first_look.texts, self._first_look.rollouts
-        rewards = self._attachment.reward(
-            self._verifier,
-            rows,
-            [texts[row] for row in rows],
-            [rollouts[row] for row in rows],
-            self.label_router.unlocked(rows),
-        )
-        return [reward is not None and reward >= SUCCESS_REWARD for reward in rewards]
+    def _note_routing(self, epoch: int, result: TriageResult) -> None:
+        self.report.note_routing(epoch, self.router, result, self._trainer._tokenizer)
+        self._gate.judge(result.calibration)
 
     def _rescore(self, probes: list[int], was_right: np.ndarray) -> np.ndarray | None:
         """Scores of the pool by what the probes teach; `None` if they teach nothing."""
@@ -356,15 +369,18 @@ class PivotDensityCallback(TrainerCallback):
             args = (checkpoint, self.router, self.scorer, self.label_router.monitor, self._trainer.args.seed)
             position = load_state(*args)
             load_suggestions(self.output_dir / _SUGGESTIONS, self.router)
-            look = self._new_look()
+            self._gate.load_state(position.gate)
+            look, verify = self._new_look(), None
             if look.reopen(position.first_look):
-                self._first_look = look
-                self.router.examine_with(self._verify, None if self.scorer.probes else self._rescore)
+                self._first_look = self._gate.responses = look
+                verify = self._gate.verify
             else:
                 logger.warning(
                     f"{self.output_dir} does not hold the first responses of the run that saved {checkpoint}: labels "
                     "that are bought from now on do not tell whether those were right."
                 )
+            self.router.examine_with(verify, self._rescore, self._gate.objection)
+            self.report.resume(position.epoch)
             return position
 
         position = self._processes.on_main(load)
@@ -379,6 +395,7 @@ class PivotDensityCallback(TrainerCallback):
         """Give what rank 0 decided to the others."""
         self._num_routings += 1
         share_routing(self.router, self.scorer, self._processes)
+        self._gate.load_state(self._processes.broadcast(self._gate.state()))
         self.ledger = self.router.ledger
 
     def _take_traces(self, rows: list[int], traces: list[ResponseTrace]) -> None:
@@ -400,15 +417,18 @@ class PivotDensityCallback(TrainerCallback):
             if self.router.config.reroutes:
                 self._processes.on_main(lambda: self._reroute(epoch))
                 self._share_routing()
-            if (self.router.routes == Route.DISCARD).all():
-                logger.warning("Every prompt of the pool is mastered: training stops here.")
-                control.should_training_stop = True
-                return
             self.sampler.set_routes(self.router.routes)
         self._trainer.log(self._metrics())
+        if (self.router.routes == Route.DISCARD).all():
+            logger.warning(
+                f"Every prompt of the pool is mastered, going by {self.router.evidence.is_labelled.sum()} labels: "
+                f"training stops here, and {self.ledger.num_left} labels of the budget are left. Take a harder pool, "
+                "or raise `tau_high`."
+            )
+            control.should_training_stop = True
 
     def _reroute(self, epoch: int) -> None:
-        self.report.note_routing(epoch, self.router, self.router.route(epoch), self._trainer._tokenizer)
+        self._note_routing(epoch, self.router.route(epoch))
 
     def _metrics(self) -> dict[str, float]:
         routes, calibration = self.router.routes, self.router.calibration
@@ -439,6 +459,7 @@ class PivotDensityCallback(TrainerCallback):
             num_prompts=self.sampler.num_prompts,
             num_scoring_tokens=self.num_scoring_tokens,
             first_look="" if self._first_look is None else self._first_look.identity,
+            gate=self._gate.state(),
         )
 
         def save() -> None:

@@ -111,6 +111,15 @@ class FirstLook:
         return self._texts[:: self._size]
 
     @cached_property
+    def _answers(self) -> list[str | None]:
+        return [self._answer_format.extract(text) for text in self._texts]
+
+    @property
+    def answers(self) -> list[str | None]:
+        """The final answers found in them."""
+        return self._answers[:: self._size]
+
+    @cached_property
     def traces(self) -> list[ResponseTrace]:
         """Their traces; empty ones on other ranks than 0."""
         is_shown = self._work.processes.is_main and not self._attachment.trainer.args.disable_tqdm
@@ -129,7 +138,7 @@ class FirstLook:
             Tuple of the final answer to each prompt (the majority's, if there are several responses) and the agreement
             of the responses to each, `None` if there is one.
         """
-        answers = [self._answer_format.extract(text) for text in self._texts]
+        answers = self._answers
         if self._size == 1:
             return answers, None
         groups = [answers[start : start + self._size] for start in range(0, len(answers), self._size)]

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,27 @@ from .routing import PoolRouter
 
 # Column that tells which row of the pool a training example is; absent from evaluation data.
 ROW_COLUMN = "pivottrace_row"
-# Reward from which a response counts as right: accuracy rewards give 1 or 0, scaled ones at least 0.5 when right.
-SUCCESS_REWARD = 0.5
+# Reward from which a response counts as right by default: accuracy rewards give 1 or 0.
+_SUCCESS_THRESHOLD = 0.5
+
+
+def check_success_threshold(threshold: float | Callable[[float], bool] | None) -> None:
+    """
+    Refuse what does not tell a right response by its reward.
+
+    Args:
+        threshold (`float` or `Callable[[float], bool]`, *optional*):
+            See [`LabelRouter`].
+
+    Raises:
+        ValueError: if it is neither a finite number nor a function.
+    """
+    is_number = isinstance(threshold, Real) and not isinstance(threshold, bool) and isfinite(threshold)
+    if not (threshold is None or is_number or callable(threshold)):
+        raise ValueError(
+            f"`success_threshold` is {threshold!r}, but must be a number, such as 0.5 for rewards of 0 and 1, or a "
+            "function from a reward to whether the response is right."
+        )
 
 
 @dataclass(frozen=True)
@@ -68,6 +89,8 @@ class LabelRouter:
         is_training (`Callable[[], bool]`, *optional*):
             Whether the batch at hand is trained on; in evaluation, bought labels are shown, and nobody votes. Defaults
             to always.
+        success_threshold (`float` or `Callable[[float], bool]`, *optional*):
+            Reward from which a response counts as right, or a function that tells. Defaults to 0.5.
 
     Attributes:
         has_pseudo_labels (`bool`): whether votes are labels at all; not where the verifier requires a locked column.
@@ -85,6 +108,7 @@ class LabelRouter:
     processes: Processes = field(default_factory=Processes)
     is_training: Callable[[], bool] = lambda: True
     has_pseudo_labels: bool = True
+    success_threshold: float | Callable[[float], bool] | None = None
     num_withheld: int = 0
     monitor: CollapseMonitor = field(default_factory=CollapseMonitor)
     _latest: tuple[object, BatchLabels] | None = None
@@ -185,6 +209,30 @@ class LabelRouter:
         labels = [self.router.label(row) for row in rows]
         return [None if label is None else {self.label_column: label.get(self.label_column)} for label in labels]
 
+    def is_success(self, reward: float | None) -> bool:
+        """Whether a reward says that the response is right; `None`, which is no judgement, does not."""
+        if reward is None:
+            return False
+        if callable(self.success_threshold):
+            return bool(self.success_threshold(float(reward)))
+        return float(reward) >= (_SUCCESS_THRESHOLD if self.success_threshold is None else self.success_threshold)
+
+    def label_of(self, answer: str) -> dict[str, Any] | None:
+        """
+        Make a label of an answer that the policy gave.
+
+        Args:
+            answer (`str`): the answer as written.
+
+        Returns:
+            `dict[str, Any]` or `None`: label column -> value; `None` if it is not even of the label's type ("about 5"
+            for an integer).
+        """
+        try:
+            return {self.label_column: self._to_label(answer, self.label_feature)}
+        except ValueError:
+            return None
+
     def _label(self, row: int, vote: Vote) -> dict[str, Any] | None:
         (label,) = self._bought([row])
         return self._pseudo_label(vote) if label is None else label
@@ -197,10 +245,7 @@ class LabelRouter:
             or vote.agreement < self.router.config.min_agreement
         ):
             return None
-        try:
-            return {self.label_column: self._to_label(vote.answer, self.label_feature)}
-        except ValueError:
-            return None  # the majority is not even of the label's type ("about 5" for an integer)
+        return self.label_of(vote.answer)
 
     def _to_label(self, answer: str, feature: Any) -> Any:
         if isinstance(feature, List | LargeList):  # every answer that counts as right
@@ -231,7 +276,7 @@ class LabelRouter:
             group = rewards[number * size : (number + 1) * size]
             if any(reward is None for reward in group):
                 continue
-            is_right = [reward is not None and reward >= SUCCESS_REWARD for reward in group]
+            is_right = [self.is_success(reward) for reward in group]
             share = float(np.mean(is_right))
             if not batch.is_annotated[number]:
                 weak.append(share)
@@ -264,7 +309,7 @@ class RoutedReward:
         label_router ([`LabelRouter`]):
             Finds the labels.
         is_verifier (`bool`):
-            Whether its rewards on annotated rows tell if a response is right (at least 0.5).
+            Whether its rewards on annotated rows tell if a response is right.
         needs_locked (`bool`, *optional*, defaults to `False`):
             Whether it cannot be called without a locked column, so that it is shown annotated rows only.
     """

@@ -106,6 +106,9 @@ class PoolRouter:
         routes (`np.ndarray` of shape `(num_prompts,)`, int8): latest route of each prompt.
         suggestions (`dict[int, str]`): the policy's own answer of each prompt that has one.
         start (`int`): latest event of the ledger when the run began.
+        is_traced (`np.ndarray` of shape `(num_prompts,)`, bool): whether the score is of a rollout of training.
+        first_outcomes (`dict[int, bool]`): whether the first response was right, of the rows of which that was asked.
+        num_examined (`int`): probes from which the score has learnt.
         calibration ([`Calibration`]): of the latest routing, `None` before the first.
     """
 
@@ -132,8 +135,12 @@ class PoolRouter:
         self.calibration: Calibration | None = None
         self.start = ledger.last_event
         self._texts, self._wait = texts, wait
+        self.is_traced = np.zeros(len(self.prompt_ids), bool)
+        self.first_outcomes: dict[int, bool] = {}
+        self.num_examined = 0
         self._verify: Callable[[list[int]], list[bool]] | None = None
         self._rescore: Callable[[list[int], np.ndarray], np.ndarray | None] | None = None
+        self._objection: Callable[[], str | None] = lambda: None
 
     def label(self, row: int) -> dict[str, Any] | None:
         """The label of a row if it was bought and is known at this point of the run, else `None`."""
@@ -141,11 +148,15 @@ class PoolRouter:
 
     def examine_with(
         self,
-        verify: Callable[[list[int]], list[bool]],
+        verify: Callable[[list[int]], list[bool]] | None,
         rescore: Callable[[list[int], np.ndarray], np.ndarray | None] | None,
+        objection: Callable[[], str | None] = lambda: None,
     ) -> None:
-        """Take over how to verify scored responses and how to learn from probes, see [`~PoolRouter.first_routing`]."""
-        self._verify, self._rescore = verify, rescore
+        """
+        Take over how to verify the first responses, how to learn from them, and what speaks against buying, see
+        [`~PoolRouter.first_routing`].
+        """
+        self._verify, self._rescore, self._objection = verify, rescore, objection
 
     def know_labels(self, routing: int, also: Sequence[int] | np.ndarray = ()) -> None:
         """
@@ -167,6 +178,11 @@ class PoolRouter:
         self.scores[rows] = scores
         self.densities[rows] = densities
 
+    def update_traced(self, rows: Sequence[int] | np.ndarray, scores: np.ndarray, densities: np.ndarray) -> None:
+        """Take over scores and densities of rollouts of training, which those of first responses do not replace."""
+        self.update_scores(rows, scores, densities)
+        self.is_traced[rows] = True
+
     def update_votes(
         self, rows: Sequence[int], agreement: Sequence[float], answers: Sequence[str | None] | None = None
     ) -> None:
@@ -184,25 +200,29 @@ class PoolRouter:
         verify: Callable[[list[int]], list[bool]],
         buy: bool = True,
         rescore: Callable[[list[int], np.ndarray], np.ndarray | None] | None = None,
+        objection: Callable[[], str | None] = lambda: None,
     ) -> TriageResult:
         """
         Buy the probe set, calibrate on it, and route the pool.
 
         Args:
             verify (`Callable[[list[int]], list[bool]]`):
-                Tells for rows whose label was bought whether the scored response is right.
+                Tells for rows whose label was bought whether the first response is right.
             buy (`bool`, *optional*, defaults to `True`):
                 Whether to buy the labels that triage asks for as well, not only the probes.
             rescore (`Callable[[list[int], np.ndarray], np.ndarray | None]`, *optional*):
-                Takes the probes whose label could be had and whether each was right; returns new scores of all
-                prompts if that taught it better ones.
+                Takes the probes whose label could be had and whether the first response to each was right; returns
+                new scores of all first responses if that taught it better ones. Called again when there are more.
+            objection (`Callable[[], str | None]`, *optional*):
+                Called at this routing and the later ones once the labels are known; says why no more are to be bought
+                now, if so.
 
         Returns:
             [`TriageResult`]
         """
+        self.examine_with(verify, rescore, objection)
         if self.probe_size:
             self.probes = choose_probes(self.scores, self.probe_size)
-        self.examine_with(verify, rescore)
         self._request(self.probes, epoch=0)
         self._collect(self.probes, routing=-1)
         return self.route(epoch=0, buy=buy)
@@ -227,6 +247,12 @@ class PoolRouter:
         # What an interrupted run bought beyond this point is paid for, and is not paid for again.
         num_paid = self.ledger.num_paid(epoch - 1, self.start)
         budget_left = max(self.ledger.budget - num_paid - len(pending), 0)
+        if (objection := self._objection()) is not None:
+            logger.warning(
+                f"No more labels are bought for now, and {budget_left} of the budget are left: {objection}. The next "
+                "routing looks again, at what training has shown by then."
+            )
+            budget_left = 0
         # Before the first answer there is nothing to triage by: the most uncertain prompts are put up.
         is_blind = self.oracle is None and not self.evidence.is_labelled.any()
         result = assign_routes(
@@ -290,11 +316,25 @@ class PoolRouter:
 
     def _take_labels(self, routing: int, wanted: Sequence[int] | np.ndarray = ()) -> None:
         self.know_labels(routing, wanted)
+        if self._verify is None:
+            return
         rows = np.flatnonzero(self.evidence.is_labelled & (self.evidence.num_verified == 0)).tolist()
-        if rows and self._verify is not None:
-            self.update_pass_rates(rows, [float(right) for right in self._verify(rows)], num_rollouts=1)
-        verified = self.probes[np.isfinite(self.evidence.pass_rate[self.probes])]
-        if self._rescore is not None and len(verified):
-            scores = self._rescore(verified.tolist(), self.evidence.pass_rate[verified] > 0.5)
-            self.scores = self.scores if scores is None else scores
-            self._rescore = None
+        if rows:
+            outcomes = self._ask_for_outcomes(rows)
+            self.update_pass_rates(rows, [float(right) for right in outcomes], num_rollouts=1)
+        probes = [row for row in self.probes.tolist() if self.evidence.is_labelled[row]]
+        if len(probes) > self.num_examined:
+            # A run that was resumed does not remember the outcomes of probes that were answered before.
+            self._ask_for_outcomes([row for row in probes if row not in self.first_outcomes])
+            self.num_examined = len(probes)
+            if self._rescore is not None:
+                scores = self._rescore(probes, np.array([self.first_outcomes[row] for row in probes]))
+                if scores is not None:
+                    self.scores = np.where(self.is_traced, self.scores, scores)
+
+    def _ask_for_outcomes(self, rows: list[int]) -> list[bool]:
+        if not rows or self._verify is None:
+            return []
+        outcomes = self._verify(rows)
+        self.first_outcomes.update(zip(rows, outcomes, strict=True))
+        return outcomes

@@ -17,8 +17,9 @@ class PivotRoutedSampler(Sampler[int]):
 
     The number of prompts an epoch is fixed by the first routes, because the trainer derives its number of steps and
     its learning-rate schedule from the length once. If later routes keep fewer prompts, annotated ones are repeated to
-    fill the epoch; if they keep more, annotated prompts go first and the weak ones are drawn at random. With neutral
-    routes the order equals that of `RepeatSampler`, epoch by epoch.
+    fill the epoch; if they keep more, annotated prompts go first and the weak ones are drawn at random. Where all are
+    discarded an epoch is empty, although its length is still that of at least one batch. With neutral routes the
+    order equals that of `RepeatSampler`, epoch by epoch.
 
     Args:
         data_source (`Sized`):
@@ -39,7 +40,7 @@ class PivotRoutedSampler(Sampler[int]):
             Number of prompts an epoch, when a run is resumed. Defaults to what the first routes keep.
 
     Raises:
-        ValueError: if the routes do not match the dataset or discard all of it.
+        ValueError: if the routes do not match the dataset.
 
     Example:
     ```python
@@ -85,16 +86,11 @@ class PivotRoutedSampler(Sampler[int]):
                 A [`Route`] per prompt.
 
         Raises:
-            ValueError: if there is not one route per prompt, or all are discarded.
+            ValueError: if there is not one route per prompt.
         """
         routes = np.array(routes, dtype=np.int8)
         if routes.shape != (self.num_samples,):
             raise ValueError(f"`routes` has shape {routes.shape}, but the dataset has {self.num_samples} prompts.")
-        if self.num_samples and (routes == Route.DISCARD).all():
-            raise ValueError(
-                f"All {self.num_samples} prompts are discarded as mastered: there is nothing left to train on. Take a "
-                "harder pool, or raise `tau_high`."
-            )
         self.routes = routes
 
     def set_epoch(self, epoch: int) -> None:
@@ -125,6 +121,8 @@ class PivotRoutedSampler(Sampler[int]):
             weak = order[route == Route.WEAK][: max(self.num_prompts - len(annotated), 0)]
             chosen = np.isin(order, np.concatenate([annotated, weak]))
             return order[chosen][: self.num_prompts].tolist()
+        if len(kept) == 0:
+            return []
         fillers = annotated if len(annotated) else kept
         return np.concatenate([kept, np.resize(fillers, self.num_prompts - len(kept))]).tolist()
 

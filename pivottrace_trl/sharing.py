@@ -14,7 +14,7 @@ from .scoring import PoolScorer
 from .traces import ResponseTrace
 
 
-_ROUTING = ("scores", "densities", "evidence", "probes", "routes", "calibration", "start")
+_ROUTING = ("scores", "densities", "is_traced", "evidence", "probes", "routes", "calibration", "start")
 _SCORING = ("estimator", "density", "heads", "probes", "is_fitted")
 
 
@@ -83,7 +83,7 @@ class FreshScores:
         self.clear()
         if merged:
             _, scores, densities = zip(*merged.values(), strict=True)
-            self._router.update_scores(list(merged), np.array(scores), np.array(densities))
+            self._router.update_traced(list(merged), np.array(scores), np.array(densities))
 
     def clear(self) -> None:
         """Forget what was not taken over."""

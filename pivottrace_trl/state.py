@@ -2,7 +2,7 @@
 
 import copy
 import json
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Position:
         num_scoring_tokens (`int`): tokens spent on scoring.
         first_look (`str`): identifies the first responses to the pool, by which labels that are bought later are
             verified.
+        gate (`dict[str, Any]`): what spoke for and against buying labels.
     """
 
     seed: int
@@ -50,6 +51,7 @@ class Position:
     num_prompts: int
     num_scoring_tokens: int
     first_look: str
+    gate: dict[str, Any] = field(default_factory=dict)
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -136,6 +138,7 @@ def save_state(
         "estimator": _values(scorer.estimator),
         "calibrated_on": scorer.probes,
         "monitor": monitor.state(),
+        "num_examined": router.num_examined,
     }
     if state["estimator"]["values"] is None:
         logger.warning_once(_NOT_SAVED.format(name=state["estimator"]["name"]) + " This run cannot be resumed.")
@@ -144,6 +147,7 @@ def save_state(
         "route": router.routes,
         "score": router.scores,
         "pivot_density": router.densities,
+        "is_traced": router.is_traced,
         "pass_rate": router.evidence.pass_rate,
         "num_verified": router.evidence.num_verified,
         "agreement": router.evidence.agreement,
@@ -217,6 +221,7 @@ def load_state(
 
         router.routes = column("route").astype(np.int8)
         router.scores, router.densities = column("score").copy(), column("pivot_density").copy()
+        router.is_traced = column("is_traced").copy()
         router.evidence.pass_rate[:] = column("pass_rate")
         router.evidence.num_verified[:] = column("num_verified")
         router.evidence.agreement[:] = column("agreement")
@@ -230,7 +235,8 @@ def load_state(
         scorer.estimator, scorer.is_fitted = copy.copy(scorer.estimator), True
         vars(scorer.estimator).update(values)
         monitor.load_state(state["monitor"])
-        return Position(**{field.name: state[field.name] for field in fields(Position)})
+        router.num_examined = state["num_examined"]
+        return Position(**{entry.name: state[entry.name] for entry in fields(Position)})
 
 
 def save_suggestions(path: Path, router: PoolRouter) -> None:

@@ -217,7 +217,7 @@ def test_answers_in_a_format_of_ones_own_reach_the_reward_as_they_are(make_train
 
     def choice_reward(completions, solution, **kwargs):
         shown.update(solution)
-        return [0.0] * len(completions)
+        return [float(label == "B") for label in solution]
 
     pool = make_pool(8).remove_columns("solution").add_column("solution", ["A"] * 8)
     trainer = make_trainer(pool, reward_funcs=choice_reward, max_steps=2)
@@ -235,6 +235,7 @@ def test_published_shares_with_routes_that_stay(make_trainer, tmp_path):
     assert callback.summary() == {
         "pool_size": 30, "annotation_budget": 9, "annotated": 9, "probes": 0, "epochs": 1,
         "routes": {"discard": 12, "weak": 9, "annotate": 9},
+        "first_responses": {"probes": 0, "right": 0, "cut_off": 28 / 30, "unanswered": 11 / 30},
     }  # fmt: skip
     discarded = set(np.flatnonzero(callback.router.routes == Route.DISCARD))
     seen = {row for batch in batches for row in batch}
@@ -331,8 +332,9 @@ def test_weak_rows_are_rewarded_with_the_vote_or_not_at_all(make_trainer):
     """On a budget of one label nearly every row is weak."""
     seen = []
 
-    def spy(completions, solution, **kwargs):
-        seen.extend(zip((c[0]["content"] for c in completions), solution, strict=True))
+    def spy(completions, solution, trainer_state, **kwargs):
+        if trainer_state.max_steps:  # not what it is asked before training
+            seen.extend(zip((c[0]["content"] for c in completions), solution, strict=True))
         return digit_reward(completions, solution)
 
     trainer = make_trainer(reward_funcs=spy)

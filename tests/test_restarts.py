@@ -13,7 +13,10 @@ import pytest
 from transformers.trainer import TRAINER_STATE_NAME
 
 from pivottrace_trl import PivotDensityCallback, TriageConfig
+from pivottrace_trl.files import PRIVATE_FOLDER
 from pivottrace_trl.parts import PartsFolder, SharedWork
+from pivottrace_trl.report import run as report_module
+from pivottrace_trl.report.runs import find_runs
 from pivottrace_trl.state import find_checkpoint
 
 from . import killed_runs
@@ -215,3 +218,33 @@ def test_labels_bought_later_are_not_known_to_a_run_that_goes_back(make_trainer,
         known[step] = sum(callback.router.label(row) is not None for row in range(32))
         callback.detach()
     assert 8 <= known[8] < known[24] == callback.summary()["annotated"]
+
+
+def test_routings_of_an_earlier_longer_run_are_not_read_as_those_of_the_next(make_trainer, tmp_path):
+    folder = tmp_path / "run" / PRIVATE_FOLDER
+    for epochs in (3, 1):
+        trainer = make_trainer(num_train_epochs=epochs)
+        callback = attach(trainer)
+        trainer.train()
+        callback.detach()
+        names = [path.name for path in sorted(folder.glob("routes-epoch-*"))]
+        assert names == [f"routes-epoch-{epoch:03d}.parquet" for epoch in range(epochs)]
+        (run,) = find_runs([tmp_path / "run"])
+        assert len(run.routes) == epochs
+
+
+def test_a_resumed_run_shows_its_routings_from_the_first_on(make_trainer, tmp_path, capsys, monkeypatch):
+    trainer = make_trainer(**SAVING)
+    attach(trainer)
+    trainer.train()
+    per_epoch = trainer.state.global_step // 3
+    table = capsys.readouterr().out.split("PivotTrace\n")[-1]
+    drawn = []
+    monkeypatch.setattr(report_module, "plot_route_flow", lambda routes, path: drawn.append(len(routes)))
+    # From the first checkpoint of the second epoch: the third routing is made again.
+    step = next(step for step in range(12, 100, 12) if per_epoch < step <= 2 * per_epoch)
+    resumed = make_trainer(**SAVING)
+    attach(resumed)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / f"checkpoint-{step}"))
+    assert drawn == [3]
+    assert capsys.readouterr().out.split("PivotTrace\n")[-1] == table

@@ -87,5 +87,11 @@ def test_the_plan_is_frozen_when_the_iterator_is_made():
 def test_bad_routes_are_refused():
     with pytest.raises(ValueError, match="shape"):
         PivotRoutedSampler(range(10), 1, routes=routes_of(0, 0, 9))
-    with pytest.raises(ValueError, match="nothing left to train on"):
-        PivotRoutedSampler(range(10), 1, routes=routes_of(10, 0, 0))
+
+
+def test_a_pool_that_is_all_mastered_leaves_nothing_to_train_on():
+    """Not an error: the trainer asks for the length, and then finds nothing in it and ends."""
+    sampler = PivotRoutedSampler(range(10), 2, batch_size=3, routes=routes_of(10, 0, 0))
+    assert list(sampler) == [] and len(sampler) == 6
+    sampler.set_routes(routes_of(6, 0, 4))
+    assert len(list(sampler)) == 6

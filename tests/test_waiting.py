@@ -103,3 +103,45 @@ def test_training_waits(make_trainer):
         thread.join()
     assert callback.summary()["annotated"] == 10
     assert (callback.router.routes[callback.router.probes] != Route.WEAK).any()
+
+
+def test_a_score_learns_from_every_probe_that_is_answered(make_trainer):
+    """One more answer an epoch: each time the score is fitted to all of them, and fresher scores stay."""
+    dataset = make_pool().remove_columns("solution")
+    trainer = make_trainer(dataset=dataset, num_train_epochs=4, save_strategy="epoch")
+    callback = attach(trainer, estimator="probe_calibrated")
+    learnt, note, weights = [], callback.report.note_routing, []
+
+    def answer_one(epoch, router, result, tokenizer):
+        learnt.append(list(callback.scorer.probes))
+        weights.append(callback.scorer.estimator.weights)
+        note(epoch, router, result, tokenizer)
+        answer_queue(callback.ledger.path, 1)
+
+    callback.report.note_routing = answer_one
+    trainer.train()
+    assert [len(rows) for rows in learnt] == [0, 1, 2, 3] and set(learnt[1]) < set(learnt[2]) < set(learnt[3])
+    assert weights[1] != weights[2] != weights[3]
+    # A run that is resumed after the second epoch has learnt from two, and goes on with the third and the fourth.
+    resumed = make_trainer(dataset=dataset, num_train_epochs=4)
+    again = attach(resumed, estimator="probe_calibrated")
+    steps = trainer.state.global_step // 4
+    resumed.train(resume_from_checkpoint=str(callback.output_dir.parent / f"checkpoint-{3 * steps}"))
+    assert set(again.scorer.probes) > set(learnt[2])
+
+
+def test_scores_of_training_outlive_what_late_probes_teach(make_trainer):
+    trainer = make_trainer(dataset=make_pool().remove_columns("solution"), num_train_epochs=2)
+    callback = attach(trainer, estimator="probe_calibrated")
+    reroute, seen = callback._reroute, {}
+
+    def look(epoch):
+        seen["rows"], seen["before"] = callback.router.is_traced.copy(), callback.router.scores.copy()
+        answer_queue(callback.ledger.path, 5)
+        reroute(epoch)
+        seen["after"] = callback.router.scores.copy()
+
+    callback._reroute = look
+    trainer.train()
+    assert callback.scorer.probes and 16 <= seen["rows"].sum()
+    assert (seen["before"] == seen["after"])[seen["rows"]].all()

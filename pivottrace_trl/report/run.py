@@ -12,7 +12,7 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from ..estimators import PivotDensity
-from ..files import replace_atomically
+from ..files import reading, replace_atomically
 from ..rollouts import Rollout
 from ..routing import PoolRouter
 from ..traces import ResponseTrace
@@ -41,6 +41,33 @@ class RunReport:
     def num_routings(self) -> int:
         """Number of routings so far."""
         return len(self._routes)
+
+    def begin(self) -> None:
+        """Remove what an earlier run left in the folder of its routings: they would be taken for those of this one."""
+        for path in self._tables().values():
+            path.unlink()
+
+    def resume(self, epoch: int) -> None:
+        """
+        Take up the routings of a run that goes on, and remove those that it had made beyond this point.
+
+        Args:
+            epoch (`int`): epoch of the latest routing.
+        """
+        self._epochs, self._routes = [], []
+        for number, path in self._tables().items():
+            if number > epoch:
+                path.unlink()
+                continue
+            with reading(path, "It is no table of routes: remove it, or run again."):
+                names = pq.read_table(path, columns=["route"])["route"].to_pylist()
+                self._routes.append(np.array([Route[name.upper()] for name in names], np.int8))
+            self._epochs.append(number)
+
+    def _tables(self) -> dict[int, Path]:
+        """The tables of routes in the folder, by epoch."""
+        paths = sorted(self.output_dir.glob("routes-epoch-*.parquet"))
+        return {int(path.stem.removeprefix("routes-epoch-")): path for path in paths}
 
     def note_traces(self, rollouts: list[Rollout], traces: list[ResponseTrace], density: PivotDensity) -> None:
         """Keep the response with the most pivots for the trace plot."""
