@@ -3,6 +3,7 @@
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from pivottrace_trl import AnnotationLedger, Answer, PivotDensityCallback, Query, Route
@@ -136,7 +137,9 @@ def test_scores_of_training_outlive_what_late_probes_teach(make_trainer):
     reroute, seen = callback._reroute, {}
 
     def look(epoch):
-        seen["rows"], seen["before"] = callback.router.is_traced.copy(), callback.router.scores.copy()
+        # What training has rolled out has a vote.
+        seen["rows"] = np.isfinite(callback.router.evidence.agreement)
+        seen["before"] = callback.router.scores.copy()
         answer_queue(callback.ledger.path, 5)
         reroute(epoch)
         seen["after"] = callback.router.scores.copy()
