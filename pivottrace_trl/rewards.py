@@ -41,6 +41,25 @@ def check_success_threshold(threshold: float | Callable[[float], bool] | None) -
         )
 
 
+def check_number(reward_func: Callable, rewards: Sequence[float | None], num_completions: int) -> None:
+    """
+    Refuse rewards that cannot be told apart.
+
+    Args:
+        reward_func (`Callable`): the function that returned them.
+        rewards (`Sequence[float | None]`): what it returned.
+        num_completions (`int`): number of completions that it was passed.
+
+    Raises:
+        ValueError: if there are more or fewer rewards than completions.
+    """
+    if len(rewards) != num_completions:
+        raise ValueError(
+            f"The reward function {reward_func!r} returned {len(rewards)} rewards for {num_completions} "
+            "completions. It must return exactly one for each completion it is passed."
+        )
+
+
 @dataclass(frozen=True)
 class BatchLabels:
     """
@@ -355,11 +374,7 @@ class RoutedReward:
                 columns["log_extra"] = lambda name, values: log_extra(name, _scatter(values, shown, len(completions)))
 
         def take(given: Sequence[float | None]) -> list[float | None]:
-            if len(given) != len(shown):
-                raise ValueError(
-                    f"The reward function {self.reward_func!r} returned {len(given)} rewards for {len(shown)} "
-                    "completions. It must return exactly one for each completion it is passed."
-                )
+            check_number(self.reward_func, given, len(shown))
             rewards = _scatter(given, shown, len(completions))
             if self.is_verifier:
                 self.label_router.verified(batch, rewards, log_metric)

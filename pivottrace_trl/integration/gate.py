@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from transformers.utils import logging
 
 from ..calibration import Calibration
-from ..rewards import LabelRouter
+from ..rewards import LabelRouter, check_number
 from ..rollouts import Rollout
 from .attachment import TrainerAttachment
 
@@ -115,6 +115,7 @@ class SpendingGate:
                 f"{error}), as it is for prompts without a bought label. Nothing was bought. Let it return 0 for what "
                 "it cannot read, or pass an `answer_format` that finds answers only where they can be labels."
             ) from error
+        check_number(self._function, rewards, len(rows))
         unpaid = [place for place, reward in enumerate(rewards) if not self._label_router.is_success(reward)]
         share = len(unpaid) / len(rows)
         if share <= _SHARE_TO_TELL:
@@ -135,6 +136,7 @@ class SpendingGate:
     def verify(self, rows: list[int]) -> list[bool]:
         """Whether the first response to each row is right, by its label."""
         rewards = self._reward(rows, self._label_router.unlocked(rows))
+        check_number(self._function, rewards, len(rows))
         if self._label_router.success_threshold is None and not self._is_scale_told:
             self._check_scale([float(reward) for reward in rewards if reward is not None])
         return [self._label_router.is_success(reward) for reward in rewards]
@@ -242,9 +244,12 @@ class SpendingGate:
         return self._attachment.reward(self._verifier, rows, *some, labels)
 
     @property
+    def _function(self) -> Any:
+        return self._attachment.reward_funcs[self._verifier]
+
+    @property
     def _name(self) -> str:
-        function = self._attachment.reward_funcs[self._verifier]
-        return f"The reward function `{getattr(function, '__name__', type(function).__name__)}`"
+        return f"The reward function `{getattr(self._function, '__name__', type(self._function).__name__)}`"
 
 
 def _are_all_wrong(num_right: int, num: int, rate: float) -> bool:
