@@ -91,7 +91,7 @@ class SpendingGate:
             ValueError: if it pays hardly any of them.
         """
         assert self.responses is not None
-        if self._attachment.trainer.reward_funcs[self._verifier].needs_locked:
+        if not self._label_router.has_pseudo_labels:
             return
         texts, nothing = self.responses.texts, dict.fromkeys(self._label_router.locked_columns)
         # What a response says before it is cut off is no answer of its own.
