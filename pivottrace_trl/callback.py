@@ -11,7 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 from trl import GRPOTrainer, RLOOTrainer
 
-from .answers import AnswerFormat, resolve_format
+from .answers import AnswerFormat, check_name, resolve_format
 from .estimators import CalibratedEstimator, Estimator
 from .files import PRIVATE_FOLDER
 from .first_look import FirstLook
@@ -133,6 +133,8 @@ class PivotDensityCallback(TrainerCallback):
         check_trainer(trainer)
         check_success_threshold(success_threshold)
         self._answer_format = resolve_format(answer_format)
+        if annotator == "queue":
+            check_name(self._answer_format)
         # TRL annotates attributes more loosely than what a built trainer holds.
         self._trainer = cast(Any, trainer)
         dataset: Dataset = self._trainer.train_dataset
@@ -157,7 +159,7 @@ class PivotDensityCallback(TrainerCallback):
         if annotator is None:
             oracle = vault
         elif annotator != "queue":
-            oracle = CallableAnnotator(annotator, attachment.rows, label_column)
+            oracle = CallableAnnotator(annotator, attachment.rows, label_column, self._answer_format)
         if wait_for_annotations is not None and annotator != "queue":
             raise ValueError(
                 f"`wait_for_annotations` is {wait_for_annotations!r}, but nobody is waited for unless labels come "

@@ -1,5 +1,6 @@
 """Reward functions that see a bought label, the group's own majority answer, or nothing."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -7,7 +8,7 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from datasets import LargeList, List
+from datasets import LargeList, List, Value
 
 from .answers import AnswerFormat, MathFormat, Vote, vote_on
 from .collapse import CollapseMonitor
@@ -15,6 +16,8 @@ from .labels.vault import LabelVault
 from .processes import Processes
 from .routing import PoolRouter
 
+
+logger = logging.getLogger(__name__)
 
 # Column that tells which row of the pool a training example is; absent from evaluation data.
 ROW_COLUMN = "pivottrace_row"
@@ -226,7 +229,18 @@ class LabelRouter:
 
     def _bought(self, rows: Sequence[int]) -> list[dict[str, Any] | None]:
         labels = [self.router.label(row) for row in rows]
-        return [None if label is None else {self.label_column: label.get(self.label_column)} for label in labels]
+        return [None if label is None else self._typed(label.get(self.label_column)) for label in labels]
+
+    def _typed(self, value: Any) -> dict[str, Any] | None:
+        """What people typed is a text, whatever the column holds; what the dataset held has its type."""
+        is_text = self.label_feature is None or self.label_feature in (Value("string"), Value("large_string"))
+        if isinstance(value, str) and not is_text:
+            try:
+                value = self._to_label(value, self.label_feature)
+            except ValueError as error:
+                logger.warning("A bought label is not used: %s", error)
+                return None
+        return {self.label_column: value}
 
     def is_success(self, reward: float | None) -> bool:
         """Whether a reward says that the response is right; `None`, which is no judgement, does not."""

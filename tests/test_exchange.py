@@ -278,3 +278,16 @@ def test_people_do_not_wait_for_torch():
         "import sys, pivottrace_trl.exchange, pivottrace_trl.cli; sys.exit(bool({'torch', 'trl'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_format_of_ones_own_is_loaded_by_its_name(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"prompt_id": "p0", "answer": " 5 pm "}')
+    for name in ("tests.conftest:FIRST_DIGIT", "my_format"):
+        ledger = AnnotationLedger(tmp_path / name / "ledger.sqlite", 5, IDS, answer_format=name)
+        ledger.request([Query("p0")])
+        if name == "my_format":
+            with pytest.raises(ValueError, match="no answer format 'my_format'.*package.module:attribute"):
+                take(ledger, path)
+        else:
+            assert take(ledger, path).recorded == 1 and ledger.label("p0") == {"solution": "5 pm"}

@@ -5,10 +5,10 @@ import re
 import pytest
 from datasets import ClassLabel, Value
 
-from pivottrace_trl import ChoiceFormat, MathFormat, NumberFormat, TextFormat, majority_vote
+from pivottrace_trl import ChoiceFormat, MathFormat, NumberFormat, PivotDensityCallback, TextFormat, majority_vote
 from pivottrace_trl.answers import resolve_format
 
-from .conftest import FIRST_DIGIT
+from .conftest import FIRST_DIGIT, FormatBy
 
 
 FORMATS = {"math": MathFormat, "number": NumberFormat, "choice": ChoiceFormat, "text": TextFormat}
@@ -143,3 +143,20 @@ def test_labels_have_the_type_of_their_column(name, answer, feature, label):
 def test_labels_that_do_not_fit_are_refused(name, answer, feature):
     with pytest.raises(ValueError):
         resolve_format(name).to_label(answer, feature)
+
+
+def test_people_answer_only_by_a_format_that_the_command_line_finds(make_trainer):
+    trainer = make_trainer()
+    for name in ("dates", "__main__:DATES"):
+        dates = FormatBy(lambda text: None)
+        dates.name = name
+        with pytest.raises(ValueError, match="cannot import it by that name"):
+            PivotDensityCallback(trainer, 4, annotator="queue", answer_format=dates)
+    callback = PivotDensityCallback(trainer, 4, annotator="queue", answer_format=FIRST_DIGIT)
+    assert callback.ledger.answer_format == FIRST_DIGIT.name
+
+
+def test_an_annotator_of_the_callback_is_read_by_the_format(make_trainer):
+    callback = PivotDensityCallback(make_trainer(), 4, annotator=lambda rows: ["five", "5"], answer_format="number")
+    answers = callback.router.oracle.ask(callback.router.prompt_ids[:2])
+    assert [answer.label for answer in answers] == [None, {"solution": "5"}]

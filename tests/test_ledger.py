@@ -8,7 +8,16 @@ from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pivottrace_trl import AnnotationLedger, Answer, CallableAnnotator, LabelVault, Outcome, Query, pool_ids
+from pivottrace_trl import (
+    AnnotationLedger,
+    Answer,
+    CallableAnnotator,
+    LabelVault,
+    MathFormat,
+    Outcome,
+    Query,
+    pool_ids,
+)
 
 from .conftest import make_pool
 
@@ -479,3 +488,28 @@ def test_whatever_people_do(actions, tmp_path_factory):
         assert ledger.num_bought == len(paid) and ledger.num_left == max(budget - len(paid), 0)
         assert not {q.prompt_id for q in ledger.queue()} & set(labels)
     ledger.close()
+
+
+def test_answers_of_an_annotator_are_read_by_the_format(pool, ids, open_ledger, caplog):
+    ledger = open_ledger()
+    said = ["2pi", "I don't know", r"\boxed{7}", Answer(ids[3], {"solution": "5 cm"}, "bob"), 4]
+    oracle = CallableAnnotator(lambda rows: said, rows_of(pool, ids), "solution", MathFormat())
+    ask_for(ledger, ids[:5])
+    assert ledger.buy(oracle) == 3
+    assert [ledger.label(i) for i in ids[:5]] == [
+        {"solution": r"$2\pi$"}, None, {"solution": "7"}, None, {"solution": 4}
+    ]  # fmt: skip
+    assert ledger.has_declined(ids[1]) and "is not used: math-verify reads only" in caplog.text
+
+
+def test_the_answer_format_stays_once_there_are_labels(pool, ids, tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    for name in ("text", "math"):
+        AnnotationLedger(path, 5, ids, answer_format=name).close()
+    ledger = AnnotationLedger(path, 5, ids, answer_format="math")
+    ask_for(ledger, ids[:1])
+    ledger.record([Answer(ids[0], {"solution": "5"}, "ann")])
+    ledger.close()
+    with pytest.raises(ValueError, match=r"holds 1 labels in the answer format 'math', .* is 'text'"):
+        AnnotationLedger(path, 5, ids, answer_format="text")
+    assert AnnotationLedger(path, 5, ids).label(ids[0]) == {"solution": "5"}

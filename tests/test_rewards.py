@@ -181,3 +181,11 @@ def test_the_monitor_sees_shares_of_groups(label_router, monkeypatch):
     reward = RoutedReward(Recorder(), label_router, is_verifier=True)
     call(reward, [0, 5, 6], [0, 0, 7, None] + [5, 5, 5, 6] + [1, 2, 3, 4])
     assert seen == [([0.75], [0.5])]
+
+
+def test_typed_labels_have_the_type_of_the_label(label_router):
+    """What people typed is a text in the ledger, also where the column holds integers."""
+    label_router.label_feature = Value("int64")
+    recorder = Recorder()
+    call(RoutedReward(recorder, label_router, True), [0], [1, 2, 3, 4])
+    assert [type(label) for label in recorder.calls[0]["solution"]] == [int] * 4

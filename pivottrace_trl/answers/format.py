@@ -94,6 +94,25 @@ def resolve_format(answer_format: AnswerFormat | str) -> AnswerFormat:
     return answer_format
 
 
+def check_name(answer_format: AnswerFormat) -> None:
+    """
+    Check that the command line can load a format by its name.
+
+    Args:
+        answer_format ([`AnswerFormat`]): the format.
+
+    Raises:
+        ValueError: if its name is none that can be imported.
+    """
+    module, _, attribute = answer_format.name.partition(":")
+    if type(answer_format) not in _BUILT_IN.values() and (not attribute or module == "__main__"):
+        raise ValueError(
+            f"The answer format {answer_format.name!r} is your own, and people answer by it, but `pivottrace "
+            "annotate` and `pivottrace desk` cannot import it by that name. Put it into a module, and give it a "
+            "`name` of the form `package.module:attribute`, such as `my_package.formats:DATES`."
+        )
+
+
 def _load(name: str) -> AnswerFormat:
     if name in _BUILT_IN:
         return _BUILT_IN[name]()

@@ -41,7 +41,7 @@ class AnnotationLedger(LedgerJournal):
         label_column (`str`, *optional*, defaults to `"solution"`):
             Column under which the reward functions expect an answer.
         answer_format (`str`, *optional*, defaults to `"math"`):
-            Name of the format of the answers.
+            Name of the format of the answers. It stays once there are labels.
 
     Raises:
         ValueError: if the budget is no number of labels, or the file is no ledger, damaged, or of another pool. It is
@@ -87,6 +87,14 @@ class AnnotationLedger(LedgerJournal):
             raise ValueError(
                 f"{self.path} belongs to another pool: none of its {len(self._state.paid)} answered prompts is in "
                 "this one. Its labels are kept: choose another `output_dir` for this pool, or move the file away."
+            )
+        former = self._state.settings.get("answer_format", answer_format)
+        if self._state.paid and former != answer_format:
+            self.close()
+            raise ValueError(
+                f"{self.path} holds {len(self._state.paid)} labels in the answer format {former!r}, but "
+                f"`answer_format` is {answer_format!r}, which may read them differently. Go on with "
+                f"`answer_format={former!r}`, or choose another `output_dir`."
             )
         self._own_settings = {"budget": int(budget), "label_column": label_column, "answer_format": answer_format}
         self._write(lambda: None)

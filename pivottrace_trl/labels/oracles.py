@@ -1,9 +1,15 @@
 """Who knows the labels: a function of the user's."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
+from ..answers import AnswerFormat
 from .queries import Answer, is_empty
+
+
+logger = logging.getLogger(__name__)
 
 
 class CallableAnnotator:
@@ -19,6 +25,9 @@ class CallableAnnotator:
             Returns the rows with the given prompt ids.
         label_column (`str`):
             Column under which the reward functions expect the answer.
+        answer_format ([`AnswerFormat`], *optional*):
+            Reads answers that are texts; one that it cannot read counts as no answer. By default they are taken as
+            they are.
     """
 
     def __init__(
@@ -26,8 +35,10 @@ class CallableAnnotator:
         annotator: Callable[[list[dict[str, Any]]], Iterable[Any]],
         rows: Callable[[Sequence[str]], list[dict[str, Any]]],
         label_column: str,
+        answer_format: AnswerFormat | None = None,
     ):
         self._annotator = annotator
+        self._format = answer_format
         self._rows = rows
         self._label_column = label_column
         self._author = str(
@@ -51,7 +62,7 @@ class CallableAnnotator:
 
     def _yielded(self, prompt_ids: Sequence[str], item: Any) -> Answer:
         if isinstance(item, Answer):
-            return item
+            return self._read(item)
         is_placed = isinstance(item, tuple) and len(item) == 3 and isinstance(item[0], int)
         if not is_placed or not 0 <= item[0] < len(prompt_ids):
             raise ValueError(
@@ -65,5 +76,17 @@ class CallableAnnotator:
         if isinstance(answer, Answer):
             if answer.prompt_id != prompt_id:
                 raise ValueError(f"The annotator answered {answer.prompt_id!r} in the place of {prompt_id!r}.")
+            return self._read(answer)
+        label = None if is_empty(answer) else {self._label_column: answer}
+        return self._read(Answer(prompt_id, label, self._author, price))
+
+    def _read(self, answer: Answer) -> Answer:
+        text = (answer.label or {}).get(self._label_column)
+        if self._format is None or answer.label is None or not isinstance(text, str):
             return answer
-        return Answer(prompt_id, None if is_empty(answer) else {self._label_column: answer}, self._author, price)
+        try:
+            label = {**answer.label, self._label_column: self._format.read(text).label}
+        except ValueError as error:
+            logger.warning("An answer of %s to prompt %s is not used: %s", answer.author, answer.prompt_id, error)
+            return replace(answer, label=None)
+        return replace(answer, label=label)
