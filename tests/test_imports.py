@@ -151,6 +151,8 @@ BROKEN = {
     "later quote": ([f'{IDS[0]},"1', f"{IDS[1]},2", f'{IDS[2]},"3"'], {1: "2", 2: "3"}),
     "two quotes": ([f'{IDS[0]},"1', f"{IDS[1]},2", f'{IDS[2]},3"', f"{IDS[3]},4"], {1: "2", 3: "4"}),
     "merged well": ([f'{IDS[0]},"1', f'{IDS[1]},2"', f"{IDS[2]},3"], {2: "3"}),
+    # The answer of the first row and the id of the second.
+    "mixed": ([f'1,""""",{IDS[0]}', f'2,""x",{IDS[1]}', f"3,,{IDS[2]}"], {2: "3"}),
     "last row": ([f"{IDS[0]},1", f'{IDS[1]},"2'], {0: "1"}),
     "garbage": ([f'{IDS[0]},"1"x', f"{IDS[1]},2"], {1: "2"}),
     "too few cells": ([IDS[0], f"{IDS[1]},2"], {1: "2"}),
@@ -163,11 +165,19 @@ BROKEN = {
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_a_broken_row_costs_no_other(kind, end, ledger, tmp_path):
     lines, expected = BROKEN[kind]
-    content = end.join(["prompt_id,answer", *lines, ""]).encode("utf-8", "surrogateescape")
+    header = "answer,note,prompt_id" if kind == "mixed" else "prompt_id,answer"
+    content = end.join([header, *lines, ""]).encode("utf-8", "surrogateescape")
     labels, rejected, _ = take(ledger, tmp_path / "answers.csv", content)
     assert labels == {IDS[n]: answer for n, answer in expected.items()}
     given_back = json.dumps(rejected)
     assert all(IDS[n] in given_back for n in range(len(lines)) if lines[n] and n not in expected)
+
+
+def test_a_row_of_too_many_cells_is_given_back_whole(ledger, tmp_path):
+    content = f"note,answer,prompt_id\nx,1,5,{IDS[0]}\nx,2,{IDS[1]}\n"
+    labels, rejected, _ = take(ledger, tmp_path / "answers.csv", content)
+    assert labels == {IDS[1]: "2"} and rejected[0]["line"] == f"x,1,5,{IDS[0]}"
+    assert rejected[0]["reason"] == "line 2 has 4 cells, but the header has 3"
 
 
 def test_a_cell_may_hold_several_lines(ledger, tmp_path):
@@ -183,15 +193,16 @@ CELL = st.text(st.sampled_from("5x\"\n\r,; '=é\u00a0"), max_size=6)
 @given(
     cells=st.lists(CELL, min_size=2, max_size=8),
     damage=st.lists(st.tuples(st.integers(0, 200), st.sampled_from(['"', "\n", ",", ""])), max_size=2),
+    columns=st.permutations(["prompt_id", "note", "answer"]),
 )
-def test_a_damaged_table_loses_and_invents_nothing(cells, damage, tmp_path_factory):
+def test_a_damaged_table_loses_and_invents_nothing(cells, damage, columns, tmp_path_factory):
     """Each id comes back: with its own answer, as unanswered, or in the rejected file."""
     folder = tmp_path_factory.mktemp("damage")
     ledger = make_ledger(folder)
     file = io.StringIO(newline="")
     writer = csv.writer(file)
-    writer.writerow(["prompt_id", "note", "answer"])
-    writer.writerows([IDS[n], guard_cell(cell), f"answer {n}"] for n, cell in enumerate(cells))
+    rows = [{"prompt_id": IDS[n], "note": guard_cell(cell), "answer": f"answer {n}"} for n, cell in enumerate(cells)]
+    writer.writerows([columns, *([row[name] for name in columns] for row in rows)])
     text, start = file.getvalue(), len("prompt_id,note,answer\r\n")
     for place, what in damage:
         place = start + place % (len(text) - start)

@@ -5,6 +5,7 @@ than the limits here.
 
 import csv
 import json
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -143,7 +144,7 @@ def _read_csv(path: Path, is_prompt_id: Callable[[str], bool]) -> _Rows:
                 continue
             place = f"line {lines.start}"
             if error is None and (len(cells) < len(names) or any(cells[len(names) :])):
-                error = f"{place} has {len(cells)} cells, but the header has {len(names)}"
+                cells, error = [], f"{place} has {len(cells)} cells, but the header has {len(names)}"
             row = {name: unguard_cell(cell) for name, cell in zip(names, cells, strict=False) if name}
             yield row if cells else {"line": lines.text}, error
 
@@ -167,7 +168,7 @@ class _Lines:
     def next_record(
         self, delimiter: str, is_prompt_id: Callable[[str], bool] = lambda text: False
     ) -> tuple[list[str], str | None]:
-        """The cells of the next record; or what is wrong with its first line, `text`, which is number `start`."""
+        """The cells of the record that begins with line `start`; or what is wrong with that line, which is `text`."""
         taken: list[str] = []
 
         def take() -> Iterator[str]:
@@ -185,20 +186,21 @@ class _Lines:
             error = None
             if sum(line.count('"') for line in taken) % 2:
                 error = "a single quote"
-            # A later quote may seem to close it: then a cell holds lines that begin like rows.
-            parts = [part for cell in cells for line in cell.splitlines()[1:] for part in line.split(delimiter)]
-            if swallowed := [part for part in parts if is_prompt_id(part.strip('"'))]:
+            # A later quote may seem to close it: then a cell holds what were cells of another row.
+            parts = [re.split(rf"[{delimiter}\r\n\"]", cell) for cell in cells]
+            if swallowed := [part for inner in parts if len(inner) > 1 for part in inner if is_prompt_id(part)]:
                 error = f"the row would hold that of {swallowed[0]}"
         except csv.Error as failure:
             cells, error = [], str(failure)
             if not taken:  # a single line that is too long
                 taken.append(self._again.popleft())
         self._number += len(taken)
+        self.text = "".join(taken).rstrip("\r\n")
         if error is None:
             return cells, None
         self._again.extendleft(reversed(taken[1:]))
         self._number = self.start
-        self.text = taken[0]
+        self.text = taken[0].rstrip("\r\n")
         return [], f"line {self.start} opens or closes a quote wrongly ({error}); the lines after it are read anew"
 
 
