@@ -88,6 +88,12 @@ def _add_triage(commands) -> None:
         help="name of a score, such as total_entropy, pivot_entropy or length; an unknown name lists all "
         "(default: total_entropy)",
     )
+    parser.add_argument(
+        "--answer-format",
+        default="math",
+        help="how answers are found, read and compared: math, number, choice, choice:yes,no, text, or a format of "
+        "yours as package.module:attribute (default: %(default)s)",
+    )
 
 
 def _add_study(commands) -> None:
@@ -267,6 +273,7 @@ def _run_triage(args: argparse.Namespace) -> int:
         label_column=args.label_column,
         estimator=args.estimator,
         config=TriageConfig(probe_size=args.probe_size),
+        answer_format=args.answer_format,
     )
     outcome = run_triage(plan, _load_model(args), tokenizer, args.max_completion_length, args.batch_size)
     plot_triage(outcome, tokenizer, args.output)

@@ -158,6 +158,7 @@ def test_a_wrong_input_is_one_line_before_the_model_is_loaded(
         (["--annotation-budget", "x%"], "argument --annotation-budget: 'x%' is neither a share"),
         (["--probe-size", "30"], "`probe_size` is 30"),
         (["--estimator", "pivots"], "`estimator` is 'pivots', but must be one of"),
+        (["--answer-format", "words"], "There is no answer format 'words'"),
     ],
 )
 def test_a_triage_that_cannot_be_is_refused_before_the_model_is_loaded(
