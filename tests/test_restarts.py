@@ -139,6 +139,7 @@ def test_a_moved_output_dir(make_trainer, tmp_path):
     trainer = make_trainer(**SAVING, output_dir=str(tmp_path / "here"))
     expected = attach(trainer)
     trainer.train()
+    expected.detach()  # as when its process ends: a folder belongs to one run
     shutil.move(tmp_path / "here", tmp_path / "there")
     for checkpoint in find_checkpoint(tmp_path / "there", True).parent.glob("checkpoint-*"):
         if checkpoint.name != "checkpoint-12":
