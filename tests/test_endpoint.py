@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -13,11 +14,23 @@ from pivottrace_trl import AnnotationLedger, CallableAnnotator, EndpointAnnotato
 IDS = [f"p{number}" for number in range(20)]
 
 
+USAGE = {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150}
+
+
+def completion(text=r"\boxed{7}", ending="stop", usage=USAGE, **message):
+    choice = {"index": 0, "finish_reason": ending, "message": {"role": "assistant", "content": text, **message}}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+
+
 class Endpoint:
-    """Answers `What is n?` with n + 1; `behave` may say otherwise for the number of the request."""
+    """
+    Answers `What is n?` with n + 1. `behave` may say otherwise for the number of the request: a status with a text or
+    a whole body; or to drop the connection, to answer late, or to answer drop by drop.
+    """
 
     def __init__(self):
         self.requests, self.times, self.behave = [], [], lambda number, request: None
+        self.keys, self.echoes, self.is_over = set(), False, threading.Event()
         endpoint = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -25,45 +38,62 @@ class Endpoint:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 endpoint.requests.append(request)
                 endpoint.times.append(time.monotonic())
+                endpoint.keys.add(self.headers["Authorization"])
                 behaviour = endpoint.behave(len(endpoint.requests), request)
+                if behaviour == "drop":
+                    return self.connection.close()
+                if behaviour == "late":
+                    endpoint.is_over.wait(20)
+                    return self.connection.close()
+                if behaviour == "drip":
+                    return self.drip()
                 status, text = behaviour or (200, None)
                 if text is None:
                     number = int(request["messages"][-1]["content"].split()[-1].strip("?"))
                     text = rf"Let me think. \boxed{{{number + 1}}}"
-                body = (
-                    {"error": {"message": text}}
-                    if status != 200
-                    else {
-                        "id": "1",
-                        "object": "chat.completion",
-                        "created": 0,
-                        "model": request["model"],
-                        "choices": [
-                            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
-                        ],
-                        "usage": {"prompt_tokens": 100, "completion_tokens": 50, "total_tokens": 150},
-                    }
-                )
-                data = json.dumps(body).encode()
-                self.send_response(status)
+                body = text
+                if isinstance(text, str) and status != 200:
+                    body = {"error": {"message": text}}
+                elif isinstance(text, str) and "gateway" not in text:
+                    body = completion(text)
+                data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
+                self.send_response(status, self.headers["Authorization"] if endpoint.echoes else None)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(data)))
                 self.send_header("Retry-After", "0.01")
+                if endpoint.echoes:
+                    self.send_header("X-Echo", self.headers["Authorization"])
                 self.end_headers()
                 self.wfile.write(data)
+
+            def drip(self):
+                """Each byte comes in time; the whole never does."""
+                self.send_response(200)
+                self.send_header("Content-Length", "1000000")
+                self.end_headers()
+                for _ in range(200):
+                    if endpoint.is_over.wait(0.05):
+                        break
+                    try:
+                        self.wfile.write(b" ")
+                        self.wfile.flush()
+                    except OSError:
+                        break
 
             def log_message(self, *args):
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
 
 @pytest.fixture
-def endpoint():
+def endpoint(monkeypatch):
+    monkeypatch.setattr("pivottrace_trl.labels.endpoint._LONGEST_PAUSE", 0.02)
     endpoint = Endpoint()
     yield endpoint
+    endpoint.is_over.set()
     endpoint.server.shutdown()
     endpoint.server.server_close()
 
@@ -104,7 +134,7 @@ def test_passing_failures_are_repeated(endpoint, ledger):
 
 def test_lasting_failures_keep_what_was_answered(endpoint, ledger):
     endpoint.behave = lambda number, request: (401, "who are you") if number > 5 else None
-    with pytest.raises(RuntimeError, match="AuthenticationError.*are kept"):
+    with pytest.raises(RuntimeError, match="HTTP 401 Unauthorized.*are kept"):
         ledger.buy(oracle(make(endpoint, concurrency=1, max_retries=0)))
     assert ledger.num_bought == 5
     endpoint.behave = lambda number, request: None
@@ -112,13 +142,19 @@ def test_lasting_failures_keep_what_was_answered(endpoint, ledger):
 
 
 def test_no_answer_costs_money_but_no_budget(endpoint, ledger):
+    # Who leaves the box out is asked once more.
     replies = {0: (200, "I do not know."), 1: (400, "not allowed"), 2: (200, r"\boxed{(1,2)}"), 3: (200, "")}
     endpoint.behave = lambda number, request: replies.get(int(request["messages"][-1]["content"].split()[-1][:-1]))
     annotator = make(endpoint, price_per_million_tokens=(1.0, 4.0))
     assert ledger.buy(oracle(annotator)) == 17
     assert ledger.label("p2") == {"solution": "$(1,2)$"}
     assert all(ledger.has_declined(i) for i in ("p0", "p1", "p3"))
-    assert annotator.cost == pytest.approx(19 * 300e-6)
+    assert len(endpoint.requests) == 22
+    # What the endpoint rejects says nothing of its cost.
+    (most,) = [
+        event["price"] for event in ledger.events() if event["prompt_id"] == "p1" and event["kind"] == "decline"
+    ]
+    assert most > 4096 * 4e-6 and annotator.cost == pytest.approx(21 * 300e-6 + most)
     assert sum(event["price"] for event in ledger.events()) == pytest.approx(annotator.cost)
 
 
@@ -126,7 +162,7 @@ def test_the_cost_limit_holds(endpoint, ledger, caplog):
     # A request may cost 0.004 and does cost 0.0003: the limit pays for some, and never for one too many.
     annotator = make(endpoint, price_per_million_tokens=(1.0, 4.0), max_completion_tokens=900, max_cost=0.006)
     bought = ledger.buy(oracle(annotator))
-    assert 1 <= bought < 20 and annotator.cost == pytest.approx(bought * 300e-6) and annotator.cost <= 0.006
+    assert 7 <= bought < 20 and annotator.cost == pytest.approx(bought * 300e-6) and annotator.cost <= 0.006
     assert len(endpoint.requests) == bought and len(ledger.queue()) == 20 - bought
     assert "leaves no money for another request" in caplog.text
 
@@ -159,3 +195,182 @@ def test_interrupted_and_resumed(endpoint, ledger):
         ledger.buy(oracle(impatient))
     assert ledger.num_bought == 7
     assert ledger.buy(oracle(annotator)) == 13
+
+
+KEY = "sk-SECRET-0123456789"
+PRICES = (1.0, 4.0)
+
+
+ONE = [{"prompt": "What is 6?"}]
+NO_LABEL = {
+    "cut off by length": completion(r"so far \boxed{3}", ending="length"),
+    "content filter": completion(r"\boxed{3}", ending="content_filter"),
+    "tool call": completion(r"\boxed{3}", ending="tool_calls"),
+    "no ending": completion(r"\boxed{3}", ending=None),
+    "unknown ending": completion(r"\boxed{3}", ending="error"),
+    "refusal": completion(None, refusal=r"I cannot answer that. \boxed{5}"),
+    "error text": completion("Error 503: try again in 20 seconds."),
+    "last number": completion("The answer is 5."),
+    "open box": completion(r"It is \boxed{5"),
+    "empty box": completion(r"It is \boxed{ }"),
+    "nothing that can be read in the box": completion(r"It is \boxed{???}"),
+    "error in a 200": {"error": {"message": r"overloaded, retry after \boxed{20}", "code": 503}},
+    "no choices": completion() | {"choices": []},
+    "null choice": completion() | {"choices": [None]},
+    "content is a number": completion(5),
+    "no JSON": "Bad gateway 20",
+    "a list": [1, 2, 3],
+}
+
+
+@pytest.mark.parametrize("kind", NO_LABEL)
+def test_what_is_no_label_is_none(kind, endpoint, ledger):
+    endpoint.behave = lambda number, request: (200, NO_LABEL[kind])
+    ledger.request([Query("p6", "What is 6?")])
+    annotator = make(endpoint, price_per_million_tokens=PRICES, max_retries=1)
+    try:
+        assert ledger.buy(oracle(annotator)) == 0
+        assert ledger.has_declined("p6")
+    except RuntimeError as error:
+        assert "failed 2 times in a row, at last with HTTP 200 without a finished reply" in str(error)
+        assert [query.prompt_id for query in ledger.queue()] == ["p6"]
+    assert ledger.num_bought == 0 and len(endpoint.requests) <= 2
+    assert annotator.cost > 0
+
+
+def test_the_last_box_is_the_answer(endpoint):
+    text = r"First \boxed{1}. Then \boxed{\frac{1}{\sqrt{2}}} follows, 20 times."
+    endpoint.behave = lambda number, request: (200, completion(text))
+    ((_, answer, _),) = make(endpoint)(ONE)
+    assert answer == r"$\frac{1}{\sqrt{2}}$"
+    endpoint.behave = lambda number, request: (200, completion(r"\boxed{b}"))
+    ((_, answer, _),) = make(endpoint, answer_format="choice")(ONE)
+    assert answer == "B"
+
+
+def test_every_request_asks_for_the_box(endpoint):
+    prompt = [{"role": "system", "content": "You are kind."}, {"role": "user", "content": "What is 6?"}]
+    list(make(endpoint)([{"prompt": prompt}, {"prompt": "What is 6?"}]))
+    for request in endpoint.requests:
+        system, user = request["messages"]
+        assert "\\boxed{}" in system["content"] and user["content"] == "What is 6?"
+    assert any(request["messages"][0]["content"].startswith("You are kind.") for request in endpoint.requests)
+
+
+BAD_USAGE = {
+    "missing": None,
+    "empty": {},
+    "null": {"prompt_tokens": None, "completion_tokens": None},
+    "negative": {"prompt_tokens": -1000, "completion_tokens": -5},
+    "NaN": {"prompt_tokens": float("nan"), "completion_tokens": float("nan")},
+    "zero": {"prompt_tokens": 0, "completion_tokens": 0},
+    "fraction": {"prompt_tokens": 1.5, "completion_tokens": 1.5},
+    "text": {"prompt_tokens": "1", "completion_tokens": "1"},
+    "boolean": {"prompt_tokens": True, "completion_tokens": True},
+    "more than could be": {"prompt_tokens": 10**9, "completion_tokens": 5},
+    "half": {"prompt_tokens": 5},
+    "a list": [1, 2],
+}
+
+
+@pytest.mark.parametrize("kind", BAD_USAGE)
+def test_usage_that_proves_nothing_costs_the_most(kind, endpoint, ledger):
+    endpoint.behave = lambda number, request: (200, completion(usage=BAD_USAGE[kind]))
+    most = make(endpoint, price_per_million_tokens=PRICES, max_completion_tokens=1000)
+    ((_, answer, price),) = most(ONE)
+    assert answer == "7" and price == most.cost >= 1000 * 4e-6
+    # A limit that pays for two such requests pays for two.
+    annotator = make(endpoint, price_per_million_tokens=PRICES, max_completion_tokens=1000, max_cost=2.5 * price)
+    before = len(endpoint.requests)
+    assert ledger.buy(oracle(annotator)) == 2
+    assert len(endpoint.requests) - before == 2 and annotator.cost == pytest.approx(2 * price)
+
+
+@pytest.mark.parametrize("failure", [(503, "busy"), (429, "slow down"), (200, {"error": "busy"}), "drop", "late"])
+def test_every_attempt_is_charged(failure, endpoint):
+    endpoint.behave = lambda number, request: failure if number < 3 else None
+    options = {"price_per_million_tokens": PRICES, "max_completion_tokens": 1000, "timeout": 0.3}
+    annotator = make(endpoint, **options)
+    ((_, answer, price),) = annotator(ONE)
+    assert len(endpoint.requests) == 3 and answer == "7"
+    # Two failures at the most they can cost, and one reply that says what it did.
+    assert price == annotator.cost >= 2 * 1000 * 4e-6 + 300e-6
+    endpoint.requests.clear()
+    limited = make(endpoint, **options, max_cost=1.5 * 1000 * 4e-6)
+    assert list(limited(ONE)) == [] and len(endpoint.requests) == 1 and limited.cost <= 1.5 * 1000 * 4e-6
+
+
+def test_a_slow_drip_ends_in_time(endpoint):
+    endpoint.behave = lambda number, request: "drip"
+    annotator = make(endpoint, timeout=0.5, max_retries=1, price_per_million_tokens=PRICES)
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="failed 2 times in a row.*no reply within 0.5 s"):
+        list(annotator(ONE))
+    assert time.monotonic() - start < 5.0 and len(endpoint.requests) == 2
+    assert annotator.cost >= 2 * 4096 * 4e-6
+
+
+def test_what_is_under_way_when_it_ends_is_charged(endpoint):
+    endpoint.behave = lambda number, request: "late" if number > 1 else None
+    annotator = make(endpoint, price_per_million_tokens=PRICES, max_completion_tokens=1000, concurrency=3)
+    answers = annotator([{"prompt": f"What is {n}?"} for n in range(3)])
+    next(answers)
+    while len(endpoint.requests) < 3:
+        time.sleep(0.01)
+    answers.close()
+    assert annotator.cost >= 300e-6 + 2 * 1000 * 4e-6
+
+
+def test_what_others_answered_is_kept_when_one_fails(endpoint, ledger):
+    def behave(number, request):
+        if "What is 3?" in request["messages"][-1]["content"]:
+            return 404, "no such model"
+        time.sleep(0.2)
+
+    endpoint.behave = behave
+    with pytest.raises(RuntimeError, match="HTTP 404 Not Found"):
+        ledger.buy(oracle(make(endpoint, concurrency=20)))
+    assert ledger.num_bought > 0 and ledger.num_left == 20 - ledger.num_bought
+
+
+ECHOES = [(401, 0), (403, 0), (404, 0), (400, 0), (429, 1), (500, 1), (200, 0)]
+
+
+@pytest.mark.parametrize(("status", "retries"), ECHOES)
+def test_a_server_that_echoes_the_key(status, retries, endpoint, ledger, caplog, capfd, tmp_path):
+    endpoint.echoes = True
+    echo = f"Incorrect API key provided: {KEY}, {KEY[:8]}*****{KEY[-4:]}. Authorization: Bearer {KEY}"
+    body = completion(rf"{echo} \boxed{{{KEY}}}") if status == 200 else {"error": {"message": echo, "code": KEY}}
+    endpoint.behave = lambda number, request: (status, body)
+    annotator = EndpointAnnotator("m", endpoint.url, KEY, max_retries=retries, answer_format="text")
+    shown = [repr(annotator), str(annotator)]
+    with caplog.at_level("DEBUG"):
+        for name in ("openai", "httpx", "httpcore"):
+            caplog.set_level("DEBUG", name)
+        try:
+            ledger.buy(oracle(annotator))
+        except RuntimeError as error:
+            while error is not None:
+                shown += ["".join(traceback.format_exception(error)), repr(error.args), str(vars(error))]
+                error = error.__cause__ or error.__context__
+    ledger.close()
+    shown += [caplog.text, *(str(vars(record)) for record in caplog.records), *capfd.readouterr()]
+    shown += [path.read_bytes().decode("latin-1") for path in tmp_path.rglob("*") if path.is_file()]
+    assert endpoint.keys == {f"Bearer {KEY}"}
+    for text in shown:
+        assert KEY not in text and KEY[:8] not in text
+
+
+@pytest.mark.parametrize("address", ["http://user:SECRET@127.0.0.1:1/v1", "http://127.0.0.1:1/v1?key=SECRET"])
+def test_an_address_that_holds_a_password(address):
+    with pytest.raises(ValueError, match="`base_url` holds") as info:
+        EndpointAnnotator("m", address, "key")
+    assert "SECRET" not in str(info.value)
+
+
+def test_a_limit_needs_prices(endpoint):
+    with pytest.raises(ValueError, match="`max_cost` is 5.0, but without `price_per_million_tokens`"):
+        make(endpoint, max_cost=5.0)
+    for prices in [(-1.0, 2.0), (float("nan"), 1.0)]:
+        with pytest.raises(ValueError, match="a price is at least 0"):
+            make(endpoint, price_per_million_tokens=prices, max_cost=5.0)

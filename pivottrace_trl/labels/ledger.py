@@ -3,7 +3,7 @@
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -237,6 +237,9 @@ class AnnotationLedger(LedgerJournal):
                     f"{num_recorded} labels it had returned before are kept in {self.path}; "
                     "start again to go on from there."
                 ) from error
+            finally:
+                if isinstance(answers, Generator):
+                    answers.close()  # what it has under way ends now, and not when a traceback is forgotten
         return num_recorded
 
     def record(

@@ -1,0 +1,135 @@
+"""What a reply of an endpoint amounts to."""
+
+import json
+from dataclasses import dataclass
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import Any
+
+from ..answers import AnswerFormat
+
+
+_BOX = "\\boxed{"
+# How a model ends without an answer that is whole. Everything but these and "stop" is no end at all.
+_ENDINGS = {
+    "length": "it was cut off: raise `max_completion_tokens`",
+    "content_filter": "the endpoint's filter took it",
+    "tool_calls": "it calls a tool",
+    "function_call": "it calls a function",
+}
+# The request will not be taken, however often it is sent.
+_REFUSED = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
+_PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+class Kind(Enum):
+    """What is to be done with a reply."""
+
+    ANSWER = auto()
+    """It holds a label."""
+    UNREADABLE = auto()
+    """It is finished, but holds no answer in the agreed form: asked once more."""
+    DECLINED = auto()
+    """The model, or the endpoint, will not answer this prompt."""
+    PASSING = auto()
+    """The endpoint failed, for a reason that may pass: asked again after a pause."""
+    LASTING = auto()
+    """The endpoint failed, for a reason that will not pass: the end."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """
+    What came back.
+
+    Attributes:
+        kind ([`Kind`]): what is to be done.
+        reason (`str`): why it is no label. It quotes nothing that the server sent, which may hold the key.
+        label (`str` or `None`): the label.
+        usage (`Any`): what the reply says of its usage.
+        pause (`float` or `None`): seconds that the server asks to wait.
+    """
+
+    kind: Kind
+    reason: str = ""
+    label: str | None = None
+    usage: Any = None
+    pause: float | None = None
+
+
+def read_status(status: int, retry_after: str | None) -> Reply:
+    """
+    Judge a reply that reports a failure.
+
+    Args:
+        status (`int`): its HTTP status.
+        retry_after (`str`, *optional*): its header `Retry-After`.
+
+    Returns:
+        [`Reply`]
+    """
+    known = {int(known): known.phrase for known in HTTPStatus}
+    reason = f"HTTP {status} {known.get(status, '')}".strip()
+    try:
+        pause = float(retry_after or "nan")
+    except ValueError:
+        pause = float("nan")
+    kind = Kind.DECLINED if status in _REFUSED else Kind.LASTING
+    if status in _PASSING or status >= 500:
+        kind = Kind.PASSING
+    return Reply(kind, reason, pause=pause if 0.0 <= pause <= 60.0 else None)
+
+
+def read_body(text: str, answer_format: AnswerFormat, key: str) -> Reply:
+    r"""
+    Judge a reply that reports success: a label is what stands in the last `\boxed{}` of a reply that came to its end.
+
+    Args:
+        text (`str`): its body.
+        answer_format ([`AnswerFormat`]): reads the answer.
+        key (`str`): what must not come back as a label.
+
+    Returns:
+        [`Reply`]
+    """
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        body = None
+    body = body if isinstance(body, dict) else {}
+    usage, choices = body.get("usage"), body.get("choices")
+    choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    message, ending = choice.get("message"), choice.get("finish_reason")
+    content = message.get("content") if isinstance(message, dict) else None
+    if isinstance(ending, str) and ending in _ENDINGS:
+        return Reply(Kind.DECLINED, _ENDINGS[ending], usage=usage)
+    if isinstance(message, dict) and message.get("refusal"):
+        return Reply(Kind.DECLINED, "the model refuses", usage=usage)
+    if ending != "stop" or not isinstance(content, str):
+        return Reply(Kind.PASSING, "HTTP 200 without a finished reply", usage=usage)
+    boxed = last_box(content)
+    if boxed is None or (key and key in boxed):
+        return Reply(Kind.UNREADABLE, "no answer stands in \\boxed{}", usage=usage)
+    try:
+        return Reply(Kind.ANSWER, label=answer_format.read(boxed).label, usage=usage)
+    except ValueError:
+        reason = f"what stands in \\boxed{{}} is no answer in the format {answer_format.name!r}"
+        return Reply(Kind.UNREADABLE, reason, usage=usage)
+
+
+def last_box(text: str) -> str | None:
+    r"""What stands in the last `\boxed{}` of a text, if it is closed; `None` if there is none."""
+    start = text.rfind(_BOX)
+    if start < 0:
+        return None
+    start, depth = start + len(_BOX), 1
+    place = start
+    while place < len(text):
+        if text[place] == "\\":
+            place += 2
+            continue
+        depth += {"{": 1, "}": -1}.get(text[place], 0)
+        if depth == 0:
+            return text[start:place].strip() or None
+        place += 1
+    return None
