@@ -213,24 +213,26 @@ def load_state(
         raise ValueError(_NOT_SAVED.format(name=name) + f" {checkpoint} therefore lacks it; start a new run.")
     with reading(checkpoint, _DAMAGED):
         table = pq.read_table(checkpoint / _PARQUET)
-        saved = {identity: row for row, identity in enumerate(table["prompt_id"].to_pylist())}
-        order = np.array([saved[identity] for identity in router.prompt_ids])
-
-        def column(name: str) -> np.ndarray:
-            return table[name].to_numpy()[order]
-
-        router.routes = column("route").astype(np.int8)
-        router.scores, router.densities = column("score").copy(), column("pivot_density").copy()
-        router.is_traced = column("is_traced").copy()
-        router.evidence.pass_rate[:] = column("pass_rate")
-        router.evidence.num_verified[:] = column("num_verified")
-        router.evidence.agreement[:] = column("agreement")
+        saved_ids = table["prompt_id"].to_pylist()
+    # The order of prompts and the first responses go by rows.
+    if saved_ids != router.prompt_ids:
+        raise ValueError(
+            f"{checkpoint} was saved with the same prompts in another order. Shuffle with the seed of that run, or "
+            f"sort the rows as the column `prompt_id` of {checkpoint / _PARQUET} has them."
+        )
+    with reading(checkpoint, _DAMAGED):
+        columns = {name: table[name].to_numpy() for name in table.column_names if name != "prompt_id"}
+        router.routes = columns["route"].astype(np.int8)
+        router.scores, router.densities = columns["score"].copy(), columns["pivot_density"].copy()
+        router.is_traced = columns["is_traced"].copy()
+        router.evidence.pass_rate[:] = columns["pass_rate"]
+        router.evidence.num_verified[:] = columns["num_verified"]
+        router.evidence.agreement[:] = columns["agreement"]
         router.start = state["start"]
         router.know_labels(state["epoch"])
-        place = np.argsort(order)
-        router.probes = place[np.array(state["probes"], int)]
+        router.probes = np.array(state["probes"], int)
         scorer.heads = {int(layer): heads for layer, heads in state["heads"].items()}
-        scorer.probes = [int(place[row]) for row in state["calibrated_on"]]
+        scorer.probes = list(state["calibrated_on"])
         scorer.density = replace(scorer.density, **state["density"])
         scorer.estimator, scorer.is_fitted = copy.copy(scorer.estimator), True
         vars(scorer.estimator).update(values)

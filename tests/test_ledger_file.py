@@ -241,6 +241,13 @@ def test_a_run_that_was_killed_does_not_block_the_next(tmp_path):
     assert AnnotationLedger(path, 3, IDS).budget == 3
 
 
+def test_a_folder_that_was_moved_is_the_same_folder(tmp_path):
+    first = AnnotationLedger(tmp_path / "here" / "ledger.sqlite", 2, IDS)
+    os.rename(tmp_path / "here", tmp_path / "there")
+    assert AnnotationLedger(tmp_path / "there" / "ledger.sqlite", 3, IDS).budget == 3
+    first.close()
+
+
 def test_two_runs_of_one_process_keep_their_own_budgets(tmp_path):
     path = tmp_path / "ledger.sqlite"
     first, second = AnnotationLedger(path, 2, IDS), AnnotationLedger(path, 5, IDS)

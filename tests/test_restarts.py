@@ -9,10 +9,11 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from transformers.trainer import TRAINER_STATE_NAME
 
-from pivottrace_trl import PivotDensityCallback, TriageConfig
+from pivottrace_trl import PivotDensityCallback, TriageConfig, pool_ids
 from pivottrace_trl.files import PRIVATE_FOLDER
 from pivottrace_trl.parts import PartsFolder, SharedWork
 from pivottrace_trl.report import run as report_module
@@ -166,6 +167,26 @@ def test_checkpoints_of_another_pool_or_seed_are_refused(make_trainer, tmp_path)
     attach(other_seed)
     with pytest.raises(ValueError, match="with seed 7, but this one has seed 8.*`seed=7`"):
         other_seed.train(resume_from_checkpoint=checkpoint)
+
+
+def test_rows_in_another_order_are_refused(make_trainer, tmp_path):
+    """Routes, the sampler's order and the first responses go by rows: each would belong to another prompt."""
+    pool = make_pool(32)
+    trainer = make_trainer(pool, max_steps=2, save_strategy="steps", save_steps=2)
+    attach(trainer)
+    trainer.train()
+    shuffled_pool = pool.shuffle(seed=1)
+    shuffled = make_trainer(shuffled_pool, max_steps=4)
+    attach(shuffled)
+    with pytest.raises(ValueError, match="same prompts in another order.*Shuffle with the seed of that run"):
+        shuffled.train(resume_from_checkpoint=True)
+    # As the message says: sorted by what the checkpoint holds, it goes on.
+    ids = pq.read_table(tmp_path / "run" / "checkpoint-2" / "pivottrace.parquet")["prompt_id"].to_pylist()
+    place = {identity: row for row, identity in enumerate(pool_ids(shuffled_pool))}
+    resumed = make_trainer(shuffled_pool.select([place[identity] for identity in ids]), max_steps=4)
+    attach(resumed)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 4
 
 
 def test_a_checkpoint_that_was_cut_short_is_passed_over(make_trainer, tmp_path):

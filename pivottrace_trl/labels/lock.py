@@ -22,7 +22,8 @@ else:
 
 
 logger = logging.getLogger(__name__)
-_held: "weakref.WeakValueDictionary[Path, RunLock]" = weakref.WeakValueDictionary()
+# By device and number of the file: a folder may be moved while its ledger is open.
+_held: "weakref.WeakValueDictionary[tuple[int, int], RunLock]" = weakref.WeakValueDictionary()
 _held_lock = threading.Lock()
 
 
@@ -33,15 +34,16 @@ class RunLock:
 
     Args:
         path (`Path`):
-            The file that is locked; made if absent, and never deleted.
+            The file that is locked.
+        descriptor (`int`):
+            The file, opened; it is closed with the lock.
 
     Raises:
         RuntimeError: if another process holds it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, descriptor: int):
         self.pid = os.getpid()
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         close = weakref.finalize(self, os.close, descriptor)
         try:
             _lock(descriptor)
@@ -65,16 +67,19 @@ def hold(path: Path) -> RunLock:
     Take the lock, or share it with what holds it in this process.
 
     Args:
-        path (`Path`): the file that is locked.
+        path (`Path`): the file that is locked; made if absent, and never deleted.
 
     Returns:
         [`RunLock`]: keep it as long as the run lives.
     """
-    key = path.absolute()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    file = os.fstat(descriptor)
+    key = (file.st_dev, file.st_ino)
     with _held_lock:
         lock = _held.get(key)
         # A forked process inherits the entry, not the right.
-        if lock is None or lock.pid != os.getpid():
-            lock = RunLock(path)
-            _held[key] = lock
+        if lock is not None and lock.pid == os.getpid():
+            os.close(descriptor)
+            return lock
+        lock = _held[key] = RunLock(path, descriptor)
         return lock
