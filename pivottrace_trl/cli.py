@@ -144,6 +144,7 @@ def _add_annotate(commands) -> None:
     take.add_argument("--author", default=_user(), help="who answered, where the file does not say")
     take.add_argument("--price", type=_price, default=0.0, help="price of an answer, where the file does not say")
     take.add_argument("--replace", action="store_true", help="let these answers take the place of others")
+    _add_format_of_ledger(take)
     backup = _add_command(
         actions, "backup", _run_backup, help="copy the ledger, its log included, also while a run writes to it"
     )
@@ -168,6 +169,14 @@ def _add_desk(commands) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
     parser.add_argument("--port", type=int, default=7860, help="(default: %(default)s)")
     parser.add_argument("--no-token", action="store_true", help="let in everybody who reaches the address")
+    _add_format_of_ledger(parser)
+
+
+def _add_format_of_ledger(parser: _Parser) -> None:
+    parser.add_argument(
+        "--answer-format",
+        help="that of the run, where it is a format of yours (package.module:attribute): no file alone has code loaded",
+    )
 
 
 def _add_report(commands) -> None:
@@ -335,7 +344,7 @@ def _run_import(args: argparse.Namespace) -> int:
     from .exchange import import_answers
 
     ledger = _open_ledger(args.run)
-    report = import_answers(ledger, args.file, args.author, args.price, args.replace)
+    report = import_answers(ledger, args.file, args.author, args.price, args.replace, answer_format=args.answer_format)
     print(
         f"{report.recorded} answers recorded, {report.duplicates} known before, {report.unanswered} not answered yet, "
         f"{report.rejected} rejected. {ledger.num_bought} of {ledger.budget} labels are bought."
@@ -375,6 +384,7 @@ def _run_desk(args: argparse.Namespace) -> int:
         show_attempts=args.show_attempts,
         price=args.price,
         has_token=not args.no_token,
+        answer_format=args.answer_format,
         announce=lambda text: print(text, flush=True),
     )
     return 0

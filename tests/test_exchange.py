@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pivottrace_trl import AnnotationLedger, Query, annotation_status, export_queue, import_answers
 from pivottrace_trl.cli import main
+from pivottrace_trl.desk.session import DeskSession
 from pivottrace_trl.exchange.reading import read_items
 from pivottrace_trl.exchange.tables import SUFFIXES, WRITERS, guard_cell, unguard_cell
 
@@ -288,6 +289,29 @@ def test_a_format_of_ones_own_is_loaded_by_its_name(tmp_path):
         ledger.request([Query("p0")])
         if name == "my_format":
             with pytest.raises(ValueError, match="no answer format 'my_format'.*package.module:attribute"):
-                take(ledger, path)
+                take(ledger, path, answer_format=name)
         else:
-            assert take(ledger, path).recorded == 1 and ledger.label("p0") == {"solution": "5 pm"}
+            with pytest.raises(
+                ValueError, match="The answer format is 'text', but the ledger was made with 'tests.con"
+            ):
+                take(ledger, path, answer_format="text")
+            assert take(ledger, path, answer_format=name).recorded == 1
+            assert ledger.label("p0") == {"solution": "5 pm"}
+
+
+def test_no_code_is_imported_because_a_ledger_names_it(tmp_path, monkeypatch):
+    """A ledger may be a stranger's."""
+    (tmp_path / "of_a_stranger.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "of_a_stranger:FORMAT"
+    path = tmp_path / "answers.jsonl"
+    path.write_text('{"prompt_id": "p0", "answer": "5"}')
+    ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 5, IDS, answer_format=name)
+    ledger.request([Query("p0")])
+    for use in (lambda: take(ledger, path), lambda: DeskSession(ledger)):
+        with pytest.raises(ValueError, match=f"names the answer format '{name}'.*`--answer-format {name}`"):
+            use()
+    annotation_status(ledger)
+    export_queue(ledger, tmp_path / "queue.csv", "csv")
+    with pytest.raises(SystemExit, match="imported"):
+        take(ledger, path, answer_format=name)

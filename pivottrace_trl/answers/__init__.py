@@ -1,7 +1,7 @@
 """Final answers in free text: how they are found, read, compared and voted on."""
 
 from .base import AnswerFormat, Reading
-from .format import MathFormat, check_name, resolve_format
+from .format import MathFormat, check_name, format_of_ledger, resolve_format
 from .plain import ChoiceFormat, NumberFormat, TextFormat
 from .reader import AnswerReader
 from .vote import Vote, is_correct, majority_vote, vote_on
@@ -17,6 +17,7 @@ __all__ = [
     "TextFormat",
     "Vote",
     "check_name",
+    "format_of_ledger",
     "is_correct",
     "majority_vote",
     "resolve_format",

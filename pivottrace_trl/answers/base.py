@@ -27,8 +27,8 @@ class AnswerFormat(Protocol):
     [`TextFormat`] for one of your own.
 
     Attributes:
-        name (`str`): kept in the ledger. The command line loads a format of yours by it, so that it must be
-            `package.module:attribute`.
+        name (`str`): kept in the ledger. The command line loads a format of yours where the user names it, so that
+            it must be `package.module:attribute`.
     """
 
     name: str

@@ -94,6 +94,35 @@ def resolve_format(answer_format: AnswerFormat | str) -> AnswerFormat:
     return answer_format
 
 
+def format_of_ledger(name: str, answer_format: AnswerFormat | str | None = None) -> AnswerFormat:
+    """
+    The format of the answers of a ledger. What a file says is enough for those of this package only: any other name is
+    code, which is imported where the user names the same one.
+
+    Args:
+        name (`str`):
+            Name of the format that the ledger holds.
+        answer_format ([`AnswerFormat`] or `str`, *optional*):
+            The format that the user names, see [`resolve_format`].
+
+    Returns:
+        [`AnswerFormat`]
+
+    Raises:
+        ValueError: if the user names another one, or none where the ledger's is not of this package.
+    """
+    kind = name.partition(":")[0]
+    if answer_format is None and kind not in _BUILT_IN:
+        raise ValueError(
+            f"The ledger names the answer format {name!r}, which is none of this package, but code that would be "
+            f"imported. If it is yours, say so: `--answer-format {name}`, or `answer_format=` in Python."
+        )
+    found = resolve_format(name if answer_format is None else answer_format)
+    if found.name != name:
+        raise ValueError(f"The answer format is {found.name!r}, but the ledger was made with {name!r}. Name that one.")
+    return found
+
+
 def check_name(answer_format: AnswerFormat) -> None:
     """
     Check that the command line can load a format by its name.

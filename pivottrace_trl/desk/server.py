@@ -12,6 +12,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import PlainTextResponse, RedirectResponse, Response
 
+from ..answers import AnswerFormat
 from ..files import reading
 from ..labels.ledger import AnnotationLedger
 from .page import CSS, HEAD, THEME, build_page
@@ -95,6 +96,7 @@ def serve(
     show_attempts: bool = False,
     price: float = 0.0,
     has_token: bool = True,
+    answer_format: AnswerFormat | str | None = None,
     announce: Callable[[str], None] = print,
 ) -> None:
     """
@@ -108,15 +110,16 @@ def serve(
         show_attempts (`bool`, *optional*, defaults to `False`): whether to show the policy's attempt.
         price (`float`, *optional*, defaults to `0.0`): what each answer costs.
         has_token (`bool`, *optional*, defaults to `True`): whether the URL must carry a token.
+        answer_format ([`AnswerFormat`] or `str`, *optional*): see [`DeskSession`].
         announce (`Callable[[str], None]`, *optional*): told where to open the page.
 
     Raises:
-        ValueError: if the address cannot be had.
+        ValueError: if the address cannot be had, or the answer format is not that of the run.
     """
     # The address is taken first: with another desk there, no page is built and no token made.
     with listen(host, port) as listener:
         token = load_token(ledger.path.parent) if has_token else None
-        app = make_app(DeskSession(ledger, price=price), author, show_attempts, token)
+        app = make_app(DeskSession(ledger, answer_format, price), author, show_attempts, token)
         query = "" if token is None else f"?token={token}"
         announce(f"The desk is at http://{host}:{port}/{query} (Ctrl+C ends it; every answer is in {ledger.path})")
         with suppress(KeyboardInterrupt):

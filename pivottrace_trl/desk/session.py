@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..answers import AnswerFormat, resolve_format
+from ..answers import AnswerFormat, format_of_ledger
 from ..labels.ledger import AnnotationLedger
 from ..labels.queries import Answer, Outcome, Query
 
@@ -39,7 +39,7 @@ class DeskSession:
         ledger ([`AnnotationLedger`]):
             The run's ledger.
         answer_format ([`AnswerFormat`] or `str`, *optional*):
-            Reads answers. Defaults to the ledger's.
+            Reads answers; that of the run. Defaults to what the ledger names, unless that is code of yours.
         price (`float`, *optional*, defaults to `0.0`):
             What each answer costs.
         now (`Callable[[], float]`, *optional*):
@@ -54,7 +54,7 @@ class DeskSession:
         now: Callable[[], float] = time.monotonic,
     ):
         self.ledger = ledger
-        self._format = resolve_format(answer_format or ledger.answer_format)
+        self._format = format_of_ledger(ledger.answer_format, answer_format)
         self._price = price
         self._now = now
         self._claims: dict[str, tuple[str, float]] = {}

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..answers import AnswerFormat, resolve_format
+from ..answers import AnswerFormat, format_of_ledger
 from ..labels.ledger import AnnotationLedger
 from ..labels.queries import Answer, Outcome
 from ..progress import progress_bar
@@ -49,6 +49,7 @@ def import_answers(
     price: float = 0.0,
     replace: bool = False,
     progress: bool = True,
+    answer_format: AnswerFormat | str | None = None,
 ) -> ImportReport:
     """
     Take answers from a file: one of [`export_queue`]'s formats, a Label Studio export in JSON or JSON-MIN, or any
@@ -70,17 +71,20 @@ def import_answers(
             Whether an answer takes the place of another that stands, instead of being rejected.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar.
+        answer_format ([`AnswerFormat`] or `str`, *optional*):
+            Reads answers; that of the run. Defaults to what the ledger names, unless that is code of yours.
 
     Returns:
         [`ImportReport`]
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read at all, or no row has the columns `prompt_id` and `answer`.
+        ValueError: if it cannot be read at all, no row has the columns `prompt_id` and `answer`, or `answer_format` is
+            not that of the run.
     """
     path = Path(path)
     counts: Counter[str] = Counter()
-    answer_format = resolve_format(ledger.answer_format)
+    answer_format = format_of_ledger(ledger.answer_format, answer_format)
     columns: set[str] = set()
     has_columns = False
 
