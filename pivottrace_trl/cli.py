@@ -175,7 +175,7 @@ def _add_desk(commands) -> None:
 def _add_format_of_ledger(parser: _Parser) -> None:
     parser.add_argument(
         "--answer-format",
-        help="that of the run, where it is a format of yours (package.module:attribute): no file alone has code loaded",
+        help="that of the run, if it is one of yours (package.module:attribute): no file alone has code loaded",
     )
 
 
