@@ -1,12 +1,15 @@
 """Labels are bought within the budget, kept, and never read unless bought."""
 
 import sqlite3
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trl.rewards import accuracy_reward
 
 from pivottrace_trl import (
     AnnotationLedger,
@@ -497,7 +500,7 @@ def test_answers_of_an_annotator_are_read_by_the_format(pool, ids, open_ledger, 
     ask_for(ledger, ids[:5])
     assert ledger.buy(oracle) == 3
     assert [ledger.label(i) for i in ids[:5]] == [
-        {"solution": r"$2\pi$"}, None, {"solution": "7"}, None, {"solution": 4}
+        {"solution": r"$2\pi$"}, None, {"solution": "7"}, None, {"solution": "4"}
     ]  # fmt: skip
     assert ledger.has_declined(ids[1]) and "is not used: math-verify reads only" in caplog.text
 
@@ -513,3 +516,37 @@ def test_the_answer_format_stays_once_there_are_labels(pool, ids, tmp_path):
     with pytest.raises(ValueError, match=r"holds 1 labels in the answer format 'math', .* is 'text'"):
         AnnotationLedger(path, 5, ids, answer_format="text")
     assert AnnotationLedger(path, 5, ids).label(ids[0]) == {"solution": "5"}
+
+
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        (5, "5"),
+        (5.0, "5.0"),
+        (1e-7, "0.0000001"),
+        (np.int64(-3), "-3"),
+        (np.float32(0.1), "0.1"),
+        (Fraction(1, 2), "1/2"),
+        (Decimal("1.50"), "1.50"),
+        (Answer("p0", {"solution": 5}, "me"), "5"),
+        (float("inf"), None),
+        (np.float64("nan"), None),
+    ],
+)
+def test_numbers_of_an_annotator_are_labels_that_a_verifier_reads(tmp_path, said, label):
+    """`accuracy_reward` gives no reward at all, not even 0, where the label is a number."""
+    ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 1, ["p0"])
+    ledger.request([Query("p0")])
+    ledger.buy(CallableAnnotator(lambda rows: [said], lambda ids: [{} for _ in ids], "solution", MathFormat()))
+    assert ledger.label("p0") == (None if label is None else {"solution": label})
+    if label is not None:
+        assert accuracy_reward([[{"content": rf"\boxed{{{label}}}"}]], [ledger.label("p0")["solution"]]) == [1.0]
+
+
+def test_a_pair_is_no_answer(tmp_path):
+    ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 1, ["p0"])
+    ledger.request([Query("p0")])
+    oracle = CallableAnnotator(lambda rows: [("5", 0.1)], lambda ids: [{} for _ in ids], "solution")
+    with pytest.raises(RuntimeError, match=r"returned \('5', 0.1\) for a row"):
+        ledger.buy(oracle)
+    assert ledger.num_bought == 0

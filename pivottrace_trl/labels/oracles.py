@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from decimal import Decimal
+from numbers import Rational, Real
 from typing import Any
 
 from ..answers import AnswerFormat
@@ -26,8 +28,8 @@ class CallableAnnotator:
         label_column (`str`):
             Column under which the reward functions expect the answer.
         answer_format ([`AnswerFormat`], *optional*):
-            Reads answers that are texts; one that it cannot read counts as no answer. By default they are taken as
-            they are.
+            Reads answers that are texts or numbers; one that it cannot read counts as no answer. By default they are
+            taken as they are.
     """
 
     def __init__(
@@ -77,11 +79,18 @@ class CallableAnnotator:
             if answer.prompt_id != prompt_id:
                 raise ValueError(f"The annotator answered {answer.prompt_id!r} in the place of {prompt_id!r}.")
             return self._read(answer)
+        if isinstance(answer, tuple):
+            raise ValueError(
+                f"The annotator returned {answer!r:.80} for a row, but an answer of a list stands alone. Return an "
+                "`Answer` for one with a price, or yield `(position of the row, answer, price)`."
+            )
+        answer = answer if self._format is None else _written(answer)
         label = None if is_empty(answer) else {self._label_column: answer}
         return self._read(Answer(prompt_id, label, self._author, price))
 
     def _read(self, answer: Answer) -> Answer:
         text = (answer.label or {}).get(self._label_column)
+        text = text if self._format is None else _written(text)
         if self._format is None or answer.label is None or not isinstance(text, str):
             return answer
         try:
@@ -90,3 +99,11 @@ class CallableAnnotator:
             logger.warning("An answer of %s to prompt %s is not used: %s", answer.author, answer.prompt_id, error)
             return replace(answer, label=None)
         return replace(answer, label=label)
+
+
+def _written(value: Any) -> Any:
+    """A number, NumPy's too, as it is written: a verifier of texts reads no other. Anything else as it is."""
+    if isinstance(value, Rational) and not isinstance(value, bool):
+        return str(value)
+    is_number = isinstance(value, (Real, Decimal)) and not isinstance(value, bool) and value == value
+    return f"{Decimal(str(value)):f}" if is_number else value
