@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from trl.rewards import accuracy_reward
 
-from pivottrace_trl import MathFormat, NumberFormat, TextFormat, majority_vote
+from pivottrace_trl import ChoiceFormat, MathFormat, NumberFormat, TextFormat, majority_vote
 from pivottrace_trl.answers import AnswerReader
 from pivottrace_trl.answers.notation import bare
 
@@ -209,3 +209,21 @@ def test_texts_and_numbers_are_paid_by_an_exact_match(answer_format, data):
 
     right = [answer is not None and value(answer) == value(label) for answer in found]
     assert right == [index in vote.members for index in range(len(answers))]
+
+
+SAID = {"the answer is A.": "A", "The answer is (b)": "B", r"\boxed{c}": "C", r"so \boxed{\text{D}}": "D", "(E)": "E",
+        "**Answer: B** since 2 < 3": "B", "the answer is a bit odd": None, "A and B": None, "The answer is AB": None,
+        "The answer is C because a < b": "C", r"$\boxed{(A)}$": "A"}  # fmt: skip
+
+
+@pytest.mark.parametrize(("completion", "choice"), SAID.items())
+def test_choices_are_found(completion, choice):
+    assert ChoiceFormat().extract(completion) == choice
+
+
+@given(completions=st.lists(st.sampled_from(list(SAID)), min_size=4, max_size=8))
+def test_choices_are_paid_by_an_exact_match(completions):
+    vote = majority_vote(completions, "choice")
+    assume(vote.answer is not None)
+    right = [SAID[completion] == ChoiceFormat().to_label(vote.answer) for completion in completions]
+    assert right == [index in vote.members for index in range(len(completions))]

@@ -149,13 +149,15 @@ class ChoiceFormat:
             raise ValueError(f"`choices` is {choices!r}, but a choice may hold no comma.")
         self.name = "choice:" + ",".join(self._choices.values())
         either = "|".join(re.escape(choice) for choice in sorted(self._choices.values(), key=len, reverse=True))
-        self._start = re.compile(rf"[\s(\[*_$]*({either})(?!\w)", re.IGNORECASE)
+        # In running text a small "a" is a word more often than a choice.
+        in_text = re.RegexFlag(0) if any(len(choice) == 1 for choice in self._choices) else re.IGNORECASE
+        self._start = re.compile(rf"[\s(\[*_$]*({either})(?!\w)", in_text)
         self._alone = re.compile(rf"[\s(\[*_$]*({either})[\s)\].*_$]*", re.IGNORECASE)
 
     def extract(self, completion: str) -> str | None:
         """The choice of a completion; `None` if there is none."""
         for candidate in _candidates(completion):
-            found = self._start.match(candidate)
+            found = self._alone.fullmatch(candidate) or self._start.match(candidate)
             return self._choices[found[1].casefold()] if found else None
         lines = completion[-_MAX_COMPLETION_LENGTH:].strip().rsplit("\n", 1)
         found = self._alone.fullmatch(lines[-1])
