@@ -1,5 +1,7 @@
 """Pools from files, folders and the hub."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from datasets import Dataset, load_dataset, load_from_disk
@@ -39,13 +41,8 @@ def load_pool(source: str, split: str = "train", config_name: str | None = None,
     if path.suffix in _FORMATS:
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {source}.")
-        with reading(path, f"Save it again as UTF-8 {path.suffix[1:]} with one row per prompt."):
-            try:
-                dataset = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
-            except DatasetsError as error:
-                raise ValueError(error.__cause__ or error) from error
-            except StopIteration as error:
-                raise ValueError("it holds no rows") from error
+        with _reading(path, f"Save it again as UTF-8 {path.suffix[1:]} with one row per prompt."):
+            dataset = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
     elif path.is_file():
         raise ValueError(f"{source} ends in {path.suffix!r}, but a pool file must end in one of {sorted(_FORMATS)}.")
     elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
@@ -53,10 +50,23 @@ def load_pool(source: str, split: str = "train", config_name: str | None = None,
             loaded = load_from_disk(source)
             dataset = loaded if isinstance(loaded, Dataset) else loaded[split]
     elif path.is_dir():
-        dataset = load_dataset(source, config_name, split=split)
+        with _reading(path, "Name a folder that holds nothing but data files with the same columns, or one file."):
+            dataset = load_dataset(source, config_name, split=split)
     else:
         try:
             dataset = load_dataset(source, config_name, split=split)
         except OSError as error:
             raise FileNotFoundError(f"There is no file or folder {source}, and the hub gave none: {error}") from error
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+
+
+@contextmanager
+def _reading(path: Path, advice: str) -> Iterator[None]:
+    """Say of data files what is wrong with them, and not that something is."""
+    with reading(path, advice):
+        try:
+            yield
+        except DatasetsError as error:
+            raise ValueError(error.__cause__ or error) from error
+        except StopIteration as error:
+            raise ValueError("it holds no rows") from error

@@ -247,7 +247,7 @@ class PoolRouter:
         # What an interrupted run bought beyond this point is paid for, and is not paid for again.
         num_paid = self.ledger.num_paid(epoch - 1, self.start)
         budget_left = max(self.ledger.budget - num_paid - len(pending), 0)
-        if (objection := self._objection()) is not None:
+        if budget_left and (objection := self._objection()) is not None:
             logger.warning(
                 f"No more labels are bought for now, and {budget_left} of the budget are left: {objection}. The next "
                 "routing looks again, at what training has shown by then."

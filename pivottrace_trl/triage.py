@@ -10,6 +10,9 @@ import numpy as np
 from .calibration import Calibration, calibrate
 
 
+_CHANCE = 0.05
+
+
 class Route(IntEnum):
     """What happens to a prompt until the next routing."""
 
@@ -205,7 +208,9 @@ def assign_routes(
     prefix where the policy is right with probability `tau_high` or more is the mastered zone, and the suffix where it
     is wrong more often than `tau_low` is the zone to annotate: there a majority vote would tend to be wrong too. (A
     vote is right at least as often as one response wherever wrong answers scatter, so that this asks for a label
-    rather too often than too rarely.) Where the verified prompts show that the score does not separate right from
+    rather too often than too rarely.) Where all verified prompts were right, there must be enough of them: if so many
+    would all be right in more than one of twenty pools that are right with probability `tau_high` only, no zone counts
+    as mastered. Where the verified prompts show that the score does not separate right from
     wrong, the curve is one level and the ranking is replaced by a random one. What is known of a prompt itself goes
     before what its place in the ranking suggests:
 
@@ -252,7 +257,7 @@ def assign_routes(
 
     if discard_ratio is None:
         # NaN compares as False: without a verified prompt nothing is discarded and nothing need be annotated.
-        num_mastered = _prefix_length(curve >= tau_high)
+        num_mastered = 0 if _are_too_few(evidence.pass_rate, tau_high) else _prefix_length(curve >= tau_high)
         num_untrusted = _prefix_length((1 - curve > tau_low)[::-1])
     else:
         num_mastered = int(discard_ratio * len(scores))
@@ -283,6 +288,12 @@ def assign_routes(
         discard_below=float(scores[ranking[:num_mastered]].max(initial=-np.inf)),
         annotate_above=float(scores[ranking[len(ranking) - num_untrusted :]].min(initial=np.inf)),
     )
+
+
+def _are_too_few(pass_rate: np.ndarray, tau_high: float) -> bool:
+    """Whether all verified prompts were right, which may be chance, as there are so few."""
+    verified = pass_rate[np.isfinite(pass_rate)]
+    return bool((verified >= tau_high).all()) and tau_high ** len(verified) > _CHANCE
 
 
 def _prefix_length(condition: Sequence[bool] | np.ndarray) -> int:

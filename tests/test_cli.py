@@ -103,6 +103,7 @@ def refusal(argv, capsys) -> str:
         (["--dataset", "{tmp}/empty.json"], "{tmp}/empty.json cannot be read"),
         (["--dataset", "{tmp}/torn.jsonl"], "{tmp}/torn.jsonl cannot be read"),
         (["--dataset", "{tmp}/torn.parquet"], "{tmp}/torn.parquet cannot be read"),
+        (["--dataset", "{tmp}/model"], "{tmp}/model cannot be read ("),
         (["--label-column", "gold"], "There is no label column `gold`; the pool has ['question', 'answer']."),
         (["--prompt-column", "prompt"], "The pool has no `prompt` column, only"),
         (["--limit", "0"], "`limit` is 0"),

@@ -200,6 +200,31 @@ def test_where_nothing_can_be_rewarded_it_ends_before_the_first_step(route):
         route(wrong, answer_format=FormatBy(lambda text: None))
 
 
+def test_a_reward_for_the_form_can_teach_a_policy_that_gives_no_answer_yet(route):
+    def form_reward(completions, **kwargs):
+        return [float(len(completion[0]["content"]) % 2) for completion in completions]
+
+    callback = route(wrong, [verifier(), form_reward], train=True, answer_format=FormatBy(lambda text: None))
+    assert callback._trainer.state.global_step == 2 and callback.summary()["annotated"] == 32
+
+
+def test_one_probe_that_is_right_does_not_end_the_training(make_trainer, caplog):
+    trainer = make_trainer(POOL, reward_funcs=verifier(), max_completion_length=LENGTH, max_steps=2)
+    say_instead(trainer, right)
+    trainer.add_callback(callback := PivotDensityCallback(trainer, 1, answer_format=TEXT))
+    trainer.train()
+    assert trainer.state.global_step == 2 and callback.summary()["first_responses"]["right"] == 1
+    assert "mastered" not in caplog.text
+
+
+def test_a_budget_that_is_spent_is_not_saved(make_trainer, caplog):
+    trainer = make_trainer(POOL.select(range(30)), verifier(), max_completion_length=LENGTH, num_train_epochs=2)
+    say_instead(trainer, wrong)
+    trainer.add_callback(callback := PivotDensityCallback(trainer, 30, answer_format=TEXT))
+    trainer.train()
+    assert callback.summary()["annotated"] == 30 and "No more labels" not in caplog.text
+
+
 def test_what_it_looks_at_is_said_in_a_line_before_and_after(route, capsys):
     callback = route(half, train=True)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("PivotTrace: ")]

@@ -47,9 +47,9 @@ def test_first_routing_buys_probes_first_and_the_most_uncertain_then(make_router
 
 
 def test_a_policy_that_is_always_right_costs_the_probes_only(make_router):
-    router = make_router(oracle=Oracle())
+    router = make_router(oracle=Oracle(), budget=40)
     result = router.first_routing(below(100))
-    assert router.ledger.num_bought == 10
+    assert router.ledger.num_bought == 20
     assert (result.routes == Route.DISCARD).all()
 
 

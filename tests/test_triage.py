@@ -182,6 +182,16 @@ def test_a_poor_vote_asks_for_a_label():
     assert assign_routes(scores, evidence, 0).routes[3] == Route.WEAK
 
 
+@pytest.mark.parametrize(("tau_high", "enough"), [(0.85, 19), (0.7, 9)])
+def test_few_probes_that_are_all_right_do_not_show_that_a_pool_is_mastered(tau_high, enough):
+    for num, share in ((1, 0.0), (enough - 1, 0.0), (enough, 1.0)):
+        pass_rate = np.full(1000, np.nan)
+        pass_rate[np.linspace(0, 999, num).astype(int)] = 1.0
+        result = assign_routes(np.arange(1000.0), evidence_from(pass_rate), 10, tau_high=tau_high)
+        assert result.routes.tolist().count(Route.DISCARD) == share * 1000, num
+        assert len(result.to_buy) == 0
+
+
 @st.composite
 def pools(draw, distinct=False):
     """Scores, evidence and a budget; pools of one prompt, ties and unknown evidence included."""

@@ -208,7 +208,10 @@ class SpendingGate:
             f"{interval.low:.0%} to {interval.high:.0%}), {auroc}; of all first responses "
             f"{self.verdict['cut_off']:.0%} cut off, {self.verdict['unanswered']:.0%} without an answer"
         )
-        if _are_all_wrong(sum(outcomes), len(outcomes), _RARELY_RIGHT) and self.verdict["unanswered"] == 1.0:
+        # Another reward, for the form say, can still teach the policy to answer where the label was bought.
+        is_alone = len(self._attachment.reward_funcs) == 1
+        is_hopeless = _are_all_wrong(sum(outcomes), len(outcomes), _RARELY_RIGHT)
+        if is_alone and is_hopeless and self.verdict["unanswered"] == 1.0:
             raise RuntimeError(
                 f"Nothing in this run can be rewarded: none of {len(outcomes)} probes is right, and no response holds "
                 f"an answer that could be voted on. {self._router.ledger.num_left} labels were not bought. Look at a "
