@@ -62,7 +62,27 @@ def test_what_is_no_format_is_refused():
         ("number", "x=7 apples", "7"),
         ("number", r"\boxed{\$1,\!000}", "1,000"),
         ("number", "none", None),
+        *(("number", text, None) for text in [r"\boxed{1 1/2}", r"\boxed{100, 200}", "Answer: 1 1/2", "#### 1 234"]),
+        *(("number", f"The answer is {text}", None) for text in ["5 or 6.", "2 sqrt(3)", "5 million", "1.2 × 10^3"]),
+        *(("number", f"The answer is {text}", None) for text in ["5, 6", "5 - 3", "7 percent", r"2 \sqrt{3}"]),
+        ("number", "The answer is 18 eggs, and 3 were sold.", "18"),
+        ("number", r"The answer is 18 \text{ eggs}.", "18"),
+        ("number", "**Answer:** 18", "18"),
+        ("number", "The answers are 3 and 4.", None),
         ("choice", r"\boxed{\text{(B)}}", "B"),
+        ("choice", r"\boxed{\textbf{(B)}\ 42}", "B"),
+        *(
+            ("choice", f"The answer is {text}", "B")
+            for text in ["B.", "(B) 42", "b)", "B - Paris", "B because", "**B**"]
+        ),
+        *(
+            ("choice", f"The answer is {text}", None)
+            for text in ["a number", "B and C", "B, C", "b/c", "e^2", "d = 5"]
+        ),
+        ("choice", r"\boxed{A \text{ and } C}", None),
+        ("text", "I cannot answer this question.", None),
+        ("text", "The answers vary.", None),
+        ("text", "**Answer:** Paris", "Paris"),
         ("choice", "The answer is (c).", "C"),
         ("choice", "Because of this:\n**D**", "D"),
         ("choice", "A man walks.", None),
@@ -92,6 +112,7 @@ def test_typed_answers_are_read(name, text, label):
     ("name", "text"),
     [
         *(("number", text) for text in ["", "five", "2-Jan", "1/0", "3 apples", "NaN", "inf", "1e5", "1,23", "50%"]),
+        *(("number", text) for text in ["1½", "5²", "52₈", "2³", "٣"]),
         *(("choice", text) for text in ["", "F", "yes", "A or B", "N/A"]),
         *(("text", text) for text in ["", " \n", "\ud800", "x" * 2000]),
     ],

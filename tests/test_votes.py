@@ -124,7 +124,7 @@ def test_every_number_and_letter_of_a_label_counts(number):
     [
         ("2√2", r"$2\sqrt{2}$"), ("2*√(x+1)", r"$2*\sqrt{x+1}$"), ("2pi", r"$2\pi$"), ("ln 2", r"$\ln 2$"),
         ("1½", "3/2"), ("x²", "$x^{2}$"), ("5³", "$5^{3}$"), (r"\frac43", r"$\frac{4}{3}$"), ("90°", r"$90^\circ$"),
-        ("5.", "5"), ("x ≤ 3", r"$x \le  3$"), (r"\$18.90", "18.90"),
+        ("5.", "5"), ("x₁", "$x_{1}$"), ("x ≤ 3", r"$x \le  3$"), (r"\$18.90", "18.90"),
     ],
 )  # fmt: skip
 def test_what_people_type_is_read_wholly(typed, label):
@@ -139,7 +139,8 @@ def test_what_people_type_is_read_wholly(typed, label):
         r"0.\overline{3}", "2-Jan", "I don't know", "N/A", "unknown", "yes", "no", "five", "NaN", "None", "12:30",
         "5 cm", "5m", "2c", "5 apples", r"5\text{ cm}", "52_8", "1 2", "5 000", r"1\,000", "f'(x)", r"x \approx 5",
         "a=b=5", "1/0", "5 = 5", r"\text{Evelyn}", r"\text{(C)}", "ABC", "on", "about 5", "5 or so", r"5\quad 6",
-        r"\phantom{3}5", "2;x?",
+        r"\phantom{3}5", "2;x?", "2024-01-02", "1/2/2024", "1.2.2024", "1.000.000", "1.234,56", "192.168.0.1", "52₈",
+        "101₂", "x5", "3x10^5", "0x10", "+-5", "2(3)", "(2)(3)", r"2\left(3\right)", r"2(\frac{1}{2})", "v1.10",
     ],
 )  # fmt: skip
 def test_what_is_not_read_wholly_is_no_label(typed):

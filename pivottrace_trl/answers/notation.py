@@ -16,8 +16,14 @@ _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|\d*\.?\d+)(/\d+)?%?")
 _SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})")
 _MIXED_NUMBER = re.compile(r"([+-]?)(\d{1,15})\s+(\d{1,15})/(\d{1,15})")
 _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d)?")
+# Spreadsheets make the first of `1/2`.
+_DATE = re.compile(r"\d{1,2}/\d{1,2}/\d{2,4}|\d{4}-\d{1,2}-\d{1,2}")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d+")
 _THIN_SPACE = re.compile(r"\\!\s*")
 _AND_OR = re.compile(r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<=[\d})\s])(?:and|or)(?=[\d{(\s\\]))\s*")
+# To math-verify a mixed number, as `2\frac{1}{2}` is one.
+_IN_BRACKETS = r"[(\[]\s*(?:[\d.]+|\\[dtc]?frac\s*\{\d+\}\s*\{\d+\})\s*[)\]]"
+_MIXED_PRODUCT = re.compile(rf"\d\s*{_IN_BRACKETS}|{_IN_BRACKETS}\s*(?:\d|{_IN_BRACKETS})")
 _MATRIX = re.compile(r"\\(begin|end)\{[pbv]?matrix\}")
 _SET = re.compile(r"\\mathbb\s*\{?[NZQRC]\}?")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
@@ -38,7 +44,8 @@ _PLAIN_CHARACTERS = str.maketrans(
     | {"≤": r"\le ", "≥": r"\ge ", "±": r"\pm ", "∪": r"\cup ", "∅": r"\emptyset "}
 )
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻]+")
-_FRACTION_CHARACTER = re.compile("[¼-¾⅐-⅞]")
+_SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+_FRACTION_CHARACTER = re.compile("[¼-¾⅐-⅞↉]")
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\d+|[a-zA-Z]|\\pi))")
 _PLAIN_ROOT = re.compile(r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)")
 _PLAIN_NAME = re.compile(r"(?<![a-zA-Z\\])(pi|ln|log|sin|cos|tan)(?![a-zA-Z])")
@@ -74,6 +81,7 @@ def from_keyboard(text: str) -> str:
     What a person typed, in LaTeX: other minus signs, `½`, `x²`, `√2`, `2pi`, `1 2/3`, `\\frac12`.
     """
     answer = _SUPERSCRIPTS.sub(lambda found: f"^{{{unicodedata.normalize('NFKC', found[0])}}}", text)
+    answer = _SUBSCRIPTS.sub(lambda found: f"_{{{unicodedata.normalize('NFKC', found[0])}}}", answer)
     answer = _FRACTION_CHARACTER.sub(lambda found: " " + found[0], answer)
     answer = unicodedata.normalize("NFKC", answer).translate(_PLAIN_CHARACTERS)
     answer = _ROOT.sub(lambda found: rf"\sqrt{{{found[1] or found[2]}}}", answer)
@@ -83,7 +91,8 @@ def from_keyboard(text: str) -> str:
     answer = re.sub(r"(\\[dtc]?frac)\s*(\d)", r"\1{\2}", answer)
     answer = re.sub(r"(\\[dtc]?frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}", answer)
     answer = re.sub(r"\\sqrt\s*(\d)", r"\\sqrt{\1}", answer)
-    answer = bare(answer).removesuffix(".").removeprefix("+").strip()
+    answer = bare(answer).removesuffix(".").strip()
+    answer = answer if re.match(r"\+\s*[+-]", answer) else answer.removeprefix("+").strip()
     if power := _SCIENTIFIC.fullmatch(answer):
         return rf"{power[1]} \times 10^{{{int(power[2])}}}"
     if mixed := _MIXED_NUMBER.fullmatch(answer):
@@ -109,6 +118,10 @@ def what_is_not_read(answer: str) -> str | None:
         return "it divides by zero" if re.search("/0+%?$", rest) else None
     if _CLOCK.fullmatch(rest):
         return "it is a time, which would be read as a fraction"
+    if _DATE.fullmatch(rest):
+        return "it is a date, which would be read as a difference or a fraction"
+    if _DECIMAL_COMMA.fullmatch(rest):
+        return "its comma would be read as that of a list"
     rest = _AND_OR.sub(",", rest)
     rest = _SET.sub(r"\\infty ", _MATRIX.sub(" ", rest))
     if unknown := [name for name in _COMMAND.findall(rest) if name not in _KNOWN]:
@@ -120,7 +133,14 @@ def what_is_not_read(answer: str) -> str | None:
     if not _CHARACTERS.fullmatch(plain):
         odd = next(character for character in plain if not _CHARACTERS.fullmatch(character))
         return f"the character {odd!r} is not read"
-    if re.search(r"\d\s+[\d.]", rest) or re.search(r"\d[A-Za-z]*_\w*\d\s*\.", rest):
+    if re.search(r"[+-]\s*[+-]", rest):
+        return "two signs stand side by side"
+    if re.search(r"(?<!_)[A-Za-z]\d", plain):
+        return "a digit behind a letter would be read as a factor"
+    if _MIXED_PRODUCT.search(re.sub(r"\\(left|right)(?![A-Za-z])", "", rest)):
+        return "numbers in brackets side by side would be read as a sum"
+    rest = re.sub(r"(\\log\s*)_\s*\d(?!\d)", r"\1", rest)
+    if re.search(r"\d\s+[\d.]|\d\.\d*\.|\.\d+\.", rest) or re.search(r"\d[A-Za-z]*_\w*\d\s*\.", rest):
         return "two numbers stand side by side"
     if len(re.findall(r"(?<![<>!])=", rest)) > 1 and "," not in rest:
         return "of a chain of equations only one would be read"

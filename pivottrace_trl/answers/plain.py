@@ -8,11 +8,17 @@ from typing import Any
 from .base import Reading, to_fraction, to_type
 
 
-_NUMBER = r"[+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:/\d+)?"
+_NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:/\d+)?", re.ASCII)
 # What stands between white space and holds a digit: a number, or `12:30`, which is none.
 _WITH_DIGITS = re.compile(r"[^\s=]*\d[^\s=]*")
 _AROUND_NUMBERS = "*_$\\()[],.;:!?\"'"
-_SAID = re.compile(r"(?i:answer)(?:\s+is)?\s*:?[\s*_$]*")
+# What makes another number of the one before it.
+_GOES_ON = re.compile(
+    r"[^\S\n]*(?:\.?\d|[+/^%×·÷±½¼¾²³]|[-*]\s*\d|\\(?!text|mbox|math|textrm|[)\]])|(?:,|or\b|and\b|to\b)\s*[-$\\]*\d|"
+    r"(?:hundred|thousand|million|billion|trillion|dozen|percent|sqrt|pi)\b)",
+    re.IGNORECASE,
+)
+_SAID = re.compile(r"(?i:\banswers?)(?:\s+(?:is|are)\b\s*:?|[\s*_]*[:=]|[*_]*[^\S\n]*\n)[\s*_$]*")
 # The end of a completion holds its answer.
 _MAX_COMPLETION_LENGTH = 5_000
 _MAX_LENGTH = 1_000
@@ -100,17 +106,26 @@ class NumberFormat:
         """The final number of a completion; `None` if there is none."""
         tail = completion[-_MAX_COMPLETION_LENGTH:].translate(_UNICODE)
         if (boxed := find_boxed(tail)) is not None:
-            written = [boxed.replace("\\!", "").replace("\\$", "").replace(" ", "")]
+            answer = re.sub(r"\\!\s*|\\\$", "", boxed)
         else:
             said = _candidates(tail)
-            written = _WITH_DIGITS.findall(said[0])[:1] if said else _WITH_DIGITS.findall(tail)[-1:]
-        answer = written[0].strip(_AROUND_NUMBERS) if written else ""
-        return answer if re.fullmatch(_NUMBER, answer) else None
+            found = list(_WITH_DIGITS.finditer(said[0] if said else tail))
+            if not found:
+                return None
+            written = found[0 if said else -1]
+            answer, rest = written[0], written.string[written.end() :]
+            # Not where a sentence ends.
+            if not answer.endswith((".", ";", "!", "?")) and _GOES_ON.match(answer[len(answer.rstrip(",")) :] + rest):
+                return None
+        answer = answer.strip(_AROUND_NUMBERS + " ")
+        return answer if _NUMBER.fullmatch(answer) else None
 
     def read(self, text: str) -> Reading:
         """The number without separators and sign of its own; raises `ValueError` if there is anything but a number."""
-        answer = unicodedata.normalize("NFKC", _check_text(text)).translate(_UNICODE).rsplit("####", 1)[-1].strip()
-        if not re.fullmatch(_NUMBER, answer):
+        # Of `5²` and `1½` no 52 and no 11/2 must become.
+        answer = re.sub("[²³¹⁰-₉¼-¾⅐-⅞↉]", r" \g<0>", _check_text(text))
+        answer = unicodedata.normalize("NFKC", answer).translate(_UNICODE).rsplit("####", 1)[-1].strip()
+        if not _NUMBER.fullmatch(answer):
             raise ValueError(f"{answer[:80]!r} is no number: write digits only, such as 1234.5, -3 or 3/4")
         answer = answer.replace(",", "").removeprefix("+")
         to_fraction(answer)
@@ -149,16 +164,21 @@ class ChoiceFormat:
             raise ValueError(f"`choices` is {choices!r}, but a choice may hold no comma.")
         self.name = "choice:" + ",".join(self._choices.values())
         either = "|".join(re.escape(choice) for choice in sorted(self._choices.values(), key=len, reverse=True))
-        # In running text a small "a" is a word more often than a choice.
-        in_text = re.RegexFlag(0) if any(len(choice) == 1 for choice in self._choices) else re.IGNORECASE
-        self._start = re.compile(rf"[\s(\[*_$]*({either})(?!\w)", in_text)
+        self._start = re.compile(rf"[\s(\[*_$]*({either})(?!\w)", re.IGNORECASE)
+        # Of `A and C`, `A^2` and `a number` no A must become.
+        marks = r"[\s)\].:*_$]*"
+        self._goes_on = re.compile(rf"{marks}(?:[\^/+=<>&|]\s*\w|,?\s*(?:and\b|or\b)?[\s(\[*_$]*(?:{either})(?!\w))")
+        self._ends = re.compile(r"[\s*_$]*(?:[)\].,:;]|$)")
         self._alone = re.compile(rf"[\s(\[*_$]*({either})[\s)\].*_$]*", re.IGNORECASE)
 
     def extract(self, completion: str) -> str | None:
         """The choice of a completion; `None` if there is none."""
         for candidate in _candidates(completion):
-            found = self._alone.fullmatch(candidate) or self._start.match(candidate)
-            return self._choices[found[1].casefold()] if found else None
+            if (found := self._start.match(candidate)) is None:
+                return None
+            choice, rest = self._choices[found[1].casefold()], candidate[found.end() :].split("\n", 1)[0]
+            is_alone = self._goes_on.match(rest) is None and (found[1] == choice or self._ends.match(rest))
+            return choice if is_alone else None
         lines = completion[-_MAX_COMPLETION_LENGTH:].strip().rsplit("\n", 1)
         found = self._alone.fullmatch(lines[-1])
         return self._choices[found[1].casefold()] if found else None
