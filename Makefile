@@ -4,6 +4,8 @@ VENV ?= .venv
 OLDEST ?= .venv-oldest
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
+# One process a core, each with one torch thread; a process of the suite takes up to 2 GB.
+PYTEST = python -m pytest --numprocesses logical --maxprocesses 4
 
 .PHONY: demo test test-oldest test-all bench docs lint clean
 
@@ -11,14 +13,14 @@ demo: $(VENV)/installed
 	$(VENV)/bin/pivottrace demo
 
 test: lint
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(VENV)/bin/$(PYTEST) -m "not slow"
 
 # The suite on the oldest versions that setup.py allows (torch excepted). Their numpy needs Python 3.12 or older.
 test-oldest: $(OLDEST)/installed
-	$(OLDEST)/bin/python -m pytest -m "not slow"
+	$(OLDEST)/bin/$(PYTEST) -m "not slow"
 
 test-all: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/$(PYTEST)
 
 # Half an hour on two cores. MODEL and DATASET take the triage benchmark from random weights to a real model.
 bench: $(VENV)/installed

@@ -56,6 +56,7 @@ setup(
             "openai>=2",
             "playwright>=1.50",
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff==0.17.6",
             "trackio>=0.43",
             "wandb>=0.31",

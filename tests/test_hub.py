@@ -13,7 +13,7 @@ from huggingface_hub import CommitInfo, HfApi
 
 from pivottrace_trl import AnnotationLedger, PivotDensityCallback, pool_ids
 
-from .conftest import FormatBy, digit_reward, make_pool
+from .conftest import FIRST_DIGIT, FormatBy, digit_reward, make_pool
 
 
 PRIVATE = "medicalfile"
@@ -51,8 +51,10 @@ def test_the_hub_gets_nothing_private(strategy, annotator, uploads, make_trainer
     trainer = make_trainer(
         pool, push_to_hub=True, hub_strategy=strategy, hub_always_push=True, save_strategy="steps", save_steps=2
     )
-    ask = "queue" if annotator == "queue" else lambda rows: [f"{PRIVATE}{i}" for i in range(len(rows))]
-    callback = PivotDensityCallback(trainer, 8, label_column="solution", annotator=ask)
+    options = {"annotator": "queue"}
+    if annotator == "callable":
+        options = {"annotator": lambda rows: [f"{PRIVATE}{i}" for i in range(len(rows))], "answer_format": FIRST_DIGIT}
+    callback = PivotDensityCallback(trainer, 8, label_column="solution", **options)
     trainer.add_callback(callback)
     trainer.train()
     private = tmp_path / "run" / "_pivottrace"

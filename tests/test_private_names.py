@@ -23,6 +23,8 @@ ELSEWHERE = {
     "_attn_implementation": "tracing reads the configuration of a model as its attention modules do",
     "_compiled_call_impl": "tracing asks torch whether a module is compiled",
     "_dynamo": "tracing asks torch whether a module is compiled",
+    "_fields": "the ledger's file names its columns; public, named tuples begin with an underscore lest fields clash",
+    "_replace": "the ledger's file adds the digest to a row; public, as `_fields` is",
 }
 
 
@@ -30,7 +32,7 @@ def own_names() -> set[str]:
     """Names that the package defines itself."""
     names: set[str] = set()
     for node in (node for tree in TREES.values() for node in ast.walk(tree)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)
