@@ -171,7 +171,7 @@ class LabelRouter:
         return batch
 
     def unlocked(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Label and locked columns of rows whose label was bought."""
+        """Label and locked columns of rows whose label was bought; nothing where it does not fit its column."""
         return [label or {} for label in self._with_locked(rows, self._bought(rows))]
 
     def _hold_votes(
@@ -225,7 +225,7 @@ class LabelRouter:
         ]
 
     def _is_bought(self, rows: Sequence[int]) -> list[bool]:
-        return [self.router.label(row) is not None for row in rows]
+        return [label is not None for label in self._bought(rows)]
 
     def _bought(self, rows: Sequence[int]) -> list[dict[str, Any] | None]:
         labels = [self.router.label(row) for row in rows]

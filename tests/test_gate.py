@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pyarrow.parquet as pq
 import pytest
+from datasets import Features, Value
 from trl import GRPOTrainer, RLOOTrainer
 from trl.rewards import accuracy_reward
 
@@ -308,3 +309,32 @@ def test_a_verifier_that_fails_on_answers_says_so(route):
         RuntimeError, match=r"`reward` fails where the label is the answer of the response itself \(Typ"
     ):
         route(half, reward)
+
+
+@pytest.mark.parametrize("misfits", [range(0, 72, 2), range(72)])
+def test_a_bought_label_that_does_not_fit_its_column_is_shown_to_nobody(misfits, make_trainer, caplog):
+    pool = POOL.map(lambda row: {"solution": int(row["solution"])}, features=Features(
+        {**POOL.features, "solution": Value("int64")}
+    ))  # fmt: skip
+    shown = []
+
+    def reward(completions, solution, **kwargs):
+        shown.extend(solution)
+        return [float(completion[0]["content"] == str(label)) for completion, label in zip(completions, solution)]
+
+    def annotator(rows):
+        asked = [int(row["prompt"][0]["content"].split("+")[0]) for row in rows]
+        return ["1/2" if row in misfits else right(row) for row in asked]
+
+    trainer = make_trainer(pool, reward, max_completion_length=LENGTH, max_steps=20)
+    say_instead(trainer, half)
+    callback = PivotDensityCallback(trainer, 16, annotator=annotator, answer_format="number")
+    trainer.add_callback(callback)
+    trainer.train()
+    assert "A bought label is not used: '1/2' is not whole" in caplog.text
+    assert shown and all(isinstance(label, int) for label in shown)
+    # Votes on these prompts are no pass rates: nothing but the first response was verified.
+    rows = [row for row, identity in enumerate(callback.router.prompt_ids) if callback.ledger.label(identity)]
+    verified = callback.router.evidence.num_verified
+    assert all(verified[row] == 1 for row in rows if row in misfits)
+    assert len(misfits) == 72 or max(verified[rows]) > 1

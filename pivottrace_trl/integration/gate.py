@@ -135,11 +135,14 @@ class SpendingGate:
 
     def verify(self, rows: list[int]) -> list[bool]:
         """Whether the first response to each row is right, by its label."""
-        rewards = self._reward(rows, self._label_router.unlocked(rows))
-        check_number(self._function, rewards, len(rows))
+        # A bought label that does not fit the type of its column is shown to nobody, and proves nothing right.
+        labels = {row: label for row, label in zip(rows, self._label_router.unlocked(rows), strict=True) if label}
+        rewards = self._reward(list(labels), list(labels.values())) if labels else []
+        check_number(self._function, rewards, len(labels))
         if self._label_router.success_threshold is None and not self._is_scale_told:
             self._check_scale([float(reward) for reward in rewards if reward is not None])
-        return [self._label_router.is_success(reward) for reward in rewards]
+        right = {row for row, reward in zip(labels, rewards, strict=True) if self._label_router.is_success(reward)}
+        return [row in right for row in rows]
 
     def _check_scale(self, rewards: list[float]) -> None:
         values = sorted(set(rewards))
