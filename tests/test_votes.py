@@ -49,8 +49,11 @@ GROUPS = [
     (["listen", "silent"], None, 0.0),
     (["2-Jan", "2-Jan", "2"], "2", 1 / 3),
     (["5", "5.0", "6"], "5", 2 / 3),
-    # TRL strips units: these would be paid for 5, but nobody can tell what they voted for.
-    (["5", "5", "5m", "7"], None, 0.0),
+    # TRL strips units: these are paid for 5, whoever gives the label, but nobody can tell what they voted for.
+    (["5", "5", "5m", "7"], "5", 0.5),
+    ([r"18\text{ eggs}", "18", "18", "7"], "18", 0.5),
+    ([r"18\text{ eggs}", r"18\text{ eggs}", r"18\text{ hens}"], None, 0.0),
+    ([r"18\text{ eggs}", r"18\text{ eggs}", "7"], "7", 1 / 3),
     (["2c", "2s", "2c"], None, 0.0),
     # 50% is paid as 50 and as 0.5, which are not the same.
     (["50\\%", "50", "0.5"], None, 0.0),

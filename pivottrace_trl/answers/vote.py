@@ -39,7 +39,8 @@ class Vote:
     Attributes:
         answer (`str` or `None`): the majority answer as first written, `None` if no response has an answer.
         agreement (`float`): share of all responses that gave it, in `[0, 1]`; responses without an answer count.
-        members (`tuple[int, ...]`): which responses gave it.
+        members (`tuple[int, ...]`): which responses the verifier pays for it: those that gave it, and those of which
+            it reads a part, such as the 18 of `18 eggs`; they do not count for the agreement.
     """
 
     answer: str | None
@@ -75,8 +76,8 @@ def vote_on(answers: Sequence[str | None], answer_format: AnswerFormat) -> Vote:
             Compares them.
 
     Returns:
-        [`Vote`]; none if the verifier would pay others than those who voted: the majority's answers must be paid by
-        each other, and nobody else by the first, which becomes the label.
+        [`Vote`]; none if the verifier would pay other votes than the majority's: these must be paid by each other, and
+        no other vote by the first, which becomes the label. What is not read as a whole is no vote.
     """
     end = time.monotonic() + _VOTE_SECONDS
     counts = Counter(answer for answer in answers if answer is not None)
@@ -84,17 +85,20 @@ def vote_on(answers: Sequence[str | None], answer_format: AnswerFormat) -> Vote:
     def pays(label: str, answer: str) -> bool:
         return time.monotonic() < end and answer_format.are_equivalent(label, answer)
 
+    # A label that does not even pay itself is not read as a whole.
+    labels = [answer for answer in counts if pays(answer, answer)]
     majority: list[str] = []
-    num_votes, left = 0, dict(counts)
+    num_votes, left = 0, {label: counts[label] for label in labels}
     while left and sum(left.values()) > num_votes:
         label = next(iter(left))
-        # A label that does not even pay itself is not read as a whole.
-        cluster = [answer for answer in left if pays(label, answer)] if pays(label, label) else []
+        cluster = [answer for answer in left if pays(label, answer)]
         if sum(left[answer] for answer in cluster) > num_votes:
             majority, num_votes = cluster, sum(left[answer] for answer in cluster)
-        left = {answer: count for answer, count in left.items() if answer not in cluster and answer != label}
+        left = {answer: count for answer, count in left.items() if answer not in cluster}
     is_sound = all(pays(label, answer) for label, answer in permutations(majority, 2))
-    if not majority or not is_sound or any(pays(majority[0], answer) for answer in counts.keys() - majority):
+    if not majority or not is_sound or any(pays(majority[0], answer) for answer in labels if answer not in majority):
         return Vote(None, 0.0, ())
-    members = tuple(index for index, answer in enumerate(answers) if answer in majority)
+    # Of `18\text{ eggs}` the verifier reads the 18: it is paid with them, and no vote.
+    paid = majority + [answer for answer in counts if answer not in labels and pays(majority[0], answer)]
+    members = tuple(index for index, answer in enumerate(answers) if answer in paid)
     return Vote(majority[0], num_votes / len(answers), members)
