@@ -24,7 +24,8 @@ else:
 logger = logging.getLogger(__name__)
 # By device and number of the file: a folder may be moved while its ledger is open.
 _held: "weakref.WeakValueDictionary[tuple[int, int], RunLock]" = weakref.WeakValueDictionary()
-_held_lock = threading.Lock()
+# Reentrant: an interrupt may leave it held, and must not lock this thread out for good.
+_held_lock = threading.RLock()
 
 
 class RunLock:
