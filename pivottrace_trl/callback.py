@@ -135,6 +135,11 @@ class PivotDensityCallback(TrainerCallback):
         self._answer_format = resolve_format(answer_format)
         if annotator == "queue":
             check_name(self._answer_format)
+        elif annotator is not None and not callable(annotator):
+            raise ValueError(
+                f'`annotator` is {annotator!r:.80}, but must be `"queue"`, or a function from a list of rows to a '
+                "list of answers. Leave it out if the dataset has the labels."
+            )
         # TRL annotates attributes more loosely than what a built trainer holds.
         self._trainer = cast(Any, trainer)
         dataset: Dataset = self._trainer.train_dataset

@@ -338,3 +338,11 @@ def test_a_bought_label_that_does_not_fit_its_column_is_shown_to_nobody(misfits,
     verified = callback.router.evidence.num_verified
     assert all(verified[row] == 1 for row in rows if row in misfits)
     assert len(misfits) == 72 or max(verified[rows]) > 1
+
+
+@pytest.mark.parametrize("annotator", ["queu", ["1"]])
+def test_an_annotator_that_cannot_be_asked_is_refused_before_the_pool_is_answered(annotator, make_trainer):
+    trainer = make_trainer(POOL, verifier())
+    with pytest.raises(ValueError, match='`annotator` is .* but must be `"queue"`, or a function'):
+        PivotDensityCallback(trainer, 16, annotator=annotator)
+    assert "solution" in trainer.train_dataset.column_names
