@@ -74,7 +74,8 @@ class PivotDensityCallback(TrainerCallback):
             Column that holds the labels. Defaults to the one column that the reward functions name in their signature.
         free_columns (`Sequence[str]`, *optional*):
             Columns that tell nothing of the label and stay in the training data. All others but `prompt` are locked
-            up with the label and come back only with a bought one.
+            up with the label and come back only with a bought one. Naming `prompt` as well says that prompts may
+            hold their label, as multiple-choice questions hold the text of each choice.
         annotator (`Callable[[list[dict]], list]` or `"queue"`, *optional*):
             Who is asked for labels: takes a list of rows (prompt and free columns) and returns as many answers,
             `None` where it has none. `"queue"` leaves the questions in the ledger, where people answer them at the
@@ -153,7 +154,7 @@ class PivotDensityCallback(TrainerCallback):
         self._verifier = find_verifier(reward_funcs, label_column)
         sold = [label_column] if label_column in dataset.column_names else []
         vault = LabelVault(dataset, sold, ids, columns.locked)
-        check_prompts(dataset.with_format(None)["prompt"], vault)
+        check_prompts(dataset.with_format(None)["prompt"], None if "prompt" in free_columns else vault)
         check_form_of_prompts(reward_funcs, names, dataset, columns, self._trainer.state)
         accelerator = self._trainer.accelerator
         self._processes = Processes(accelerator.process_index, accelerator.num_processes)

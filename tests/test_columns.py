@@ -235,6 +235,14 @@ class TestPrompts:
         message = refused(make_trainer(Dataset.from_list(rows)), "2 of 16 prompts hold their own label .* rows 3, 8")
         assert "93" not in message and "98" not in message
 
+    def test_choices_in_full_may_stand_in_a_prompt_on_the_users_word(self, make_trainer):
+        def choices(i: int) -> list[str]:
+            return [f"because the sky of planet {i} scatters {colour} light" for colour in ("red", "blue")]
+
+        rows = [{"prompt": user(f"Why? {choices(i)}"), "solution": choices(i)[i % 2]} for i in range(8)]
+        refused(make_trainer(Dataset.from_list(rows)), r'free_columns=\["prompt"\]')
+        attach(make_trainer(Dataset.from_list(rows)), free_columns=["prompt"])
+
     def test_what_all_rows_share_tells_nothing(self, make_trainer):
         """An example, and the beginning of every response."""
         example = [{"role": "system", "content": "Example: 4+4=? Answer: 8"}]

@@ -19,15 +19,15 @@ _PART_KEYS = frozenset({"type", "text"})
 _NUM_LISTED = 10
 
 
-def check_prompts(prompts: Sequence[Any], vault: LabelVault) -> None:
+def check_prompts(prompts: Sequence[Any], vault: LabelVault | None) -> None:
     """
     Refuse prompts that tell their label, which policy and reward functions would see without a purchase.
 
     Args:
         prompts (`Sequence`):
             Prompt of each row.
-        vault ([`LabelVault`]):
-            Compares them with the labels.
+        vault ([`LabelVault`] or `None`):
+            Compares them with the labels; `None` where the user says that prompts may hold theirs.
 
     Raises:
         ValueError: if a prompt holds its own label as an answer, see [`gives_away`], or a message holds more than chat
@@ -44,11 +44,12 @@ def check_prompts(prompts: Sequence[Any], vault: LabelVault) -> None:
                     f"every reward function would see. Keep {sorted(_MESSAGE_KEYS)} with `dataset.map`, and move "
                     "what else is needed into columns."
                 )
-    if rows := vault.find_given_away(prompts):
+    if vault is not None and (rows := vault.find_given_away(prompts)):
         raise ValueError(
             f"{len(rows)} of {len(prompts)} prompts hold their own label as an answer: rows {_listed(rows)}. The "
             "policy and the reward functions would see it without a purchase. Take it out of these prompts, or drop "
-            "the rows with `dataset.filter`. What counts as an answer is said in docs/how_it_works.md."
+            "the rows with `dataset.filter`. If it stands there without being told, as the text of one choice among "
+            'others does, pass `free_columns=["prompt"]`. What counts as an answer is said in docs/how_it_works.md.'
         )
 
 
