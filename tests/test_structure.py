@@ -123,3 +123,17 @@ def test_the_examples_in_the_documents_run(make_trainer, tokenizer, tmp_path, mo
         exec(block, namespace)
     assert namespace["capture"].signal().shape == (2, 20)
     assert sum(namespace["result"].counts().values()) == 1000
+
+
+def test_no_file_holds_the_marks_of_an_unfinished_merge():
+    places = [
+        ROOT / "README.md",
+        ROOT / "CHANGELOG.md",
+        ROOT / "SECURITY.md",
+        *ROOT.glob("*/**/*.md"),
+        *ROOT.glob("*/*.sh"),
+    ]
+    texts = [path for path in places if not any(part.startswith(".venv") for part in path.parts)]
+    assert len(texts) > 15
+    for path in texts:
+        assert not re.search(r"^(<{7} |>{7} )", path.read_text(), re.MULTILINE), path
