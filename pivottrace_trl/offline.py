@@ -287,8 +287,8 @@ def _is_right(answer: str | None, label: str, answer_format: AnswerFormat) -> bo
         return False
     try:
         return answer_format.are_equivalent(answer_format.read(label).label, answer)
-    except ValueError:  # a label of the dataset that is in no format, such as a word among formulas
-        return answer == label.strip()
+    except ValueError:  # a label of the dataset that nobody would be let type: a word among formulas, or `-2,1`
+        return answer == label.strip() or answer_format.are_equivalent(label, answer)
 
 
 def _sampling(generation_config: GenerationConfig) -> GenerationConfig:

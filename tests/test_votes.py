@@ -151,6 +151,17 @@ def test_what_is_not_read_wholly_is_no_label(typed):
         MATH.read(typed)
 
 
+@pytest.mark.parametrize("typed", ["0,5", "$1,5$", r"\boxed{12,25}", "-3,75", "1234,5"])
+def test_a_decimal_comma_is_asked_about(typed):
+    with pytest.raises(ValueError, match="may be one number or two: write"):
+        MATH.read(typed)
+
+
+def test_what_is_no_decimal_comma_is_read():
+    labels = [MATH.read(typed).label for typed in ("1,234", "0, 5", "(0,5)", "1,2,3")]
+    assert labels == ["1,234", "$0, 5$", "$(0,5)$", "$1,2,3$"]
+
+
 def test_a_refusal_shows_the_reading():
     with pytest.raises(ValueError, match=r"reads only 52 in '52_8', as an index at a number is not read"):
         MATH.read("52_8")

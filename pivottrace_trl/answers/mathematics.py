@@ -32,6 +32,8 @@ _ANYWHERE = (
     ExprExtractionConfig(),
 )
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+# One half to many spreadsheets, two answers in LaTeX.
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _BOLD = re.compile(r"(?<![\w)*])\*\*(?=[^\s*])(.+?)(?<=[^\s*])\*\*(?![\w(*])")
 
 
@@ -130,6 +132,11 @@ def read_answer(text: str) -> Reading:
     if not _is_answer(answer):
         raise ValueError("the answer holds half a character (a lone surrogate)")
     label = as_label(answer)
+    if not is_number(label) and _DECIMAL_COMMA.fullmatch(bare(label)):
+        whole, rest = bare(label).split(",")
+        raise ValueError(
+            f"{answer!r} may be one number or two: write {whole}.{rest}, or '{whole}, {rest}' with a space"
+        )
     seen = [item for item in _read_label(label) if not isinstance(item, str)]
     if (reason := _why_not_read(answer)) is not None:
         reads = f"only {latex(seen[0])}" if seen else "nothing"
