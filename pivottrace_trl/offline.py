@@ -265,7 +265,7 @@ def run_triage(
 
     def verify(rows: list[int]) -> list[bool]:
         labels = [next(iter((ledger.label(ids[row]) or {}).values())) for row in rows]
-        return [_is_right(answers[row], str(label), answer_format) for row, label in zip(rows, labels, strict=True)]
+        return [is_right(answers[row], str(label), answer_format) for row, label in zip(rows, labels, strict=True)]
 
     def rescore(probes: list[int], was_right: np.ndarray) -> np.ndarray | None:
         nonlocal pool_scores
@@ -282,7 +282,18 @@ def run_triage(
     return outcome
 
 
-def _is_right(answer: str | None, label: str, answer_format: AnswerFormat) -> bool:
+def is_right(answer: str | None, label: str, answer_format: AnswerFormat) -> bool:
+    """
+    Whether the answer of a response is what a label of the dataset says.
+
+    Args:
+        answer (`str` or `None`): the answer.
+        label (`str`): the label, as it stands in the dataset.
+        answer_format ([`AnswerFormat`]): compares them.
+
+    Returns:
+        `bool`
+    """
     if answer is None:
         return False
     try:

@@ -7,6 +7,7 @@ from datasets import ClassLabel, Value
 
 from pivottrace_trl import ChoiceFormat, MathFormat, NumberFormat, PivotDensityCallback, TextFormat, majority_vote
 from pivottrace_trl.answers import resolve_format
+from pivottrace_trl.offline import is_right
 
 from .conftest import FIRST_DIGIT, FormatBy
 
@@ -181,3 +182,18 @@ def test_an_annotator_of_the_callback_is_read_by_the_format(make_trainer):
     callback = PivotDensityCallback(make_trainer(), 4, annotator=lambda rows: ["five", "5"], answer_format="number")
     answers = callback.router.oracle.ask(callback.router.prompt_ids[:2])
     assert [answer.label for answer in answers] == [None, {"solution": "5"}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "label", "right"),
+    [
+        ("-2, 1", "-2,1", True),
+        ("-2, 3", "-2,1", False),
+        ("1/2", "0.5", True),
+        ("Rome", "Rome", True),
+        (None, "5", False),
+    ],
+)
+def test_the_triage_compares_with_labels_of_a_dataset_as_they_stand(answer, label, right):
+    """Also with those that nobody would be let type."""
+    assert is_right(answer, label, MathFormat()) is right
