@@ -6,6 +6,8 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Of the processes that tests start, too: two threads on busy cores slow each other many times.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
