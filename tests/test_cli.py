@@ -76,6 +76,12 @@ def loads(monkeypatch):
     return loaded
 
 
+def pool_arguments(model_path, pool_path, tmp_path) -> list:
+    """What every command on a pool needs."""
+    places = {"--model": model_path, "--dataset": pool_path, "--output": tmp_path / "out"}
+    return ["--prompt-column", "question", *(word for option in places.items() for word in option)]
+
+
 def refusal(argv, capsys) -> str:
     """Run a command that must be refused; returns the one line that it says, without the bars of a dataset."""
     try:
@@ -125,16 +131,7 @@ def test_a_wrong_input_is_one_line_before_the_model_is_loaded(
     (tmp_path / "empty.json").write_text("[]")
     (tmp_path / "torn.jsonl").write_text('{"question": "1+')
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
-    given = [
-        "--model",
-        model_path,
-        "--dataset",
-        pool_path,
-        "--prompt-column",
-        "question",
-        "--output",
-        tmp_path / "out",
-    ]
+    given = pool_arguments(model_path, pool_path, tmp_path)
     given += ["--label-column", "answer", *(option.format(tmp=tmp_path) for option in options)]
     line = refusal([command, *given], capsys)
     assert message.format(tmp=tmp_path) in line and line.startswith("pivottrace") and not loads
@@ -165,16 +162,7 @@ def test_a_wrong_input_is_one_line_before_the_model_is_loaded(
 def test_a_triage_that_cannot_be_is_refused_before_the_model_is_loaded(
     options, message, loads, model_path, pool_path, tmp_path, capsys
 ):
-    given = [
-        "--model",
-        model_path,
-        "--dataset",
-        pool_path,
-        "--prompt-column",
-        "question",
-        "--output",
-        tmp_path / "out",
-    ]
+    given = pool_arguments(model_path, pool_path, tmp_path)
     line = refusal(["triage", *given, *options], capsys)
     assert message in line and line.startswith("pivottrace triage: ")
     assert not loads and not (tmp_path / "out").exists()
