@@ -18,7 +18,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, AutoModelFo
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from pivottrace_trl import AttentionTracer
-from pivottrace_trl.loading import load_pool
+from pivottrace_trl.pool import load_pool
 
 
 NAMES = ("long_range_mass", "waad", "spans")

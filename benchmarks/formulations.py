@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from common import interleave, report
 
-from pivottrace_trl.attention import attention_statistics
+from pivottrace_trl.tracing.attention import attention_statistics
 
 
 def main() -> None:

@@ -18,15 +18,15 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pivottrace_trl import AttentionTracer, Rollout
-from pivottrace_trl.batches import batches_of
-from pivottrace_trl.layers import find_attention_modules
-from pivottrace_trl.loading import load_pool
 from pivottrace_trl.offline import tokenize_prompts
-from pivottrace_trl.pivots import signal_jumps
+from pivottrace_trl.pool import load_pool
 from pivottrace_trl.progress import progress_bar
 from pivottrace_trl.study.metrics import auroc, bootstrap
 from pivottrace_trl.study.responses import collect_responses
-from pivottrace_trl.trace_store import load_traces
+from pivottrace_trl.tracing.batches import batches_of
+from pivottrace_trl.tracing.layers import find_attention_modules
+from pivottrace_trl.tracing.pivots import signal_jumps
+from pivottrace_trl.tracing.trace_store import load_traces
 
 
 WINDOWS = (16, 64)

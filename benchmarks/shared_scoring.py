@@ -19,9 +19,8 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from pivottrace_trl import generate_rollouts, trace_rollouts
 from pivottrace_trl.demo.run import MODEL_PATH
-from pivottrace_trl.parts import SharedWork
-from pivottrace_trl.processes import Processes
-from pivottrace_trl.rollouts import transformers_generator
+from pivottrace_trl.processes import Processes, SharedWork
+from pivottrace_trl.tracing.rollouts import transformers_generator
 
 
 PROMPT_LENGTH = 64

@@ -17,7 +17,7 @@ import torch
 from common import SHAPES, interleave, make_model, peak_memory, report
 
 from pivottrace_trl import AttentionTracer
-from pivottrace_trl.traces import choose_local_heads
+from pivottrace_trl.tracing.rollout_pass import choose_local_heads
 
 
 LENGTHS = (512, 1024, 2048, 4096)

@@ -17,10 +17,10 @@ from common import SHAPES, make_model, report, synchronize
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pivottrace_trl import PivotEntropy, PoolScorer, generate_rollouts
-from pivottrace_trl.batches import batches_of
 from pivottrace_trl.demo.run import MODEL_PATH
-from pivottrace_trl.loading import load_pool
-from pivottrace_trl.rollouts import transformers_generator
+from pivottrace_trl.pool import load_pool
+from pivottrace_trl.tracing.batches import batches_of
+from pivottrace_trl.tracing.rollouts import transformers_generator
 
 
 def timed(function):

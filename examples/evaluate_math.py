@@ -29,11 +29,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pivottrace_trl import MathAccuracy, prompt_id
 from pivottrace_trl.files import replace_atomically
-from pivottrace_trl.loading import load_pool
 from pivottrace_trl.offline import tokenize_prompts
+from pivottrace_trl.pool import load_pool
 from pivottrace_trl.progress import progress_bar
-from pivottrace_trl.rollouts import transformers_generator
-from pivottrace_trl.versions import installed
+from pivottrace_trl.tracing.rollouts import transformers_generator
+from pivottrace_trl.training.versions import installed
 
 
 class Benchmark(NamedTuple):

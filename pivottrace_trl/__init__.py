@@ -2,7 +2,7 @@
 
 import lazy_loader
 
-from .versions import check_versions
+from .training.versions import check_versions
 
 
 __version__ = "0.1.0"

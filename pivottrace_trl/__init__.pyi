@@ -10,10 +10,8 @@ from .answers import (
     is_correct,
     majority_vote,
 )
-from .attention import AttentionStatistics
-from .calibration import Calibration
+from .answers.metric import MathAccuracy
 from .callback import PivotDensityCallback
-from .collapse import CollapseMonitor
 from .estimators import (
     ESTIMATORS,
     RAUQ,
@@ -33,24 +31,26 @@ from .estimators import (
     TotalEntropy,
     get_estimator,
 )
-from .exchange import AnnotationStatus, ImportReport, annotation_status, export_queue, import_answers
 from .labels.endpoint import EndpointAnnotator
+from .labels.exchange import AnnotationStatus, ImportReport, annotation_status, export_queue, import_answers
 from .labels.ledger import AnnotationLedger
 from .labels.oracles import CallableAnnotator
 from .labels.queries import Answer, Oracle, Outcome, Query
 from .labels.vault import LabelVault
-from .metric import MathAccuracy
 from .offline import PoolTriage, triage_pool
 from .pool import drop_duplicates, pool_fingerprint, pool_ids, prompt_id
 from .report.record import RunRecorder
-from .rollouts import Rollout, generate_rollouts
-from .routing import PoolRouter, TriageConfig
-from .sampler import PivotRoutedSampler
-from .scoring import PoolScorer, PoolScores
-from .traces import OPTIONAL_SIGNALS, ResponseTrace
-from .tracing import AttentionCapture, AttentionTracer
-from .tracing_pass import trace_rollouts
-from .triage import Evidence, Route, TriageResult, assign_routes, choose_probes, rank_pool, resolve_budget
+from .routing.calibration import Calibration
+from .routing.collapse import CollapseMonitor
+from .routing.router import PoolRouter, TriageConfig
+from .routing.sampler import PivotRoutedSampler
+from .routing.triage import Evidence, Route, TriageResult, assign_routes, choose_probes, rank_pool, resolve_budget
+from .scoring.scorer import PoolScorer, PoolScores
+from .tracing.attention import AttentionStatistics
+from .tracing.attention_tracer import AttentionCapture, AttentionTracer
+from .tracing.rollout_pass import trace_rollouts
+from .tracing.rollouts import Rollout, generate_rollouts
+from .tracing.trace import OPTIONAL_SIGNALS, ResponseTrace
 
 __version__: str
 

@@ -14,18 +14,6 @@ from trl import GRPOTrainer, RLOOTrainer
 from .answers import AnswerFormat, check_name, resolve_format
 from .estimators import CalibratedEstimator, Estimator
 from .files import PRIVATE_FOLDER
-from .first_look import FirstLook
-from .integration import (
-    SpendingGate,
-    TrainerAttachment,
-    check_evaluation_data,
-    check_form_of_prompts,
-    check_prompts,
-    check_trainer,
-    find_columns,
-    find_verifier,
-    say,
-)
 from .labels.ledger import AnnotationLedger
 from .labels.oracles import CallableAnnotator
 from .labels.queries import Oracle
@@ -38,15 +26,21 @@ from .processes import Processes
 from .report.attempts import write_attempts
 from .report.record import RUN_FILE, record_run
 from .report.run import RunReport
-from .response_tracer import ResponseTracer
-from .rewards import LabelRouter, check_success_threshold
-from .routing import PoolRouter, TriageConfig
-from .sampler import PivotRoutedSampler
-from .scoring import PoolScorer
-from .sharing import FreshScores, share_routing
-from .state import Position, load_state, load_suggestions, save_state, save_suggestions
-from .traces import ResponseTrace
-from .triage import Route, TriageResult, count_routes, resolve_budget
+from .routing.router import PoolRouter, TriageConfig
+from .routing.sampler import PivotRoutedSampler
+from .routing.triage import Route, TriageResult, count_routes, resolve_budget
+from .scoring.scorer import PoolScorer
+from .tracing.response_tracer import ResponseTracer
+from .tracing.trace import ResponseTrace
+from .training.attachment import TrainerAttachment
+from .training.checkpoint import Position, load_state, load_suggestions, save_state, save_suggestions
+from .training.checks import check_trainer
+from .training.columns import find_columns, find_verifier
+from .training.first_look import FirstLook
+from .training.gate import SpendingGate, say
+from .training.prompts import check_evaluation_data, check_form_of_prompts, check_prompts
+from .training.rewards import LabelRouter, check_success_threshold
+from .training.sharing import FreshScores, share_routing
 
 
 logger = logging.get_logger(__name__)

@@ -268,10 +268,10 @@ def _load_model(args: argparse.Namespace):
 
 
 def _run_triage(args: argparse.Namespace) -> int:
-    from .loading import load_pool
     from .offline import plan_triage, run_triage
+    from .pool import load_pool
     from .report.triage import plot_triage, print_triage
-    from .routing import TriageConfig
+    from .routing.router import TriageConfig
 
     tokenizer = _load_tokenizer(args)
     plan = plan_triage(
@@ -291,7 +291,7 @@ def _run_triage(args: argparse.Namespace) -> int:
 
 
 def _run_study(args: argparse.Namespace) -> int:
-    from .loading import load_pool
+    from .pool import load_pool
     from .study.plots import plot_auroc, plot_reliability, plot_risk_coverage
     from .study.run import check_study, run_study
     from .study.tables import print_study
@@ -330,8 +330,8 @@ def _open_ledger(run: Path):
 
 
 def _run_export(args: argparse.Namespace) -> int:
-    from .exchange import export_queue
-    from .exchange.tables import SUFFIXES
+    from .labels.exchange import export_queue
+    from .labels.exchange.tables import SUFFIXES
 
     ledger = _open_ledger(args.run)
     path = args.output or ledger.path.with_name("queue" + SUFFIXES[args.format])
@@ -341,7 +341,7 @@ def _run_export(args: argparse.Namespace) -> int:
 
 
 def _run_import(args: argparse.Namespace) -> int:
-    from .exchange import import_answers
+    from .labels.exchange import import_answers
 
     ledger = _open_ledger(args.run)
     report = import_answers(ledger, args.file, args.author, args.price, args.replace, answer_format=args.answer_format)
@@ -363,7 +363,7 @@ def _run_backup(args: argparse.Namespace) -> int:
 
 
 def _run_status(args: argparse.Namespace) -> int:
-    from .exchange import annotation_status
+    from .labels.exchange import annotation_status
     from .report.annotation import print_status
 
     print_status(annotation_status(_open_ledger(args.run)))

@@ -17,16 +17,16 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .answers import AnswerFormat, majority_vote, resolve_format
 from .estimators import Estimator, get_estimator
-from .exchange import export_queue
 from .files import check_writable, replace_atomically
+from .labels.exchange import export_queue
 from .labels.ledger import AnnotationLedger
 from .labels.vault import LabelVault
-from .pivots import find_pivots
 from .pool import pool_ids, prompt_text
-from .rollouts import Rollout, generate_rollouts, transformers_generator
-from .routing import PoolRouter, TriageConfig
-from .scoring import PoolScorer, PoolScores
-from .triage import Route, TriageResult, resolve_budget
+from .routing.router import PoolRouter, TriageConfig
+from .routing.triage import Route, TriageResult, resolve_budget
+from .scoring.scorer import PoolScorer, PoolScores
+from .tracing.pivots import find_pivots
+from .tracing.rollouts import Rollout, generate_rollouts, transformers_generator
 
 
 # Responses sampled for a score that needs several of them.

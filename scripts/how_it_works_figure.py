@@ -23,12 +23,12 @@ from transformers import GenerationConfig
 from pivottrace_trl import PivotDensityCallback, Route
 from pivottrace_trl.demo.arithmetic import make_pool
 from pivottrace_trl.demo.run import ANNOTATION_BUDGET, POOL_SIZE, make_trainer
-from pivottrace_trl.pivots import find_pivots
 from pivottrace_trl.report.plots import ROUTE_COLORS
-from pivottrace_trl.rollouts import generate_rollouts, transformers_generator
-from pivottrace_trl.traces import ResponseTrace
-from pivottrace_trl.tracing_pass import trace_rollouts
-from pivottrace_trl.triage import rank_pool
+from pivottrace_trl.routing.triage import rank_pool
+from pivottrace_trl.tracing.pivots import find_pivots
+from pivottrace_trl.tracing.rollout_pass import trace_rollouts
+from pivottrace_trl.tracing.rollouts import generate_rollouts, transformers_generator
+from pivottrace_trl.tracing.trace import ResponseTrace
 
 
 WIDTH, HEIGHT = 10.0, 4.5  # inches

@@ -20,7 +20,7 @@ from trl import GRPOTrainer
 from trl_stand_ins import DATA
 
 from pivottrace_trl import PivotDensityCallback, TextFormat, TriageConfig
-from pivottrace_trl.integration import check_trainer
+from pivottrace_trl.training.checks import check_trainer
 
 
 REFUSALS = (NotImplementedError, RuntimeError, TypeError, ValueError)

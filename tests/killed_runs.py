@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
 from pivottrace_trl import PivotDensityCallback, TriageConfig
-from pivottrace_trl.integration import attachment as attachment_module
-from pivottrace_trl.rewards import ROW_COLUMN
+from pivottrace_trl.training import attachment as attachment_module
+from pivottrace_trl.training.rewards import ROW_COLUMN
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

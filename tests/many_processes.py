@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
 from pivottrace_trl import PivotDensityCallback, Rollout, TriageConfig, trace_rollouts
-from pivottrace_trl.rewards import ROW_COLUMN
+from pivottrace_trl.training.rewards import ROW_COLUMN
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -17,15 +17,15 @@ import trl  # noqa: F401 - what a training run has in memory
 from datasets import Dataset, load_from_disk
 
 from pivottrace_trl import AnnotationLedger, PivotRoutedSampler, Route, TriageConfig, pool_ids
-from pivottrace_trl.collapse import CollapseMonitor
 from pivottrace_trl.labels.vault import LabelVault
 from pivottrace_trl.offline import peak_memory_gb
 from pivottrace_trl.pool import prompt_text
 from pivottrace_trl.report.run import RunReport
-from pivottrace_trl.routing import PoolRouter
-from pivottrace_trl.scoring import PoolScorer
-from pivottrace_trl.state import Position, load_state, save_state
-from pivottrace_trl.triage import resolve_budget
+from pivottrace_trl.routing.collapse import CollapseMonitor
+from pivottrace_trl.routing.router import PoolRouter
+from pivottrace_trl.routing.triage import resolve_budget
+from pivottrace_trl.scoring.scorer import PoolScorer
+from pivottrace_trl.training.checkpoint import Position, load_state, save_state
 
 
 NUM_EPOCHS = 3

@@ -21,7 +21,7 @@ from pivottrace_trl import (
     TriageConfig,
     trace_rollouts,
 )
-from pivottrace_trl.rewards import ROW_COLUMN, RoutedReward
+from pivottrace_trl.training.rewards import ROW_COLUMN, RoutedReward
 
 from .conftest import FIRST_DIGIT, FormatBy, digit_reward, first_digit, make_model, make_pool
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from peft import get_peft_model
 
-from pivottrace_trl import rollouts
+from pivottrace_trl.tracing import rollouts
 
 from .conftest import LORA, make_model
 
@@ -61,7 +61,7 @@ def evaluate(tokenizer, tmp_path, monkeypatch):
 
 @pytest.fixture
 def no_verification(monkeypatch):
-    monkeypatch.setattr("pivottrace_trl.metric.AnswerReader.is_correct", lambda self, response, label: False)
+    monkeypatch.setattr("pivottrace_trl.answers.metric.AnswerReader.is_correct", lambda self, response, label: False)
 
 
 def lines(path: Path) -> list[dict]:

@@ -18,15 +18,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pivottrace_trl import AnnotationLedger, PoolRouter, PoolScorer, Query, TriageConfig, import_answers, pool_ids
-from pivottrace_trl.collapse import CollapseMonitor
 from pivottrace_trl.desk.markup import Attempt, attempt_html, load_attempts, to_markdown
-from pivottrace_trl.exchange import annotation_status
-from pivottrace_trl.exchange.reading import read_items
-from pivottrace_trl.exchange.tables import WRITERS
+from pivottrace_trl.labels.exchange import annotation_status
+from pivottrace_trl.labels.exchange.reading import read_items
+from pivottrace_trl.labels.exchange.tables import WRITERS
 from pivottrace_trl.labels.queries import Answer
-from pivottrace_trl.loading import load_pool
+from pivottrace_trl.pool import load_pool
 from pivottrace_trl.report.runs import find_runs
-from pivottrace_trl.state import Position, load_state, save_state
+from pivottrace_trl.routing.collapse import CollapseMonitor
+from pivottrace_trl.training.checkpoint import Position, load_state, save_state
 
 
 IDS = [f"{i:016x}" for i in range(20)]

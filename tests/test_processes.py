@@ -14,8 +14,8 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 
 from pivottrace_trl import PivotDensityCallback
-from pivottrace_trl.integration import fingerprint_weights, whole_model
 from pivottrace_trl.processes import Processes
+from pivottrace_trl.training.parallelism import fingerprint_weights, whole_model
 
 from . import many_processes
 from .conftest import make_model

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from pivottrace_trl.integration.generation import generate_once
+from pivottrace_trl.training.generation import generate_once
 
 from .conftest import digit_reward, make_pool
 

@@ -69,7 +69,7 @@ def is_warning(node: ast.AST) -> bool:
     + [
         text
         for name in ("checks", "columns", "prompts")
-        for text in messages(PACKAGE / "integration" / f"{name}.py", lambda node: isinstance(node, ast.Raise))
+        for text in messages(PACKAGE / "training" / f"{name}.py", lambda node: isinstance(node, ast.Raise))
     ],
 )
 def test_every_warning_and_every_refusal_is_explained(message):

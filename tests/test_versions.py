@@ -9,7 +9,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from pivottrace_trl import versions
+from pivottrace_trl.training import versions
 
 
 ROOT = Path(__file__).parent.parent

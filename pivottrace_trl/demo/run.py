@@ -21,7 +21,7 @@ from ..answers import is_correct
 from ..callback import PivotDensityCallback
 from ..files import PRIVATE_FOLDER, replace_atomically
 from ..report import comparison
-from ..rollouts import generate_rollouts, transformers_generator
+from ..tracing.rollouts import generate_rollouts, transformers_generator
 from .arithmetic import make_pool
 from .plots import plot_arms
 

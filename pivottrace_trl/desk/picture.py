@@ -4,7 +4,7 @@ import base64
 from datetime import datetime
 from pathlib import Path
 
-from ..exchange import annotation_status
+from ..labels.exchange import annotation_status
 from ..labels.ledger import AnnotationLedger
 from ..report.plots import plot_spend
 

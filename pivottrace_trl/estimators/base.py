@@ -5,7 +5,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from ..traces import ResponseTrace
+from ..tracing.trace import ResponseTrace
 
 
 @runtime_checkable

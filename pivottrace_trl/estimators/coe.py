@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ..traces import ResponseTrace
+from ..tracing.trace import ResponseTrace
 from .simple_score import SimpleScore
 
 

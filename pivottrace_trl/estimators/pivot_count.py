@@ -1,7 +1,7 @@
 """Number of pivots."""
 
-from ..pivots import find_pivots
-from ..traces import ResponseTrace
+from ..tracing.pivots import find_pivots
+from ..tracing.trace import ResponseTrace
 from .pivot_score import PivotScore
 
 

@@ -1,7 +1,7 @@
 """Pivots per response token."""
 
-from ..pivots import pivot_density
-from ..traces import ResponseTrace
+from ..tracing.pivots import pivot_density
+from ..tracing.trace import ResponseTrace
 from .pivot_score import PivotScore
 
 

@@ -7,8 +7,8 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from ..pivots import pivot_threshold
-from ..traces import ResponseTrace
+from ..tracing.pivots import pivot_threshold
+from ..tracing.trace import ResponseTrace
 
 
 T = TypeVar("T", bound="PivotScore")

@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 from scipy.optimize import minimize
 
-from ..pivots import find_pivots, pivot_threshold
-from ..traces import ResponseTrace
+from ..tracing.pivots import find_pivots, pivot_threshold
+from ..tracing.trace import ResponseTrace
 
 
 # Probes left out at a time when they are scored themselves.

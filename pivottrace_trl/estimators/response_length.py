@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..traces import ResponseTrace
+from ..tracing.trace import ResponseTrace
 from .simple_score import SimpleScore
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ..traces import ResponseTrace
+from ..tracing.trace import ResponseTrace
 from .simple_score import SimpleScore
 
 

@@ -6,7 +6,7 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from ..traces import ResponseTrace
+from ..tracing.trace import ResponseTrace
 
 
 T = TypeVar("T", bound="SimpleScore")

@@ -3,7 +3,7 @@
 from rich.console import Console
 from rich.table import Table
 
-from ..exchange import AnnotationStatus
+from ..labels.exchange import AnnotationStatus
 
 
 def print_status(status: AnnotationStatus) -> None:

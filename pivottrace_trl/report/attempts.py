@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from ..files import replace_atomically
-from ..pivots import find_pivots
-from ..rollouts import Rollout
-from ..traces import ResponseTrace
+from ..tracing.pivots import find_pivots
+from ..tracing.rollouts import Rollout
+from ..tracing.trace import ResponseTrace
 
 
 # Tokens from one place where the text is compared to the next; over how many a character may be split; how many are

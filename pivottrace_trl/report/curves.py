@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..calibration import calibrate
-from ..triage import Route, rank_pool
+from ..routing.calibration import calibrate
+from ..routing.triage import Route, rank_pool
 from .comparison import ArmSummary
 from .plots import ROUTE_COLORS
 from .runs import Run

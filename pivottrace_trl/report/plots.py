@@ -10,9 +10,9 @@ from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 
 from ..files import replace_atomically
-from ..pivots import find_pivots
-from ..traces import ResponseTrace
-from ..triage import Evidence, Route, TriageResult
+from ..routing.triage import Evidence, Route, TriageResult
+from ..tracing.pivots import find_pivots
+from ..tracing.trace import ResponseTrace
 
 
 ROUTE_COLORS = {Route.DISCARD: "#9aa5b1", Route.WEAK: "#f2a541", Route.ANNOTATE: "#2f6fb2"}

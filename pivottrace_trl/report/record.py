@@ -13,7 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..files import replace_atomically
-from ..versions import installed
+from ..training.versions import installed
 
 
 RUN_FILE = "run.json"

@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ..estimators import PivotDensity
 from ..files import reading, replace_atomically
-from ..rollouts import Rollout
-from ..routing import PoolRouter
-from ..traces import ResponseTrace
-from ..triage import Route, TriageResult, count_routes
+from ..routing.router import PoolRouter
+from ..routing.triage import Route, TriageResult, count_routes
+from ..tracing.rollouts import Rollout
+from ..tracing.trace import ResponseTrace
 from .plots import plot_calibration, plot_route_flow, plot_scores, plot_trace
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from ..files import PRIVATE_FOLDER, reading
-from ..triage import Route
+from ..routing.triage import Route
 from .record import RUN_FILE
 
 

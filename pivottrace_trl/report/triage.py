@@ -8,7 +8,7 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from ..offline import PoolTriage
-from ..triage import Route
+from ..routing.triage import Route
 from .attempts import write_attempts
 from .plots import plot_calibration, plot_scores
 

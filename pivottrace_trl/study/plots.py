@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ..report.plots import save_figure
-from ..triage import rank_pool
+from ..routing.triage import rank_pool
 from .metrics import risk_coverage
 from .run import LabelledPool, ScoreReport
 

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from ..files import reading, replace_atomically
 from ..progress import progress_bar
-from ..rollouts import Rollout, transformers_generator
+from ..tracing.rollouts import Rollout, transformers_generator
 
 
 _SETTINGS = "settings.json"

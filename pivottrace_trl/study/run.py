@@ -14,18 +14,18 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..answers import is_correct, majority_vote
-from ..calibration import Calibration, calibrate
 from ..estimators import ESTIMATORS, CalibratedEstimator
 from ..files import check_writable, replace_atomically
 from ..offline import tokenize_prompts
 from ..pool import pool_fingerprint, pool_ids
 from ..progress import progress_bar
-from ..rollouts import Rollout
-from ..routing import TriageConfig
-from ..trace_store import load_traces, save_traces
-from ..traces import OPTIONAL_SIGNALS, ResponseTrace
-from ..tracing_pass import trace_rollouts
-from ..triage import choose_probes, rank_pool, resolve_budget
+from ..routing.calibration import Calibration, calibrate
+from ..routing.router import TriageConfig
+from ..routing.triage import choose_probes, rank_pool, resolve_budget
+from ..tracing.rollout_pass import trace_rollouts
+from ..tracing.rollouts import Rollout
+from ..tracing.trace import OPTIONAL_SIGNALS, ResponseTrace
+from ..tracing.trace_store import load_traces, save_traces
 from .metrics import Interval, auroc, bootstrap, purchase, spearman, without_length
 from .responses import GREEDY, check_settings, collect_responses
 

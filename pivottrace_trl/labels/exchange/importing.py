@@ -1,0 +1,176 @@
+"""Answers from files."""
+
+from collections import Counter
+from dataclasses import dataclass
+from decimal import Decimal
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ...answers import AnswerFormat, format_of_ledger
+from ...progress import progress_bar
+from ..ledger import AnnotationLedger
+from ..queries import Answer, Outcome
+from .label_studio import from_label_studio
+from .reading import Item, read_items
+from .rejected import RejectedFile
+
+
+# Rows of one transaction: an interruption costs no more than these, and the same file can be imported again.
+_CHUNK_SIZE = 200
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """
+    What became of the rows of a file.
+
+    Attributes:
+        recorded (`int`): new answers.
+        duplicates (`int`): answers that were known, and mean the same.
+        unanswered (`int`): rows without an answer.
+        rejected (`int`): rows that were not taken, with the reason in `rejected_path`.
+        reasons (`dict[str, int]`): how often each kind of reason occurred.
+        rejected_path (`Path` or `None`): the file of rejected rows, if there are any.
+    """
+
+    recorded: int
+    duplicates: int
+    unanswered: int
+    rejected: int
+    reasons: dict[str, int]
+    rejected_path: Path | None
+
+
+def import_answers(
+    ledger: AnnotationLedger,
+    path: Path,
+    author: str,
+    price: float = 0.0,
+    replace: bool = False,
+    progress: bool = True,
+    answer_format: AnswerFormat | str | None = None,
+) -> ImportReport:
+    """
+    Take answers from a file: one of [`export_queue`]'s formats, a Label Studio export in JSON or JSON-MIN, or any
+    table with columns `prompt_id` and `answer` (and `author`, `price`).
+
+    Importing a file again changes nothing. Each row stands on its own: those that cannot be taken are written to
+    `<file>.rejected-<digest>.jsonl` beside the file, with the reason, and the others are kept.
+
+    Args:
+        ledger ([`AnnotationLedger`]):
+            The run's ledger.
+        path (`Path`):
+            The file.
+        author (`str`):
+            Who answered, where the file does not say.
+        price (`float`, *optional*, defaults to `0.0`):
+            What each answer cost, where the file does not say.
+        replace (`bool`, *optional*, defaults to `False`):
+            Whether an answer takes the place of another that stands, instead of being rejected.
+        progress (`bool`, *optional*, defaults to `True`):
+            Whether to show a progress bar.
+        answer_format ([`AnswerFormat`] or `str`, *optional*):
+            Reads answers; that of the run. Defaults to what the ledger names, unless that is code of yours.
+
+    Returns:
+        [`ImportReport`]
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it cannot be read at all, no row has the columns `prompt_id` and `answer`, or `answer_format` is
+            not that of the run.
+    """
+    path = Path(path)
+    counts: Counter[str] = Counter()
+    answer_format = format_of_ledger(ledger.answer_format, answer_format)
+    columns: set[str] = set()
+    has_columns = False
+
+    def is_same(first: dict[str, Any], second: dict[str, Any]) -> bool:
+        one, other = (str(label.get(ledger.label_column)) for label in (first, second))
+        return one == other or answer_format.are_equivalent(one, other)
+
+    items = read_items(path, lambda text: ledger.query(text) is not None)
+    rows = (row for item in items for row in from_label_studio(item))
+    with RejectedFile(path) as rejected, progress_bar("Importing answers", None, progress) as advance:
+        while chunk := list(islice(rows, _CHUNK_SIZE)):
+            answers: list[tuple[Item, Answer]] = []
+            refused: list[tuple[Item, str]] = []
+            for item in chunk:
+                if item.error is None:
+                    columns |= set(item.row)
+                has_columns |= {"prompt_id", "answer"} <= set(item.row)
+                try:
+                    answer = _to_answer(item, ledger, answer_format, author, price)
+                except ValueError as error:
+                    is_whole = item.error is None and {"prompt_id", "answer"} <= set(item.row)
+                    counts["unreadable answer" if is_whole else "malformed row"] += 1
+                    refused.append((item, str(error)))
+                    continue
+                if answer is None:
+                    counts["unanswered"] += 1
+                else:
+                    answers.append((item, answer))
+            outcomes = ledger.record([answer for _, answer in answers], is_same, replace)
+            for (item, answer), outcome in zip(answers, outcomes, strict=True):
+                counts[outcome.value] += 1
+                if outcome not in (Outcome.RECORDED, Outcome.DUPLICATE):
+                    refused.append((item, _reason(ledger, answer, outcome)))
+            rejected.add(refused)
+            advance(len(chunk))
+        if columns and not has_columns:
+            raise ValueError(
+                f"{path} has no columns `prompt_id` and `answer`, only {sorted(columns)[:20]}. Nothing was imported."
+            )
+        rejected.finish()
+    taken = (Outcome.RECORDED.value, Outcome.DUPLICATE.value, "unanswered")
+    return ImportReport(
+        recorded=counts[Outcome.RECORDED.value],
+        duplicates=counts[Outcome.DUPLICATE.value],
+        unanswered=counts["unanswered"],
+        rejected=rejected.num_rows,
+        reasons={kind: count for kind, count in counts.items() if kind not in taken},
+        rejected_path=rejected.path,
+    )
+
+
+def _to_answer(
+    item: Item, ledger: AnnotationLedger, answer_format: AnswerFormat, author: str, price: float
+) -> Answer | None:
+    if item.error is not None:
+        raise ValueError(item.error)
+    row = item.row
+    identity, text = row.get("prompt_id"), row.get("answer")
+    if not identity or not isinstance(identity, str):
+        raise ValueError(f"`prompt_id` is {identity!r}, but must be one of an exported queue")
+    if text is None or text == "" or text != text:  # NaN is how tables write that there is nothing
+        return None
+    if isinstance(text, bool) or not isinstance(text, (str, int, float, Decimal)):
+        raise ValueError(f"the answer is {text!r:.80}, but must be a text or a number")
+    # A column of whole numbers in which some are missing is one of floats to many a program.
+    text = str(int(text)) if isinstance(text, float) and text.is_integer() and abs(text) < 2**53 else str(text)
+    if not text.strip():
+        raise ValueError("the answer is empty")
+    row_price = row.get("price")
+    try:
+        paid = price if row_price in (None, "") or row_price != row_price else float(row_price)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        paid = float("nan")
+    if not 0.0 <= paid < float("inf"):
+        raise ValueError(f"`price` is {row_price!r:.80}, but must be a number of at least 0")
+    label = answer_format.read(text).label
+    return Answer(identity, {ledger.label_column: label}, str(row.get("author") or author), paid)
+
+
+def _reason(ledger: AnnotationLedger, answer: Answer, outcome: Outcome) -> str:
+    if outcome is Outcome.CONFLICT:
+        standing = ledger.label(answer.prompt_id) or {}
+        return (
+            f"conflict: {ledger.author(answer.prompt_id)} answered {standing.get(ledger.label_column)!r} before; "
+            "import with --replace to change it"
+        )
+    if outcome is Outcome.OVER_BUDGET:
+        return f"over budget: all {ledger.budget} labels are bought"
+    return "unknown prompt: this run never asked for it"

@@ -1,0 +1,149 @@
+"""Label Studio's tasks: https://labelstud.io/guide/task_format and https://labelstud.io/guide/export."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ..queries import Query
+from .reading import Item
+from .tables import Row
+
+
+# Names in the labelling interface; see docs/annotation.md.
+_FROM_NAME, _TO_NAME = "answer", "prompt"
+# Controls that hold an answer, with the name of their value.
+_VALUES = {"textarea": "text", "number": "number", "choices": "choices"}
+# What JSON-MIN and CSV hold besides the controls: what the queue was exported with, and Label Studio's own columns.
+_EXPORTED = {"prompt_id", "prompt", "purpose", "score", "suggestion", "author", "price"}
+_OWN_COLUMNS = {"id", "annotation_id", "annotator", "created_at", "updated_at", "lead_time", "agreement", "history"}
+
+
+def to_tasks(queries: Sequence[Query], with_suggestions: bool) -> list[Row]:
+    """
+    Write queries as tasks, with suggestions as predictions.
+
+    Args:
+        queries (`Sequence[Query]`): the queue.
+        with_suggestions (`bool`): whether to show the policy's own answer.
+
+    Returns:
+        `list[dict]`
+    """
+    tasks: list[Row] = []
+    for query in queries:
+        data = {"prompt_id": query.prompt_id, "prompt": query.prompt, "purpose": query.purpose, "score": query.score}
+        task: Row = {"data": data}
+        if with_suggestions and query.suggestion:
+            result = {"from_name": _FROM_NAME, "to_name": _TO_NAME, "type": "textarea"}
+            task["predictions"] = [{"result": [result | {"value": {"text": [query.suggestion]}}]}]
+        tasks.append(task)
+    return tasks
+
+
+def from_label_studio(item: Item) -> list[Item]:
+    """
+    Read what an export may hold: tasks (JSON), or flat rows (JSON-MIN, CSV). They are told by what they are made of.
+
+    The answer is that of the control `answer`; without one of that name, of the only text area, number or choices.
+
+    Args:
+        item ([`Item`]): a row as it was read.
+
+    Returns:
+        `list[Item]`: rows with `prompt_id`, `answer` and, where known, `author`, one for each annotation of a task;
+        the row itself if it is none of Label Studio's.
+    """
+    row = item.row
+    if item.error is None and isinstance(row.get("data"), dict) and "prompt_id" not in row:
+        return _from_task(item)
+    if item.error is None and "annotator" in row and "prompt_id" in row:
+        return [_from_flat_row(item)]
+    return [item]
+
+
+def _from_task(item: Item) -> list[Item]:
+    row, identity = item.row, item.row["data"].get("prompt_id")
+    annotations = row.get("annotations") or []
+    if not isinstance(annotations, list) or not all(isinstance(annotation, dict) for annotation in annotations):
+        return [Item(item.number, row, "its `annotations` is no list of annotations")]
+    has_truth = any(annotation.get("ground_truth") for annotation in annotations)
+    items = []
+    for annotation in annotations:
+        answer = {"prompt_id": identity, "answer": None, "author": _author(annotation)}
+        error = None
+        if has_truth and not annotation.get("ground_truth"):
+            error = "another annotation of this task is marked as the ground truth"
+        elif not annotation.get("was_cancelled"):
+            try:
+                answer["answer"] = _choose(_controls(annotation.get("result")))
+            except ValueError as failure:
+                error = str(failure)
+        items.append(Item(item.number, answer if error is None else answer | {"annotation": annotation}, error))
+    return items or [Item(item.number, {"prompt_id": identity, "answer": None})]
+
+
+def _from_flat_row(item: Item) -> Item:
+    row = item.row
+    controls = {name: [value] for name, value in row.items() if name not in _EXPORTED | _OWN_COLUMNS}
+    try:
+        answer = _choose({name: _flat_values(*values) for name, values in controls.items()})
+    except ValueError as failure:
+        return Item(item.number, row, str(failure))
+    return Item(item.number, {**row, "answer": answer, "author": row.get("author") or _author(row)})
+
+
+def _controls(results: Any) -> dict[str, list[Any]]:
+    """The values of each control of an annotation that can hold an answer."""
+    if not isinstance(results or [], list) or not all(isinstance(result, dict) for result in results or []):
+        raise ValueError("its `result` is no list of results")
+    controls: dict[str, list[Any]] = {}
+    for result in results or []:
+        value = result.get("value")
+        if not isinstance(value, dict):
+            continue
+        kinds = [kind for kind, name in _VALUES.items() if name in value and result.get("type", kind) == kind]
+        for kind in kinds:
+            values = value[_VALUES[kind]]
+            controls.setdefault(str(result.get("from_name", _FROM_NAME)), []).extend(
+                values if isinstance(values, list) else [values]
+            )
+    if results and not controls:
+        types = sorted({str(result.get("type")) for result in results})
+        raise ValueError(f"it holds no text area, number or choices, only {types}")
+    return controls
+
+
+def _flat_values(value: Any) -> list[Any]:
+    """
+    The values of a control in a flat row: a single text or choice stands bare, others in an object or a list of
+    objects, which CSV holds as JSON.
+    """
+    if isinstance(value, str) and value.startswith(('{"', '[{"')):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return [value]
+    values = []
+    for part in value if isinstance(value, list) else [value]:
+        names = [name for name in _VALUES.values() if isinstance(part, dict) and name in part]
+        inner = part[names[0]] if names else part
+        values += inner if isinstance(inner, list) else [inner]
+    return values
+
+
+def _choose(controls: dict[str, list[Any]]) -> Any:
+    """The one answer of an annotation; `None` if it is empty."""
+    given = {name: [value for value in values if value not in (None, "")] for name, values in controls.items()}
+    names = [_FROM_NAME] if _FROM_NAME in given else [name for name, values in given.items() if values]
+    if len(names) > 1:
+        raise ValueError(f"it holds several controls, {sorted(names)}: call the one with the answer `{_FROM_NAME}`")
+    values = given[names[0]] if names else []
+    if any(value != values[0] for value in values):
+        raise ValueError(f"the control `{names[0]}` holds {len(values)} answers: {values!r:.200}")
+    return values[0] if values else None
+
+
+def _author(annotation: dict[str, Any]) -> str | None:
+    author = annotation.get("completed_by", annotation.get("annotator"))
+    author = author.get("email", author.get("id")) if isinstance(author, dict) else author
+    return None if author in (None, "") else str(author)

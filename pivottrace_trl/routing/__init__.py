@@ -1,0 +1,1 @@
+"""Evidence to routes and order: pure numbers, no model and no trainer."""

@@ -1,0 +1,340 @@
+"""What is known of a pool and what follows from it: buys probes, triages, buys labels, remembers the evidence."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from transformers.utils import logging
+
+from ..labels.ledger import AnnotationLedger
+from ..labels.queries import Oracle, Query
+from .calibration import Calibration
+from .triage import Evidence, Route, TriageResult, assign_routes, check_thresholds, choose_probes
+
+
+logger = logging.get_logger(__name__)
+
+# Probes by default: enough for a curve of a few steps, at most half of the budget.
+_DEFAULT_NUM_PROBES = 32
+
+
+@dataclass(frozen=True)
+class TriageConfig:
+    """
+    How a pool is triaged.
+
+    Args:
+        probe_size (`int`, *optional*):
+            Number of labels spent on the probe set; they count against the budget. Defaults to 32, or half of the
+            budget if that is less.
+        tau_high (`float`, *optional*, defaults to `0.85`):
+            Probability of success from which prompts count as mastered.
+        tau_low (`float`, *optional*, defaults to `0.5`):
+            Probability of failure above which a majority vote is not trusted.
+        min_agreement (`float`, *optional*, defaults to `0.75`):
+            Share of a group that must give the majority answer before it is used as a pseudo-label.
+        discard_ratio (`float`, *optional*):
+            Share of the pool to discard from the bottom of the ranking, in `[0, 1)`, instead of by `tau_high`; labels
+            are then bought from the top down instead of by `tau_low`, and no probe set is needed. The published
+            comparison discards 0.421 and annotates 0.293.
+        reroutes (`bool`, *optional*, defaults to `True`):
+            Whether the routes are computed again at the start of each epoch.
+
+    Raises:
+        ValueError: if a threshold or share is out of range.
+    """
+
+    probe_size: int | None = None
+    tau_high: float = 0.85
+    tau_low: float = 0.5
+    min_agreement: float = 0.75
+    discard_ratio: float | None = None
+    reroutes: bool = True
+
+    def __post_init__(self) -> None:
+        check_thresholds(self.tau_high, self.tau_low, self.discard_ratio)
+        if not 0.0 <= self.min_agreement <= 1.0:
+            raise ValueError(f"`min_agreement` is {self.min_agreement}, but must be a share of a group in [0, 1].")
+
+    def resolve_probe_size(self, budget: int, pool_size: int) -> int:
+        """
+        Number of probes for a budget (in labels) and a pool; 0 by default with a `discard_ratio`.
+
+        Raises:
+            ValueError: if `probe_size` exceeds the pool or the budget.
+        """
+        if self.probe_size is None and self.discard_ratio is not None:
+            return 0
+        if self.probe_size is None:
+            return max(1, min(_DEFAULT_NUM_PROBES, budget // 2))
+        is_count = isinstance(self.probe_size, Integral) and not isinstance(self.probe_size, bool)
+        if not is_count or not 1 <= self.probe_size <= min(budget, pool_size):
+            raise ValueError(
+                f"`probe_size` is {self.probe_size}, but must be a number of prompts between 1 and the smaller of "
+                f"the annotation budget ({budget} labels) and the pool ({pool_size} prompts). Lower it, or raise the "
+                "budget."
+            )
+        return self.probe_size
+
+
+class PoolRouter:
+    """
+    Routes a pool and keeps the evidence from one routing to the next.
+
+    Args:
+        prompt_ids (`Sequence[str]`):
+            Id of every prompt.
+        ledger ([`AnnotationLedger`]):
+            Where labels are bought and kept; a [`LedgerView`] will do in a process that does not route.
+        oracle ([`Oracle`], *optional*):
+            Who knows the labels. Without one, labels come through the ledger from other processes, now or later;
+            what is not answered is trained on votes until it is.
+        config ([`TriageConfig`], *optional*):
+            How to triage.
+        texts (`Callable[[Sequence[int]], list[str]]`, *optional*):
+            Returns the text of each prompt, for the people who answer.
+        wait (`Callable[[AnnotationLedger], None]`, *optional*):
+            Called after labels were asked for where there is no oracle; returns when training may go on.
+
+    Attributes:
+        scores (`np.ndarray` of shape `(num_prompts,)`): latest uncertainty of each prompt.
+        densities (`np.ndarray` of shape `(num_prompts,)`): latest pivot density of each prompt.
+        evidence ([`Evidence`]): what was verified and voted so far.
+        probes (`np.ndarray`, int): the probe set, empty before the first routing.
+        routes (`np.ndarray` of shape `(num_prompts,)`, int8): latest route of each prompt.
+        suggestions (`dict[int, str]`): the policy's own answer of each prompt that has one.
+        start (`int`): latest event of the ledger when the run began.
+        is_traced (`np.ndarray` of shape `(num_prompts,)`, bool): whether the score is of a rollout of training.
+        first_outcomes (`dict[int, bool]`): whether the first response was right, of the rows of which that was asked.
+        num_examined (`int`): probes from which the score has learnt.
+        calibration ([`Calibration`]): of the latest routing, `None` before the first.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: Sequence[str],
+        ledger: AnnotationLedger,
+        oracle: Oracle | None,
+        config: TriageConfig | None = None,
+        texts: Callable[[Sequence[int]], list[str]] | None = None,
+        wait: Callable[[AnnotationLedger], None] | None = None,
+    ):
+        self.prompt_ids = list(prompt_ids)
+        self.ledger = ledger
+        self.oracle = oracle
+        self.config = config or TriageConfig()
+        self.probe_size = self.config.resolve_probe_size(ledger.budget, len(self.prompt_ids))
+        self.scores = np.full(len(self.prompt_ids), np.nan)
+        self.densities = np.full(len(self.prompt_ids), np.nan)
+        self.evidence = Evidence.empty(len(self.prompt_ids))
+        self.probes = np.zeros(0, int)
+        self.routes = np.full(len(self.prompt_ids), Route.WEAK, np.int8)
+        self.suggestions: dict[int, str] = {}
+        self.calibration: Calibration | None = None
+        self.start = ledger.last_event
+        self._texts, self._wait = texts, wait
+        self.is_traced = np.zeros(len(self.prompt_ids), bool)
+        self.first_outcomes: dict[int, bool] = {}
+        self.num_examined = 0
+        self._verify: Callable[[list[int]], list[bool]] | None = None
+        self._rescore: Callable[[list[int], np.ndarray], np.ndarray | None] | None = None
+        self._objection: Callable[[], str | None] = lambda: None
+
+    def label(self, row: int) -> dict[str, Any] | None:
+        """The label of a row if it was bought and is known at this point of the run, else `None`."""
+        return self.ledger.label(self.prompt_ids[row]) if self.evidence.is_labelled[row] else None
+
+    def examine_with(
+        self,
+        verify: Callable[[list[int]], list[bool]] | None,
+        rescore: Callable[[list[int], np.ndarray], np.ndarray | None] | None,
+        objection: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """
+        Take over how to verify the first responses, how to learn from them, and what speaks against buying, see
+        [`~PoolRouter.first_routing`].
+        """
+        self._verify, self._rescore, self._objection = verify, rescore, objection
+
+    def know_labels(self, routing: int, also: Sequence[int] | np.ndarray = ()) -> None:
+        """
+        Take up the labels that were bought by a routing.
+
+        Args:
+            routing (`int`):
+                Epoch of the routing; -1 is the probe set.
+            also (`Sequence[int]`, *optional*):
+                Rows whose label is taken up as soon as it is there.
+        """
+        known = [self.ledger.is_known(identity, routing, self.start) for identity in self.prompt_ids]
+        self.evidence.is_labelled[:] = known
+        for row in also:
+            self.evidence.is_labelled[row] |= self.ledger.label(self.prompt_ids[row]) is not None
+
+    def update_scores(self, rows: Sequence[int] | np.ndarray, scores: np.ndarray, densities: np.ndarray) -> None:
+        """Take over fresh scores and densities of the given rows (both of shape `(num_rows,)`)."""
+        self.scores[rows] = scores
+        self.densities[rows] = densities
+
+    def update_traced(self, rows: Sequence[int] | np.ndarray, scores: np.ndarray, densities: np.ndarray) -> None:
+        """Take over scores and densities of rollouts of training, which those of first responses do not replace."""
+        self.update_scores(rows, scores, densities)
+        self.is_traced[rows] = True
+
+    def update_votes(
+        self, rows: Sequence[int], agreement: Sequence[float], answers: Sequence[str | None] | None = None
+    ) -> None:
+        """Take over the agreement of each row's latest group, in `[0, 1]`, and its majority answer."""
+        self.evidence.agreement[list(rows)] = agreement
+        self.suggestions.update({row: answer for row, answer in zip(rows, answers or (), strict=False) if answer})
+
+    def update_pass_rates(self, rows: Sequence[int], pass_rates: Sequence[float], num_rollouts: int) -> None:
+        """Take over the share of right answers in each row's latest `num_rollouts` verified rollouts."""
+        self.evidence.pass_rate[list(rows)] = pass_rates
+        self.evidence.num_verified[list(rows)] = num_rollouts
+
+    def first_routing(
+        self,
+        verify: Callable[[list[int]], list[bool]],
+        buy: bool = True,
+        rescore: Callable[[list[int], np.ndarray], np.ndarray | None] | None = None,
+        objection: Callable[[], str | None] = lambda: None,
+    ) -> TriageResult:
+        """
+        Buy the probe set, calibrate on it, and route the pool.
+
+        Args:
+            verify (`Callable[[list[int]], list[bool]]`):
+                Tells for rows whose label was bought whether the first response is right.
+            buy (`bool`, *optional*, defaults to `True`):
+                Whether to buy the labels that triage asks for as well, not only the probes.
+            rescore (`Callable[[list[int], np.ndarray], np.ndarray | None]`, *optional*):
+                Takes the probes whose label could be had and whether the first response to each was right; returns
+                new scores of all first responses if that taught it better ones. Called again when there are more.
+            objection (`Callable[[], str | None]`, *optional*):
+                Called at this routing and the later ones once the labels are known; says why no more are to be bought
+                now, if so.
+
+        Returns:
+            [`TriageResult`]
+        """
+        self.examine_with(verify, rescore, objection)
+        if self.probe_size:
+            self.probes = choose_probes(self.scores, self.probe_size)
+        self._request(self.probes, epoch=0)
+        self._collect(self.probes, routing=-1)
+        return self.route(epoch=0, buy=buy)
+
+    def route(self, epoch: int, buy: bool = True) -> TriageResult:
+        """
+        Route the pool from what is known now, and ask for labels where triage wants them, as far as the budget goes.
+
+        Args:
+            epoch (`int`):
+                Epoch that is about to begin, for the ledger.
+            buy (`bool`, *optional*, defaults to `True`):
+                Whether to get the labels now; otherwise they are asked for and stay in the queue.
+
+        Returns:
+            [`TriageResult`]: prompts whose label was wanted but could not be had are weak; they are marked for
+            annotation if `buy` is `False`.
+        """
+        self.ledger.refresh()
+        self._take_labels(routing=epoch - 1)
+        pending = np.array([row for row in self.probes if self._can_be_answered(row)], int)
+        # What an interrupted run bought beyond this point is paid for, and is not paid for again.
+        num_paid = self.ledger.num_paid(epoch - 1, self.start)
+        budget_left = max(self.ledger.budget - num_paid - len(pending), 0)
+        if budget_left and (objection := self._objection()) is not None:
+            logger.warning(
+                f"No more labels are bought for now, and {budget_left} of the budget are left: {objection}. The next "
+                "routing looks again, at what training has shown by then."
+            )
+            budget_left = 0
+        # Before the first answer there is nothing to triage by: the most uncertain prompts are put up.
+        is_blind = self.oracle is None and not self.evidence.is_labelled.any()
+        result = assign_routes(
+            self.scores,
+            self.evidence,
+            0 if is_blind else budget_left,
+            tau_high=self.config.tau_high,
+            tau_low=self.config.tau_low,
+            min_agreement=self.config.min_agreement,
+            discard_ratio=self.config.discard_ratio,
+        )
+        self.calibration = result.calibration
+        if result.calibration.is_flat and self.config.discard_ratio is None:
+            logger.warning(
+                "This score does not separate your pool: among the verified prompts, those answered wrongly rank no "
+                f"higher than the others (AUROC {result.calibration.separation:.2f}, 0.5 is chance). Prompts to "
+                "annotate are drawn at random. Try another `estimator`, or a larger `probe_size`."
+            )
+        uncertain_first = result.ranking[::-1]
+        others = uncertain_first[~np.isin(uncertain_first, pending)][:budget_left] if is_blind else result.to_buy
+        wanted = np.concatenate([pending, others])
+        result.routes[wanted] = [Route.ANNOTATE if self._can_be_answered(row) else Route.WEAK for row in wanted]
+        self._request(wanted, epoch)
+        if buy:
+            self._collect(wanted, routing=epoch)
+            result.routes[wanted[~self.evidence.is_labelled[wanted]]] = Route.WEAK
+        self.routes = result.routes
+        return result
+
+    def _can_be_answered(self, row: int) -> bool:
+        return not self.evidence.is_labelled[row] and not self.ledger.has_declined(self.prompt_ids[row])
+
+    def _request(self, rows: np.ndarray, epoch: int) -> None:
+        rows = np.array([row for row in rows if self._can_be_answered(row)], int)
+        texts: Sequence[str | None] = [None] * len(rows) if self._texts is None else self._texts(rows.tolist())
+        probes = set(self.probes.tolist())
+        queries = [
+            Query(
+                self.prompt_ids[row],
+                text,
+                "probe" if row in probes else "annotate",
+                Route(self.routes[row]).name.lower(),
+                float(self.scores[row]) if np.isfinite(self.scores[row]) else None,
+                self.suggestions.get(int(row)),
+            )
+            for row, text in zip(rows, texts, strict=True)
+        ]
+        self.ledger.request(queries, epoch)
+
+    def _collect(self, wanted: np.ndarray, routing: int) -> None:
+        """Get what was asked for: from the oracle, or as far as others have answered."""
+        try:
+            if self.oracle is not None:
+                self.ledger.buy(self.oracle)
+            elif self._wait is not None:
+                self._wait(self.ledger)
+            self.ledger.refresh()
+        finally:
+            # Also after an annotator failed half way: what it had returned is in the ledger.
+            self._take_labels(routing, wanted)
+
+    def _take_labels(self, routing: int, wanted: Sequence[int] | np.ndarray = ()) -> None:
+        self.know_labels(routing, wanted)
+        if self._verify is None:
+            return
+        rows = np.flatnonzero(self.evidence.is_labelled & (self.evidence.num_verified == 0)).tolist()
+        if rows:
+            outcomes = self._ask_for_outcomes(rows)
+            self.update_pass_rates(rows, [float(right) for right in outcomes], num_rollouts=1)
+        probes = [row for row in self.probes.tolist() if self.evidence.is_labelled[row]]
+        if len(probes) > self.num_examined:
+            # A run that was resumed does not remember the outcomes of probes that were answered before.
+            self._ask_for_outcomes([row for row in probes if row not in self.first_outcomes])
+            self.num_examined = len(probes)
+            if self._rescore is not None:
+                scores = self._rescore(probes, np.array([self.first_outcomes[row] for row in probes]))
+                if scores is not None:
+                    self.scores = np.where(self.is_traced, self.scores, scores)
+
+    def _ask_for_outcomes(self, rows: list[int]) -> list[bool]:
+        if not rows or self._verify is None:
+            return []
+        outcomes = self._verify(rows)
+        self.first_outcomes.update(zip(rows, outcomes, strict=True))
+        return outcomes

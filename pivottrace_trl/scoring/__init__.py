@@ -1,0 +1,1 @@
+"""A pool to one score a prompt."""

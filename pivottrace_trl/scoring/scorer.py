@@ -1,0 +1,251 @@
+"""Rollouts to one score a prompt: trace, estimate, and keep the calibration of the first time."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..estimators import CalibratedEstimator, Estimator, PivotDensity, get_estimator
+from ..processes import SharedWork
+from ..tracing.rollout_pass import trace_rollouts
+from ..tracing.rollouts import Rollout
+from ..tracing.trace import ResponseTrace
+
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class PoolScores:
+    """
+    Scores of a set of prompts. Arrays have shape `(num_prompts,)`.
+
+    Attributes:
+        scores (`np.ndarray`, float): uncertainty, higher = less sure.
+        densities (`np.ndarray`, float): pivots per response token; NaN for an empty response.
+        traces (`list[ResponseTrace]`): what the scores were made from.
+    """
+
+    scores: np.ndarray
+    densities: np.ndarray
+    traces: list[ResponseTrace]
+
+
+class PoolScorer:
+    """
+    Scores prompts from one rollout each. The first call chooses the heads and the pivot threshold on the rollouts it
+    is given; later calls keep them, so that scores can be compared from epoch to epoch. An estimator that learns from
+    the probe set is cross-fitted: a probe is never scored by what its own label taught.
+
+    Args:
+        estimator ([`Estimator`] or `str`, *optional*):
+            The score, see [`get_estimator`].
+        pad_token_id (`int`):
+            Padding token of the model.
+        token_budget (`int`, *optional*, defaults to `2048`):
+            Tokens a forward pass, padding included.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Temperature at which the responses were sampled.
+        autocast (`Callable`, *optional*):
+            Context manager for the forward passes, for mixed precision.
+
+    Attributes:
+        heads (`dict[int, list[int]]`): query heads traced per layer index, `None` before the first call.
+        needs (`frozenset[str]`): optional fields of [`ResponseTrace`] that the estimator reads.
+        probes (`list[int]`): rows of the probe set from which the estimator learnt, empty if it did not.
+
+    Example:
+    ```python
+    >>> scorer = PoolScorer(PivotDensity(), tokenizer.pad_token_id)
+    >>> scorer(model, rollouts).scores
+    array([0.12, 0.31, 0.07])
+    ```
+    """
+
+    def __init__(
+        self,
+        estimator: Estimator | str | None,
+        pad_token_id: int,
+        token_budget: int = 2048,
+        temperature: float = 1.0,
+        autocast: Callable[[], AbstractContextManager] = nullcontext,
+    ):
+        self.estimator = get_estimator(estimator)
+        self.needs = frozenset(self.estimator.needs)
+        self.probes: list[int] = []
+        self.density = PivotDensity()
+        self.heads: dict[int, list[int]] | None = None
+        self.is_fitted = False
+        self._pad_token_id = pad_token_id
+        self._token_budget = token_budget
+        self._temperature = temperature
+        self._autocast = autocast
+
+    def __call__(
+        self,
+        model: PreTrainedModel,
+        rollouts: Sequence[Rollout],
+        progress: bool = True,
+        agreement: Sequence[float] | None = None,
+    ) -> PoolScores:
+        """
+        Score one rollout per prompt: [`~PoolScorer.trace`] and [`~PoolScorer.fit`].
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]):
+                The policy.
+            rollouts (`Sequence[Rollout]`):
+                One rollout per prompt.
+            progress (`bool`, *optional*, defaults to `True`):
+                Whether to show a progress bar.
+            agreement (`Sequence[float]`, *optional*):
+                Agreement of several responses to each prompt, for a score that needs it.
+
+        Returns:
+            [`PoolScores`]. A prompt that got an empty response scores as high as the highest of the others.
+
+        Raises:
+            ValueError: if all responses are empty, or the estimator returns the wrong number of scores.
+        """
+        return self.fit(self.trace(model, rollouts, progress, heads=self.heads), agreement)
+
+    def trace(
+        self,
+        model: PreTrainedModel,
+        rollouts: Sequence[Rollout],
+        progress: bool = True,
+        work: SharedWork | None = None,
+        heads: dict[int, list[int]] | None = None,
+    ) -> list[ResponseTrace]:
+        """
+        Trace one rollout per prompt.
+
+        Args:
+            model ([`~transformers.PreTrainedModel`]):
+                The policy.
+            rollouts (`Sequence[Rollout]`):
+                One rollout per prompt.
+            progress (`bool`, *optional*, defaults to `True`):
+                Whether to show a progress bar.
+            work ([`SharedWork`], *optional*):
+                Spreads the batches over processes and keeps what is finished; only rank 0 gets the traces.
+            heads (`dict[int, list[int]]`, *optional*):
+                Query heads per layer index. Defaults to choosing them on these rollouts.
+
+        Returns:
+            `list[ResponseTrace]`: one per rollout.
+
+        Raises:
+            ValueError: if all responses are empty.
+        """
+        num_empty = sum(rollout.is_empty for rollout in rollouts)
+        if num_empty == len(rollouts):
+            raise ValueError(
+                f"All {len(rollouts)} responses are empty, so that there is nothing to score. Check the chat "
+                "template, the end-of-sequence token and the maximum completion length."
+            )
+        traces, self.heads = trace_rollouts(
+            model,
+            rollouts,
+            self._pad_token_id,
+            heads,
+            self.needs,
+            token_budget=self._token_budget,
+            temperature=self._temperature,
+            autocast=self._autocast,
+            progress=progress,
+            work=work,
+        )
+        if num_empty:
+            logger.warning(f"{num_empty} of {len(rollouts)} responses are empty; they count as most uncertain.")
+        return traces
+
+    def fit(self, traces: Sequence[ResponseTrace], agreement: Sequence[float] | None = None) -> PoolScores:
+        """
+        Score traces; the first call fixes the pivot threshold and what the estimator takes from a pool.
+
+        Args:
+            traces (`Sequence[ResponseTrace]`):
+                One trace per prompt.
+            agreement (`Sequence[float]`, *optional*):
+                Agreement of several responses to each prompt, for a score that needs it.
+
+        Returns:
+            [`PoolScores`]
+        """
+        if agreement is not None:
+            traces = [replace(trace, agreement=value) for trace, value in zip(traces, agreement, strict=True)]
+        if self.density.threshold is None:
+            self.density = self.density.fit(traces)
+        if not self.is_fitted:
+            self.estimator, self.is_fitted = self.estimator.fit(traces), True
+        return self.score(traces)
+
+    def calibrate(self, rows: Sequence[int], traces: Sequence[ResponseTrace], was_right: np.ndarray) -> bool:
+        """
+        Let the estimator learn from the probe set, if it can.
+
+        Args:
+            rows (`Sequence[int]`):
+                Rows of the probes.
+            traces (`Sequence[ResponseTrace]`):
+                Their traces.
+            was_right (`np.ndarray` of shape `(num_probes,)`, `bool`):
+                Whether each response was right.
+
+        Returns:
+            `bool`: whether it learnt something, so that the pool has to be scored again.
+        """
+        shown = [place for place, trace in enumerate(traces) if len(trace) > 1]
+        if not isinstance(self.estimator, CalibratedEstimator) or not shown:
+            return False
+        self.estimator = self.estimator.calibrate([traces[i] for i in shown], np.asarray(was_right)[shown])
+        self.probes = [int(rows[i]) for i in shown]
+        return True
+
+    def score(
+        self,
+        traces: Sequence[ResponseTrace],
+        others: np.ndarray | None = None,
+        rows: Sequence[int] | np.ndarray | None = None,
+    ) -> PoolScores:
+        """
+        Score traces with what the first call fixed.
+
+        Args:
+            traces (`Sequence[ResponseTrace]`):
+                One trace per prompt; of length 0 or 1 for an empty response, which scores as high as the highest of
+                the others: a model that ends at once has not answered, which is the opposite of mastery.
+            others (`np.ndarray`, *optional*):
+                Scores among which to look for the highest, besides those of `traces`.
+            rows (`Sequence[int]`, *optional*):
+                Row of each trace, by which probes are recognised. Defaults to the place of the trace.
+
+        Returns:
+            [`PoolScores`]
+
+        Raises:
+            ValueError: if the estimator returns the wrong number of scores.
+        """
+        scores = np.asarray(self.estimator(traces), dtype=float)
+        if scores.shape != (len(traces),):
+            raise ValueError(
+                f"{type(self.estimator).__name__} returned scores of shape {scores.shape} for {len(traces)} "
+                "responses; it must return one number each."
+            )
+        if isinstance(self.estimator, CalibratedEstimator):
+            place = {row: place for place, row in enumerate(self.probes)}
+            for i, row in enumerate(range(len(traces)) if rows is None else rows):
+                if int(row) in place and len(traces[i]) > 1:
+                    scores[i] = self.estimator.score_probe(place[int(row)], traces[i])
+        densities = self.density(traces)
+        is_empty = np.array([len(trace) <= 1 for trace in traces])
+        # Only empty responses are filled in: NaN scores of an estimator gone wrong must not be covered up.
+        if is_empty.any():
+            known = scores[~is_empty] if others is None else np.concatenate([scores[~is_empty], others])
+            scores = np.where(is_empty, known.max(), scores)
+            densities = np.where(is_empty, np.nan, densities)
+        return PoolScores(scores=scores, densities=densities, traces=list(traces))

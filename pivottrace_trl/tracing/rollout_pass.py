@@ -1,0 +1,206 @@
+"""One batched pass over finished rollouts."""
+
+import json
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from ..processes import SharedWork
+from ..progress import progress_bar
+from .batches import pad_batch, plan_batches
+from .response_tracer import ResponseCapture, ResponseTracer
+from .rollouts import Rollout
+from .token_statistics import TokenStatistics, token_statistics
+from .trace import OPTIONAL_SIGNALS, ResponseTrace
+from .trace_store import traces_from_table, traces_to_table
+
+
+logger = logging.get_logger(__name__)
+
+# Responses used to rank the heads by span: enough for a stable mean, negligible against the pool.
+_NUM_SPAN_RESPONSES = 32
+
+
+def choose_local_heads(spans: Mapping[int, torch.Tensor], ratio: float = 0.3) -> dict[int, list[int]]:
+    """
+    Pick the heads that usually look close by: in them, a look far back stands out (arXiv 2510.13554 takes the 30% with
+    the shortest span).
+
+    Args:
+        spans (`Mapping[int, torch.Tensor]`):
+            Per layer index, the mean backward distance of each head, shape `(heads,)`.
+        ratio (`float`, *optional*, defaults to `0.3`):
+            Share of the heads to take, over all layers together; at least one.
+
+    Returns:
+        `dict[int, list[int]]`: query heads per layer index; layers without a local head are absent.
+    """
+    ranked = sorted((float(span), layer, head) for layer in spans for head, span in enumerate(spans[layer]))
+    chosen: dict[int, list[int]] = {}
+    for _, layer, head in ranked[: max(1, round(ratio * len(ranked)))]:
+        chosen.setdefault(layer, []).append(head)
+    return {layer: sorted(heads) for layer, heads in sorted(chosen.items())}
+
+
+def trace_rollouts(
+    model: PreTrainedModel,
+    rollouts: Sequence[Rollout],
+    pad_token_id: int,
+    heads: Mapping[int, Sequence[int]] | None = None,
+    signals: Collection[str] = (),
+    window: int = 16,
+    token_budget: int = 2048,
+    temperature: float = 1.0,
+    autocast: Callable[[], AbstractContextManager] = nullcontext,
+    progress: bool = True,
+    work: SharedWork | None = None,
+) -> tuple[list[ResponseTrace], dict[int, list[int]]]:
+    """
+    Pass finished rollouts once through the model and read attention and entropy at every response token.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            Causal language model; it is put into evaluation mode for the pass and back afterwards.
+        rollouts (`Sequence[Rollout]`):
+            Rollouts to trace. An empty response gives an empty trace.
+        pad_token_id (`int`):
+            Padding token.
+        heads (`Mapping[int, Sequence[int]]`, *optional*):
+            Query heads per layer index. Defaults to [`choose_local_heads`] by their spans in 32 of the rollouts, which
+            go first, evenly spaced.
+        signals (`Collection[str]`, *optional*):
+            Which of [`OPTIONAL_SIGNALS`] to trace as well; `agreement` cannot be, it takes more than one response.
+        window (`int`, *optional*, defaults to `16`):
+            Distance in tokens from which attention counts as long-range.
+        token_budget (`int`, *optional*, defaults to `2048`):
+            Tokens a forward pass, padding included: bounds the memory of the logits.
+        temperature (`float`, *optional*, defaults to `1.0`):
+            Temperature at which the responses were sampled, for the entropy.
+        autocast (`Callable`, *optional*):
+            Context manager for the forward passes, for mixed precision.
+        progress (`bool`, *optional*, defaults to `True`):
+            Whether to show a progress bar.
+        work ([`SharedWork`], *optional*):
+            Spreads the batches over processes and keeps what is finished. Defaults to this process alone.
+
+    Returns:
+        `tuple[list[ResponseTrace], dict[int, list[int]]]`: one trace per rollout, in their order, and the heads. Of
+        several processes, only rank 0 gets the traces; on the others they are empty.
+
+    Raises:
+        ValueError: if all responses are empty, or a signal is not known.
+    """
+    if unknown := sorted(set(signals) - OPTIONAL_SIGNALS):
+        raise ValueError(f"`signals` names {unknown}, but the optional signals are {sorted(OPTIONAL_SIGNALS)}.")
+    answered = [index for index, rollout in enumerate(rollouts) if not rollout.is_empty]
+    if not answered:
+        raise ValueError(f"All {len(rollouts)} responses are empty: there is nothing to trace.")
+    empty = np.zeros(0, np.float32)
+    traces = [ResponseTrace(empty, empty, empty, empty)] * len(rollouts)
+    work = work or SharedWork()
+
+    def run(tracer: ResponseTracer, indices: list[int]) -> _TracedBatch:
+        batch = pad_batch(rollouts, indices, pad_token_id).to(model.device)
+        with torch.no_grad(), autocast(), tracer.capture(batch.attention_mask, batch.response_mask) as capture:
+            logits = model(
+                input_ids=batch.input_ids,
+                attention_mask=batch.attention_mask,
+                use_cache=False,
+                logits_to_keep=batch.num_shown,
+            ).logits
+        # Position t - 1 produces token t; what the last position produces is not known.
+        produced = batch.input_ids[:, -batch.num_shown :].roll(-1, dims=1)
+        return _TracedBatch(capture, token_statistics(logits, produced, temperature))
+
+    def trace_sample(_: int) -> tuple[list[ResponseTrace], dict[int, list[int]]]:
+        # All heads are traced in the sample and kept until it is known which of them to average.
+        tracer = ResponseTracer(model, signals=signals, window=window)
+        if tracer.skipped_layers:
+            logger.info(f"Layers left out of the trace: {tracer.skipped_layers}.")
+        batches = [run(tracer, indices) for indices in sample_batches]
+        heads = choose_local_heads(_mean_spans(batches))
+        for batch in batches:
+            batch.capture.attention = batch.capture.attention.select(heads)
+        return [trace for batch in batches for trace in batch.traces(signals)], heads
+
+    with progress_bar("Tracing attention", len(rollouts), progress) as advance, _evaluating(model):
+        advance(len(rollouts) - len(answered))
+        if heads is None:
+            sample = answered[:: max(1, len(answered) // _NUM_SPAN_RESPONSES)][:_NUM_SPAN_RESPONSES]
+            answered = sorted(set(answered) - set(sample))
+            sample_batches = plan_batches(rollouts, sample, token_budget)
+            ((_, made),) = work.run("sample", 1, trace_sample, _sample_to_table, _sample_from_table)
+            assert made is not None
+            traced, heads = made
+            for index, trace in zip(sum(sample_batches, []), traced, strict=True):
+                traces[index] = trace
+            advance(len(sample))
+        tracer = ResponseTracer(model, heads, signals, window)
+        batches = plan_batches(rollouts, answered, token_budget)
+
+        def trace_batch(number: int) -> list[ResponseTrace]:
+            return run(tracer, batches[number]).traces(signals)
+
+        finished = work.run("traces", len(batches), trace_batch, traces_to_table, traces_from_table, only_main=True)
+        for number, results in finished:
+            for index, trace in zip(batches[number], results or (), strict=results is not None):
+                traces[index] = trace
+            advance(len(batches[number]))
+    return traces, {layer: list(chosen) for layer, chosen in heads.items()}
+
+
+def _sample_to_table(made: tuple[list[ResponseTrace], dict[int, list[int]]]) -> pa.Table:
+    traces, heads = made
+    return traces_to_table(traces).replace_schema_metadata({"heads": json.dumps(heads)})
+
+
+def _sample_from_table(table: pa.Table) -> tuple[list[ResponseTrace], dict[int, list[int]]]:
+    heads = json.loads((table.schema.metadata or {})[b"heads"])
+    return traces_from_table(table), {int(layer): chosen for layer, chosen in heads.items()}
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _mean_spans(batches: Sequence["_TracedBatch"]) -> dict[int, torch.Tensor]:
+    """Mean backward distance of each head over the response tokens of all batches, up to a common factor."""
+    total: dict[int, torch.Tensor] = {}
+    for batch in batches:
+        mask = batch.capture.response_mask[:, None, :]
+        for layer, statistics in batch.capture.attention.layers.items():
+            summed = (statistics.spans * mask.to(statistics.spans.device)).sum(dim=(0, 2))
+            total[layer] = total.get(layer, 0) + summed.cpu()
+    return total
+
+
+@dataclass
+class _TracedBatch:
+    """
+    What one forward pass showed. Tensors begin at the last prompt position, which produced the first response token.
+
+    Attributes:
+        capture ([`ResponseCapture`]): what was traced.
+        statistics ([`TokenStatistics`]): of shape `(batch, tokens)`.
+    """
+
+    capture: ResponseCapture
+    statistics: TokenStatistics
+
+    def traces(self, signals: Collection[str]) -> list[ResponseTrace]:
+        """One trace per row."""
+        self_certainty = self.statistics.self_certainty if "self_certainty" in signals else None
+        return self.capture.traces(self.statistics.entropy, self.statistics.log_prob, self_certainty)

@@ -1,0 +1,1 @@
+"""The only room that knows TRL: what is put into a trainer, and what is read from it."""

@@ -1,0 +1,334 @@
+"""Attach to a `GRPOTrainer` or an `RLOOTrainer` and detach again."""
+
+import asyncio
+import inspect
+import logging as python_logging
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import gather
+from datasets import Dataset
+from torch import nn
+from transformers.integrations import TrackioCallback, WandbCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl import GRPOTrainer, RLOOTrainer
+from trl.trainer.utils import is_async_callable
+
+from ..pool import prompt_text, question_id
+from ..processes import Processes, SharedWork
+from ..tracing.response_tracer import ResponseTracer
+from ..tracing.rollouts import Rollout, generate_rollouts
+from ..tracing.trace import ResponseTrace
+from .checkpoint import find_checkpoint
+from .columns import PoolColumns, required_parameters
+from .generation import generate_once
+from .prompts import check_not_in_pool
+from .rewards import ROW_COLUMN, AsyncRoutedReward, LabelRouter, RoutedReward
+from .training_pass import TrainingPassTracer
+
+
+_VLLM_BATCH_SIZE = 512
+
+
+class _WithheldRewardFilter(python_logging.Filter):
+    """Drops TRL's warning about rows without a reward where the reward was withheld on purpose."""
+
+    def __init__(self, has_withheld: Callable[[], bool]):
+        super().__init__()
+        self._has_withheld = has_withheld
+
+    def filter(self, record: python_logging.LogRecord) -> bool:
+        return not (self._has_withheld() and "All reward functions returned None" in str(record.msg))
+
+
+class TrainerAttachment:
+    """
+    The changes made to one trainer, and their undoing.
+
+    Args:
+        trainer ([`~trl.GRPOTrainer`] or [`~trl.RLOOTrainer`]):
+            A trainer that passed [`check_trainer`].
+        columns ([`PoolColumns`]):
+            Which columns stay in the training data.
+        prompt_ids (`Sequence[str]`):
+            Id of each row of the training data.
+        processes ([`Processes`], *optional*):
+            The processes of the run. Defaults to this one alone.
+
+    Attributes:
+        resume_path (`Path` or `None`): checkpoint from which the running `train()` resumes.
+    """
+
+    def __init__(
+        self,
+        trainer: GRPOTrainer | RLOOTrainer,
+        columns: PoolColumns,
+        prompt_ids: Sequence[str],
+        processes: Processes | None = None,
+    ):
+        self._processes = processes or Processes()
+        # TRL annotates attributes more loosely than what a built trainer holds.
+        self.trainer = cast(Any, trainer)
+        self._dataset: Dataset = self.trainer.train_dataset
+        self._row = {identity: row for row, identity in enumerate(prompt_ids)}
+        self.reward_funcs: list[Any] = self.trainer.reward_funcs
+        self.resume_path: Path | None = None
+        self._filter: python_logging.Filter | None = None
+        self._tracer: TrainingPassTracer | None = None
+        self._is_training = False
+        self._locked = columns.locked
+        blind = self._dataset.with_format(None).select_columns(["prompt", *columns.free])
+        self._blind_dataset = blind.add_column(ROW_COLUMN, list(range(len(blind))))
+
+    def attach(
+        self,
+        label_router: LabelRouter,
+        verifier: int,
+        make_sampler: Callable[[Dataset | None], torch.utils.data.Sampler],
+        make_tracer: Callable[[nn.Module], ResponseTracer],
+        signals: Collection[str],
+        take_traces: Callable[[list[int], list[ResponseTrace]], None],
+        before_save: Callable[[Path], None],
+    ) -> None:
+        """
+        Put the blind dataset, the routed reward functions and the routed sampler in place.
+
+        Args:
+            label_router ([`LabelRouter`]):
+                Finds the labels that the reward functions may see.
+            verifier (`int`):
+                Which reward function says whether a response is right.
+            make_sampler (`Callable`):
+                Replacement of the trainer's sampler factory.
+            make_tracer (`Callable[[nn.Module], ResponseTracer]`):
+                Makes the tracer for the forward passes of training.
+            signals (`Collection[str]`):
+                Which of [`OPTIONAL_SIGNALS`] the traces need.
+            take_traces (`Callable[[list[int], list[ResponseTrace]], None]`):
+                Receives rows of the pool and the trace of one rollout each, as training goes on.
+            before_save (`Callable[[Path], None]`):
+                Called in every process with the folder of a checkpoint that is about to be saved.
+        """
+        trainer = self.trainer
+        train, save_checkpoint = trainer.train, trainer._save_checkpoint
+        calculate_rewards = trainer._calculate_rewards
+
+        def needs_locked(reward_func: Callable | nn.Module) -> bool:
+            return bool(required_parameters(reward_func) & set(self._locked))
+
+        # Where votes cannot be verified, nothing else is to reward them.
+        label_router.has_pseudo_labels = not needs_locked(self.reward_funcs[verifier])
+
+        def route(index: int, reward_func: Callable | nn.Module) -> Callable | nn.Module:
+            if isinstance(reward_func, nn.Module):
+                return reward_func
+            kind = AsyncRoutedReward if is_async_callable(reward_func) else RoutedReward
+            return kind(reward_func, label_router, index == verifier, needs_locked(reward_func))
+
+        def calculate_rewards_of_labelled(inputs: list[dict[str, Any]], prompts: list, completions: list, *args: Any):
+            if ROW_COLUMN not in inputs[0]:
+                self._check_foreign(inputs)
+                label_router.num_withheld = 0
+                return calculate_rewards(inputs, prompts, completions, *args)
+            # The vote comes before any reward function: TRL runs the async ones side by side in another thread.
+            rows = [example[ROW_COLUMN] for example in inputs]
+            batch = label_router.resolve(rows, completions, trainer._log_metric)
+            rewards = calculate_rewards(inputs, prompts, completions, *args)
+            # A reward model sees no rows; without a label it is not to drive the policy alone.
+            is_withheld = torch.tensor([label is None for label in batch.labels], device=rewards.device)
+            rewards[gather(is_withheld)] = torch.nan
+            return rewards
+
+        def train_and_note_resume(resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
+            # One process decides: the others may see the folder a moment later.
+            self.resume_path = self._processes.on_main(
+                lambda: find_checkpoint(Path(trainer.args.output_dir), resume_from_checkpoint)
+            )
+            path = None if self.resume_path is None else str(self.resume_path)
+            self._is_training = True
+            try:
+                return train(path, *args, **kwargs)
+            finally:
+                self._is_training = False
+
+        def save_state_and_checkpoint(model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
+            folder = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+            # Before the trainer saves and deletes older checkpoints: there is always one that is complete.
+            before_save(Path(trainer._get_output_dir(trial=trial)) / folder)
+            save_checkpoint(model, trial, *args, **kwargs)
+
+        trainer.train_dataset = self._blind_dataset
+        trainer.reward_funcs = [route(*entry) for entry in enumerate(self.reward_funcs)]
+        # Instance attributes shadow the methods of the class; removing them brings the methods back.
+        trainer._get_train_sampler = make_sampler
+        trainer.train = train_and_note_resume
+        trainer._save_checkpoint = save_state_and_checkpoint
+        trainer._calculate_rewards = calculate_rewards_of_labelled
+        self._tracer = TrainingPassTracer(trainer, make_tracer, signals, take_traces)
+        self._tracer.attach()
+        self._filter = _WithheldRewardFilter(lambda: label_router.num_withheld > 0)
+        self._logger.addFilter(self._filter)
+
+    def detach(self) -> None:
+        """
+        Undo [`attach`].
+
+        Raises:
+            RuntimeError: while training runs.
+        """
+        if self._is_training:
+            raise RuntimeError(
+                "`detach()` was called while training runs, whose batches hold no labels that the bare reward "
+                "functions could read. Call it when `train()` has returned: `control.should_training_stop = True` "
+                "ends it."
+            )
+        self.trainer.train_dataset = self._dataset
+        self.trainer.reward_funcs = self.reward_funcs
+        del self.trainer._get_train_sampler, self.trainer.train, self.trainer._save_checkpoint
+        del self.trainer._calculate_rewards
+        if self._tracer is not None:
+            self._tracer.detach()
+        if self._filter is not None:
+            self._logger.removeFilter(self._filter)
+
+    def _check_foreign(self, inputs: list[dict[str, Any]]) -> None:
+        """Refuse a batch without row numbers that is trained on, or that holds prompts of the pool."""
+        if self.trainer.model.training:
+            raise RuntimeError(
+                "A batch of training does not come from the pool: `train_dataset` was replaced after the "
+                "PivotDensityCallback was made. Call `callback.detach()`, set the dataset, and make a new callback."
+            )
+        check_not_in_pool("The evaluation batch", [example["prompt"] for example in inputs], self.questions)
+
+    @cached_property
+    def questions(self) -> dict[str, int]:
+        """Row of every question of the pool, see [`question_id`]."""
+        return {question_id(prompt): row for row, prompt in enumerate(self._blind_dataset["prompt"])}
+
+    @property
+    def _logger(self) -> python_logging.Logger:
+        """Where TRL warns of rows without a reward."""
+        kind = "rloo" if isinstance(self.trainer, RLOOTrainer) else "grpo"
+        return python_logging.getLogger(f"trl.trainer.{kind}_trainer")
+
+    def rows(self, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:
+        """Rows of the pool with the given ids: prompts and free columns."""
+        blind = self._blind_dataset.remove_columns(ROW_COLUMN)
+        return [blind[self._row[identity]] for identity in prompt_ids]
+
+    def texts(self, rows: Sequence[int]) -> list[str]:
+        """Prompts of the given rows, for people."""
+        return [prompt_text(prompt) for prompt in self._blind_dataset.select(list(rows))["prompt"]]
+
+    @property
+    def model(self) -> Any:
+        """The policy, without what wraps it for training."""
+        return self.trainer.accelerator.unwrap_model(self.trainer.model)
+
+    def start_trackers(self) -> None:
+        """
+        Start the trackers that take nothing before they are started. The trainer starts them after it has built the
+        data loader; the pool is answered before, and both TRL and reward functions of the user's own log meanwhile.
+        """
+        trainer = self.trainer
+        for callback in trainer.callback_handler.callbacks:
+            if isinstance(callback, (TrackioCallback, WandbCallback)):
+                callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+
+    def tokenize(self, rows: Sequence[int] | None = None) -> list[list[int]]:
+        """Token ids of the prompts of the given rows, or of all, as the trainer makes them."""
+        rows = range(len(self._blind_dataset)) if rows is None else rows
+        # Ten thousand prompts at a time bound the memory of the messages.
+        ids: list[list[int]] = []
+        for start in range(0, len(rows), 10_000):
+            prompts = self._blind_dataset.select(list(rows[start : start + 10_000]))["prompt"]
+            ids += self.trainer._tokenize_prompts(list(prompts))[0]
+        return [list(prompt) for prompt in ids]
+
+    def generate(self, prompt_ids: Sequence[list[int]], work: SharedWork) -> list[Rollout]:
+        """
+        One response to each of the given prompts, from the trainer's own generation engine (transformers or vLLM).
+
+        The random state of the process is put back afterwards: with and without scoring, training draws the same
+        numbers.
+        """
+        trainer = self.trainer
+
+        was_training = trainer.model.training
+        trainer.model.eval()
+        try:
+            is_shown = work.processes.is_main and not trainer.args.disable_tqdm
+            return generate_rollouts(
+                partial(generate_once, trainer),
+                prompt_ids,
+                self.scoring_batch_size,
+                is_shown,
+                seed=trainer.args.seed,
+                work=work,
+            )
+        finally:
+            trainer.model.train(was_training)
+
+    @property
+    def scoring_batch_size(self) -> int:
+        """
+        Prompts per call of the generation engine in each process. It does not depend on the number of processes, so
+        that the responses do not either: vLLM schedules for itself; elsewhere the cache of four times the batch of
+        the loss takes less memory than the logits and activations of that loss.
+        """
+        args = self.trainer.args
+        return _VLLM_BATCH_SIZE if args.use_vllm else 4 * args.per_device_train_batch_size
+
+    def describe_generation(self) -> dict[str, Any]:
+        """What decides the responses to given prompts, besides the weights: plain values."""
+        args = self.trainer.args
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_completion_length", "use_vllm")
+        settings = {name: getattr(args, name) for name in names}
+        return settings | {
+            "seed": args.seed,
+            "batch_size": self.scoring_batch_size,
+            "more": repr(args.generation_kwargs),
+        }
+
+    def decode(self, rollouts: Sequence[Rollout]) -> list[str]:
+        """Text of each response."""
+        ids = [rollout.completion_ids for rollout in rollouts]
+        return self.trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
+
+    def reward(self, index: int, rows: Sequence[int], responses: Sequence[str], rollouts: Sequence[Rollout], labels):
+        """
+        Ask one of the user's reward functions about scored responses.
+
+        Args:
+            index (`int`): which reward function.
+            rows (`Sequence[int]`): rows of the pool.
+            responses (`Sequence[str]`): one response per row.
+            rollouts (`Sequence[Rollout]`): their tokens.
+            labels (`Sequence[dict[str, Any]]`): bought label of each row, with its locked columns.
+
+        Returns:
+            `list[float | None]`: one reward per row.
+        """
+        examples = self._blind_dataset.remove_columns(ROW_COLUMN).select(list(rows))
+        prompts = list(examples["prompt"])
+        columns = {name: list(examples[name]) for name in examples.column_names if name != "prompt"}
+        columns |= {name: [label.get(name) for label in labels] for name in labels[0]}
+        rewards = self.reward_funcs[index](
+            prompts=prompts,
+            completions=[
+                text if isinstance(prompt, str) else [{"role": "assistant", "content": text}]
+                for prompt, text in zip(prompts, responses, strict=True)
+            ],
+            completion_ids=[rollout.completion_ids for rollout in rollouts],
+            trainer_state=self.trainer.state,
+            log_extra=lambda column, values: None,
+            log_metric=lambda name, value: None,
+            **columns,
+        )
+        if inspect.iscoroutine(rewards):
+            # On the trainer's loop, since clients are bound to the loop that they were first used on.
+            rewards = asyncio.run_coroutine_threadsafe(rewards, self.trainer.async_loop).result()
+        return rewards

@@ -1,0 +1,150 @@
+"""People answer while training runs, or training waits for them."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from pivottrace_trl import AnnotationLedger, Answer, PivotDensityCallback, Query, Route
+from pivottrace_trl.labels.waiting import AnnotationWait
+
+from ..conftest import FIRST_DIGIT, make_pool
+
+
+def answer_queue(path, num_answers=None):
+    ledger = AnnotationLedger.open(path)
+    queue = ledger.queue()[:num_answers]
+    ledger.record([Answer(query.prompt_id, {"solution": "4"}, "ann") for query in queue])
+    ledger.close()
+    return len(queue)
+
+
+@pytest.mark.parametrize(("share", "polls"), [(0.1, 1), (0.5, 5), (1.0, 10)])
+def test_waits_for_a_share_of_the_queue(share, polls, tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    ledger = AnnotationLedger(path, 10, [f"p{n}" for n in range(10)])
+    ledger.request([Query(f"p{n}", f"text {n}") for n in range(10)])
+    naps = []
+
+    def sleep(seconds):
+        naps.append(seconds)
+        answer_queue(path, 1)
+
+    AnnotationWait(share, poll_seconds=0.5, sleep=sleep)(ledger)
+    assert naps == [0.5] * polls and ledger.num_bought == polls
+    AnnotationWait(share, sleep=sleep)(AnnotationLedger(tmp_path / "empty.sqlite", 10, ["p0"]))
+    assert len(naps) == polls
+
+
+@pytest.mark.parametrize("is_shown", [True, False])
+def test_the_display_is_drawn_only_where_it_is_wanted(is_shown, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    path = tmp_path / "ledger.sqlite"
+    ledger = AnnotationLedger(path, 10, ["p0"])
+    ledger.request([Query("p0", "text")])
+    AnnotationWait(1.0, is_shown=is_shown, sleep=lambda seconds: answer_queue(path))(ledger)
+    assert bool(capsys.readouterr().out) == is_shown
+
+
+@pytest.mark.parametrize("share", [0.0, -1, 1.5, float("nan")])
+def test_impossible_shares(share):
+    with pytest.raises(ValueError, match="`wait_for_annotations` is .* share of the queue"):
+        AnnotationWait(share)
+
+
+def attach(trainer, **options):
+    options = {"annotation_budget": 10, "annotator": "queue", "answer_format": FIRST_DIGIT, **options}
+    callback = PivotDensityCallback(trainer, **options)
+    trainer.add_callback(callback)
+    return callback
+
+
+def test_answers_that_arrive_while_it_runs(make_trainer):
+    trainer = make_trainer(dataset=make_pool().remove_columns("solution"), num_train_epochs=3)
+    callback = attach(trainer)
+    routings = []
+    note = callback.report.note_routing
+
+    def spy(epoch, router, result, tokenizer):
+        routings.append(result.counts())
+        note(epoch, router, result, tokenizer)
+        answer_queue(callback.ledger.path)
+
+    callback.report.note_routing = spy
+    trainer.train()
+    # Nothing is known in the first epoch; in the later ones what was answered in between is used.
+    assert routings[0] == {"discard": 0, "weak": 32, "annotate": 0}
+    assert routings[1]["annotate"] + routings[1]["discard"] > 0
+    assert callback.summary()["annotated"] == 10
+    texts = {query.prompt for query in AnnotationLedger.open(callback.ledger.path).queue()}
+    assert all(text.endswith("=?") for text in texts)
+
+
+def test_training_waits(make_trainer):
+    trainer = make_trainer(dataset=make_pool().remove_columns("solution"))
+    with pytest.raises(ValueError, match="nobody is waited for"):
+        PivotDensityCallback(trainer, annotator=lambda rows: ["1"] * len(rows), wait_for_annotations=0.5)
+    callback = attach(trainer, wait_for_annotations=1.0)
+    is_over = threading.Event()
+
+    def person():
+        while not is_over.is_set():
+            if callback.ledger.path.exists():
+                answer_queue(callback.ledger.path, 2)
+            time.sleep(0.05)
+
+    callback.router._wait._poll_seconds = 0.05
+    thread = threading.Thread(target=person)
+    thread.start()
+    try:
+        trainer.train()
+    finally:
+        is_over.set()
+        thread.join()
+    assert callback.summary()["annotated"] == 10
+    assert (callback.router.routes[callback.router.probes] != Route.WEAK).any()
+
+
+def test_a_score_learns_from_every_probe_that_is_answered(make_trainer):
+    """One more answer an epoch: each time the score is fitted to all of them, and fresher scores stay."""
+    dataset = make_pool().remove_columns("solution")
+    trainer = make_trainer(dataset=dataset, num_train_epochs=4, save_strategy="epoch")
+    callback = attach(trainer, estimator="probe_calibrated")
+    learnt, note, weights = [], callback.report.note_routing, []
+
+    def answer_one(epoch, router, result, tokenizer):
+        learnt.append(list(callback.scorer.probes))
+        weights.append(callback.scorer.estimator.weights)
+        note(epoch, router, result, tokenizer)
+        answer_queue(callback.ledger.path, 1)
+
+    callback.report.note_routing = answer_one
+    trainer.train()
+    assert [len(rows) for rows in learnt] == [0, 1, 2, 3] and set(learnt[1]) < set(learnt[2]) < set(learnt[3])
+    assert weights[1] != weights[2] != weights[3]
+    # A run that is resumed after the second epoch has learnt from two, and goes on with the third and the fourth.
+    resumed = make_trainer(dataset=dataset, num_train_epochs=4)
+    again = attach(resumed, estimator="probe_calibrated")
+    steps = trainer.state.global_step // 4
+    resumed.train(resume_from_checkpoint=str(callback.output_dir.parent / f"checkpoint-{3 * steps}"))
+    assert set(again.scorer.probes) > set(learnt[2])
+
+
+def test_scores_of_training_outlive_what_late_probes_teach(make_trainer):
+    trainer = make_trainer(dataset=make_pool().remove_columns("solution"), num_train_epochs=2)
+    callback = attach(trainer, estimator="probe_calibrated")
+    reroute, seen = callback._reroute, {}
+
+    def look(epoch):
+        # What training has rolled out has a vote.
+        seen["rows"] = np.isfinite(callback.router.evidence.agreement)
+        seen["before"] = callback.router.scores.copy()
+        answer_queue(callback.ledger.path, 5)
+        reroute(epoch)
+        seen["after"] = callback.router.scores.copy()
+
+    callback._reroute = look
+    trainer.train()
+    assert callback.scorer.probes and 16 <= seen["rows"].sum()
+    assert (seen["before"] == seen["after"])[seen["rows"]].all()
