@@ -1,14 +1,18 @@
 """Writing files so that a crash never leaves half of one, and reading those that something else damaged."""
 
+import json
+import math
 import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 
 # Folder in `output_dir` for what is private. The trainer uploads `output_dir` to the hub, but nothing that begins like
@@ -88,6 +92,27 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
     if os.name != "nt":  # Windows has no folders that can be opened
         _flush(path.parent, os.O_RDONLY)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON, see [`replace_atomically`]."""
+    text = json.dumps(value, indent=1) + "\n"
+    replace_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def write_parquet(path: Path, columns: pa.Table | Mapping[str, Any]) -> None:
+    """Write a table as Parquet, see [`replace_atomically`]."""
+    table = columns if isinstance(columns, pa.Table) else pa.table(columns)
+    replace_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+
+
+def without_nan(value: Any) -> Any:
+    """A value for JSON, which has neither NaN nor infinity: they become `None`, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _flush(path: Path, flags: int) -> None:

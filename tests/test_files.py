@@ -1,12 +1,15 @@
 """Files are written whole or not at all, whoever else writes them and whatever happens to the machine."""
 
+import json
 import os
 import stat
 import threading
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
-from pivottrace_trl.files import replace_atomically
+from pivottrace_trl.files import replace_atomically, without_nan, write_json, write_parquet
 
 
 def test_two_threads_write_the_same_file(tmp_path):
@@ -91,3 +94,16 @@ def test_what_cannot_be_written_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(OSError, match="no space left"):
         replace_atomically(path, fail)
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["run.json"]
+
+
+def test_tables_and_json_are_read_back_as_they_were(tmp_path):
+    write_json(tmp_path / "new" / "summary.json", {"routes": [1, 2], "name": "é"})
+    assert json.loads((tmp_path / "new" / "summary.json").read_text()) == {"routes": [1, 2], "name": "é"}
+    write_parquet(tmp_path / "a.parquet", {"score": np.array([0.5, 1.0])})
+    write_parquet(tmp_path / "b.parquet", pq.read_table(tmp_path / "a.parquet"))
+    assert pq.read_table(tmp_path / "b.parquet").to_pydict() == {"score": [0.5, 1.0]}
+
+
+def test_what_json_cannot_hold_is_none():
+    given = {"error": float("nan"), "limits": (np.float64("inf"), -0.5), "arms": [{"label": "nan"}]}
+    assert without_nan(given) == {"error": None, "limits": [None, -0.5], "arms": [{"label": "nan"}]}

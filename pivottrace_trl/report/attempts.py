@@ -7,10 +7,9 @@ from typing import cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
-from ..files import replace_atomically
+from ..files import write_parquet
 from ..tracing.pivots import find_pivots
 from ..tracing.rollouts import Rollout
 from ..tracing.trace import ResponseTrace
@@ -131,12 +130,10 @@ def write_attempts(
         starts.append(places[: len(pivots)])
         ends.append(places[len(pivots) :])
     spans = pa.list_(pa.int32())
-    table = pa.table(
-        {
-            "prompt_id": list(prompt_ids),
-            "text": texts,
-            "pivot_start": pa.array(starts, spans),
-            "pivot_end": pa.array(ends, spans),
-        }
-    )
-    replace_atomically(path, lambda temporary: pq.write_table(table, temporary))
+    columns = {
+        "prompt_id": list(prompt_ids),
+        "text": texts,
+        "pivot_start": pa.array(starts, spans),
+        "pivot_end": pa.array(ends, spans),
+    }
+    write_parquet(path, columns)

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment
 from matplotlib.figure import Figure
 
-from ..files import replace_atomically
+from ..files import replace_atomically, without_nan, write_json
 from .comparison import ArmSummary, Interval, summarise
 from .curves import arm_colors, draw_calibration, draw_curves, draw_labels, draw_pseudo_labels, draw_routes
 from .plots import save_figure
@@ -65,8 +65,7 @@ def write_report(runs: Sequence[Run], output: Path, reference: str = "full super
         published_speed_up=PUBLISHED_SPEED_UP,
     )
     figures = {name: [_plain(summary) for summary in summaries] for name, summaries in tables.items()}
-    text = json.dumps(figures, indent=1) + "\n"
-    replace_atomically(output / "report.json", lambda path: path.write_text(text))
+    write_json(output / "report.json", figures)
     replace_atomically(output / "report.html", lambda path: path.write_text(page, encoding="utf-8"))
     return output / "report.html"
 
@@ -126,7 +125,7 @@ def _plain(summary: ArmSummary) -> dict[str, Any]:
     values = dict(vars(summary))
     for key, value in values.items():
         if isinstance(value, Interval):
-            values[key] = {k: None if v != v else v for k, v in vars(value).items()}
+            values[key] = without_nan(vars(value))
         elif hasattr(value, "tolist"):
             values[key] = value.tolist()
     return values

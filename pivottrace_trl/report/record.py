@@ -1,6 +1,5 @@
 """What a run leaves for the comparison with others: one `run.json`."""
 
-import json
 import os
 import platform
 import re
@@ -12,7 +11,7 @@ import psutil
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..files import replace_atomically
+from ..files import write_json
 from ..training.versions import installed
 
 
@@ -78,7 +77,7 @@ def record_run(path: Path, arm: str, args: TrainingArguments, state: TrainerStat
             for entry in state.log_history
         ],
     }
-    replace_atomically(path, lambda temporary: temporary.write_text(json.dumps(run, indent=1) + "\n"))
+    write_json(path, run)
 
 
 def _without_secrets(value: Any) -> Any:

@@ -1,18 +1,16 @@
 """What a training run leaves in `output_dir/_pivottrace`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from ..estimators import PivotDensity
-from ..files import reading, replace_atomically
+from ..files import reading, write_json, write_parquet
 from ..routing.router import PoolRouter
 from ..routing.triage import Route, TriageResult, count_routes
 from ..tracing.rollouts import Rollout
@@ -94,10 +92,7 @@ class RunReport:
             "pass_rate": router.evidence.pass_rate,
             "agreement": router.evidence.agreement,
         }
-        table = pa.table(columns)
-        replace_atomically(
-            self.output_dir / f"routes-epoch-{epoch:03d}.parquet", lambda path: pq.write_table(table, path)
-        )
+        write_parquet(self.output_dir / f"routes-epoch-{epoch:03d}.parquet", columns)
         if np.isfinite(router.evidence.pass_rate).any():
             config, path = router.config, self.output_dir / "calibration.png"
             plot_calibration(result, router.evidence, config.tau_high, config.tau_low, path)
@@ -113,8 +108,7 @@ class RunReport:
 
     def finish(self, summary: dict[str, Any], router: PoolRouter, log_history: list[dict[str, float]]) -> None:
         """Write the summary and print the table."""
-        text = json.dumps(summary, indent=2) + "\n"
-        replace_atomically(self.output_dir / "summary.json", lambda path: path.write_text(text))
+        write_json(self.output_dir / "summary.json", summary)
         table = Table(title="PivotTrace")
         table.add_column("epoch", justify="right")
         for route in Route:
