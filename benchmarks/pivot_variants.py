@@ -26,7 +26,7 @@ from pivottrace_trl.study.responses import collect_responses
 from pivottrace_trl.tracing.batches import batches_of
 from pivottrace_trl.tracing.layers import find_attention_modules
 from pivottrace_trl.tracing.pivots import signal_jumps
-from pivottrace_trl.tracing.trace_store import load_traces
+from pivottrace_trl.tracing.trace import load_traces
 
 
 WINDOWS = (16, 64)

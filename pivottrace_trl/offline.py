@@ -27,6 +27,7 @@ from .routing.triage import Route, TriageResult, resolve_budget
 from .scoring.scorer import PoolScorer, PoolScores
 from .tracing.pivots import find_pivots
 from .tracing.rollouts import Rollout, generate_rollouts, transformers_generator
+from .tracing.trace import save_traces
 
 
 # Responses sampled for a score that needs several of them.
@@ -339,13 +340,7 @@ def _write(outcome: PoolTriage, prompts: Sequence, output_dir: Path) -> None:
         "route": [Route(route).name.lower() for route in outcome.result.routes],
     }
     replace_atomically(output_dir / "routes.parquet", lambda path: pq.write_table(pa.table(columns), path))
-    traces = {
-        "prompt_id": router.prompt_ids,
-        "long_range_mass": [trace.long_range_mass for trace in scores.traces],
-        "waad": [trace.waad for trace in scores.traces],
-        "entropy": [trace.entropy for trace in scores.traces],
-    }
-    replace_atomically(output_dir / "traces.parquet", lambda path: pq.write_table(pa.table(traces), path))
+    save_traces(scores.traces, output_dir / "traces.parquet", router.prompt_ids)
 
     num_queries = export_queue(router.ledger, output_dir / "queue.jsonl", "jsonl")
     summary = {

@@ -24,8 +24,7 @@ from ..routing.router import TriageConfig
 from ..routing.triage import choose_probes, rank_pool, resolve_budget
 from ..tracing.rollout_pass import trace_rollouts
 from ..tracing.rollouts import Rollout
-from ..tracing.trace import OPTIONAL_SIGNALS, ResponseTrace
-from ..tracing.trace_store import load_traces, save_traces
+from ..tracing.trace import OPTIONAL_SIGNALS, ResponseTrace, load_traces, save_traces
 from .metrics import Interval, auroc, bootstrap, purchase, spearman, without_length
 from .responses import GREEDY, check_settings, collect_responses
 

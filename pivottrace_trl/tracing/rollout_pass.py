@@ -18,8 +18,7 @@ from .batches import pad_batch, plan_batches
 from .response_tracer import ResponseCapture, ResponseTracer
 from .rollouts import Rollout
 from .token_statistics import TokenStatistics, token_statistics
-from .trace import OPTIONAL_SIGNALS, ResponseTrace
-from .trace_store import traces_from_table, traces_to_table
+from .trace import OPTIONAL_SIGNALS, ResponseTrace, traces_from_table, traces_to_table
 
 
 logger = logging.get_logger(__name__)

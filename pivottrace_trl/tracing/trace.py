@@ -1,9 +1,16 @@
-"""What is known of one response."""
+"""What is kept of one response, and tables of it, so that responses need not pass through the model again."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..files import reading, replace_atomically
 
 
 @dataclass(frozen=True)
@@ -70,3 +77,52 @@ class ResponseTrace:
 
 OPTIONAL_SIGNALS = frozenset({"self_certainty", "newest", "layer_gram", "agreement"})
 """Fields of [`ResponseTrace`] that are traced only where a score needs them."""
+
+_PER_TOKEN = pa.list_(pa.float32())
+_COLUMNS = {
+    "long_range_mass": _PER_TOKEN,
+    "waad": _PER_TOKEN,
+    "entropy": _PER_TOKEN,
+    "log_prob": _PER_TOKEN,
+    "self_certainty": _PER_TOKEN,
+    "newest": pa.list_(_PER_TOKEN),
+    "layer_gram": pa.list_(pa.list_(pa.float64())),
+}
+
+
+def traces_to_table(traces: Sequence[ResponseTrace], prompt_ids: Sequence[str] | None = None) -> pa.Table:
+    """
+    Put traces into a table, one row each, with a column for every field that any of them has and for the ids of their
+    prompts, where given. `agreement` is left out: it says something of several responses.
+    """
+    columns = {} if prompt_ids is None else {"prompt_id": pa.array(prompt_ids, pa.string())}
+    for name, column_type in _COLUMNS.items():
+        values = [getattr(trace, name) for trace in traces]
+        if any(value is not None for value in values):
+            # Arrow takes arrays of one dimension, and lists of them.
+            columns[name] = pa.array([list(v) if np.ndim(v) == 2 else v for v in values], column_type)
+    return pa.table(columns)
+
+
+def traces_from_table(table: pa.Table) -> list[ResponseTrace]:
+    """Take traces out of a table that [`traces_to_table`] made. Their arrays are views of it."""
+    columns = {name: table[name].to_numpy() for name in _COLUMNS if name in table.column_names}
+    rows = zip(*columns.values(), strict=True)
+    return [ResponseTrace(**{name: _dense(value) for name, value in zip(columns, row, strict=True)}) for row in rows]
+
+
+def _dense(value: Any) -> Any:
+    """Arrow gives a matrix as an array of its rows."""
+    return np.stack(list(value)) if value is not None and value.dtype == object else value
+
+
+def save_traces(traces: Sequence[ResponseTrace], path: Path, prompt_ids: Sequence[str] | None = None) -> None:
+    """Write [`traces_to_table`] as a Parquet file."""
+    table = traces_to_table(traces, prompt_ids)
+    replace_atomically(path, partial(pq.write_table, table, compression="zstd"))
+
+
+def load_traces(path: Path) -> list[ResponseTrace]:
+    """Read what [`save_traces`] wrote."""
+    with reading(path, "Remove it: the traces are made again."):
+        return traces_from_table(pq.read_table(path))

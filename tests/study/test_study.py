@@ -14,10 +14,9 @@ from pivottrace_trl.study import responses as study_responses
 from pivottrace_trl.study.metrics import auroc, bootstrap, purchase, risk_coverage, spearman, without_length
 from pivottrace_trl.study.responses import collect_responses
 from pivottrace_trl.study.run import LabelledPool, measure, score_pool
-from pivottrace_trl.tracing.trace_store import load_traces, save_traces
 
 from ..conftest import make_model
-from ..estimators.test_estimators import random_traces, simulated_pool
+from ..estimators.test_estimators import simulated_pool
 
 
 def test_auroc_and_rank_correlation_against_libraries():
@@ -61,16 +60,6 @@ def test_purchases_by_hand():
     everything = purchase(scores, is_wrong, None, 1.0)
     assert everything.recall == 1.0 and np.isnan(everything.purity) and np.isnan(everything.vote_accuracy)
     assert np.allclose(risk_coverage(scores, is_wrong)[[0, 1, 9]], [0, 0.5, 0.4])
-
-
-def test_traces_survive_the_file(tmp_path):
-    traces = random_traces((12, 0, 40))
-    save_traces(traces, tmp_path / "traces.parquet")
-    for one, other in zip(traces, load_traces(tmp_path / "traces.parquet"), strict=True):
-        for name in one.__dataclass_fields__.keys() - {"agreement"}:
-            if len(one):
-                assert np.array_equal(getattr(one, name), getattr(other, name)), name
-        assert len(one) == len(other)
 
 
 def labelled_pool(num=200, seed=0) -> LabelledPool:
