@@ -48,6 +48,29 @@ logger = logging.get_logger(__name__)
 _SUGGESTIONS = "suggestions.parquet"
 
 
+class _FirstResponses:
+    """Verifies the first responses by the reward function, and lets the estimator learn from the probes."""
+
+    def __init__(self, gate: SpendingGate, scorer: PoolScorer):
+        self._gate, self._scorer = gate, scorer
+        # `None` before the pool was answered, and in a run that was resumed without its first responses.
+        self.look: FirstLook | None = None
+
+    def verify(self, rows: list[int]) -> list[bool] | None:
+        return None if self.look is None else self._gate.verify(rows)
+
+    def learn(self, rows: list[int], was_right: np.ndarray) -> np.ndarray | None:
+        if self.look is None or not isinstance(self._scorer.estimator, CalibratedEstimator):
+            return None
+        traces = self.look.traces
+        if not self._scorer.calibrate(rows, [traces[row] for row in rows], was_right):
+            return None
+        return self._scorer.score(traces).scores
+
+    def objection(self) -> str | None:
+        return self._gate.objection()
+
+
 class PivotDensityCallback(TrainerCallback):
     """
     Makes a [`~trl.GRPOTrainer`] or an [`~trl.RLOOTrainer`] pick the prompts that deserve a label from an unlabelled
@@ -201,6 +224,7 @@ class PivotDensityCallback(TrainerCallback):
             success_threshold=success_threshold,
         )
         self._gate = SpendingGate(attachment, self._verifier, self.label_router)
+        self._examiner = _FirstResponses(self._gate, scorer)
         self.report = RunReport(self.output_dir)
         self._attachment = attachment
         self._first_look: FirstLook | None = None
@@ -324,7 +348,7 @@ class PivotDensityCallback(TrainerCallback):
         look.take(self._processes)
         self.num_scoring_tokens += look.num_tokens
         if self._processes.is_main:
-            self._first_look = look
+            self._first_look = self._examiner.look = look
         self._processes.on_main(lambda: self._route_first(look))
         self._share_routing()
         self._routed_epoch = 0
@@ -347,22 +371,11 @@ class PivotDensityCallback(TrainerCallback):
         self.report.begin()
         self._gate.look_at(look)
         self._gate.check_answers()
-        result = self.router.first_routing(self._gate.verify, True, self._rescore, self._gate.objection)
-        self._note_routing(0, result)
+        self._note_routing(0, self.router.first_routing(self._examiner))
 
     def _note_routing(self, epoch: int, result: TriageResult) -> None:
         self.report.note_routing(epoch, self.router, result, self._trainer._tokenizer)
         self._gate.judge(result.calibration)
-
-    def _rescore(self, probes: list[int], was_right: np.ndarray) -> np.ndarray | None:
-        """Scores of the pool by what the probes teach; `None` if they teach nothing."""
-        if not isinstance(self.scorer.estimator, CalibratedEstimator):
-            return None
-        assert self._first_look is not None
-        traces = self._first_look.traces
-        if not self.scorer.calibrate(probes, [traces[row] for row in probes], was_right):
-            return None
-        return self.scorer.score(traces).scores
 
     def _resume(self, checkpoint: Path) -> Position:
         """Take up the state of a checkpoint."""
@@ -372,16 +385,14 @@ class PivotDensityCallback(TrainerCallback):
             position = load_state(*args)
             load_suggestions(self.output_dir / _SUGGESTIONS, self.router)
             self._gate.load_state(position.gate)
-            look, verify = self._new_look(), None
+            look = self._new_look()
             if look.reopen(position.first_look):
-                self._first_look = self._gate.responses = look
-                verify = self._gate.verify
+                self._first_look = self._gate.responses = self._examiner.look = look
             else:
                 logger.warning(
                     f"{self.output_dir} does not hold the first responses of the run that saved {checkpoint}: labels "
                     "that are bought from now on do not tell whether those were right."
                 )
-            self.router.examine_with(verify, self._rescore, self._gate.objection)
             self.report.resume(position.epoch)
             return position
 
@@ -430,7 +441,7 @@ class PivotDensityCallback(TrainerCallback):
             control.should_training_stop = True
 
     def _reroute(self, epoch: int) -> None:
-        self._note_routing(epoch, self.router.route(epoch))
+        self._note_routing(epoch, self.router.route(epoch, self._examiner))
 
     def _metrics(self) -> dict[str, float]:
         routes, calibration = self.router.routes, self.router.calibration

@@ -27,7 +27,7 @@ from .routing.triage import Route, TriageResult, resolve_budget
 from .scoring.scorer import PoolScorer, PoolScores
 from .tracing.pivots import find_pivots
 from .tracing.rollouts import Rollout, generate_rollouts, transformers_generator
-from .tracing.trace import save_traces
+from .tracing.trace import ResponseTrace, save_traces
 
 
 # Responses sampled for a score that needs several of them.
@@ -223,7 +223,7 @@ def run_triage(
     Returns:
         [`PoolTriage`]
     """
-    router, ids, ledger = plan.router, plan.router.prompt_ids, plan.router.ledger
+    router, ids = plan.router, plan.router.prompt_ids
     dataset, prompt_column, answer_format = plan.dataset, plan.prompt_column, plan.answer_format
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -264,23 +264,47 @@ def run_triage(
     answers = [answer_format.extract(response) for response in responses]
     router.suggestions.update({row: answer for row, answer in enumerate(answers) if answer})
 
-    def verify(rows: list[int]) -> list[bool]:
-        labels = [next(iter((ledger.label(ids[row]) or {}).values())) for row in rows]
-        return [is_right(answers[row], str(label), answer_format) for row, label in zip(rows, labels, strict=True)]
-
-    def rescore(probes: list[int], was_right: np.ndarray) -> np.ndarray | None:
-        nonlocal pool_scores
-        if not scorer.calibrate(probes, [pool_scores.traces[row] for row in probes], was_right):
-            return None
-        pool_scores = scorer.score(pool_scores.traces)
-        return pool_scores.scores
-
-    result = router.first_routing(verify, buy=False, rescore=rescore)
+    examiner = _FirstResponses(router, scorer, pool_scores.traces, answers, answer_format)
+    result = router.first_routing(examiner, buy=False)
+    pool_scores = examiner.pool_scores or pool_scores
     seconds["triage"] = time.perf_counter() - start
     threshold = scorer.density.threshold or 0.0
     outcome = PoolTriage(result, pool_scores, rollouts, responses, router, seconds, peak_memory_gb(), threshold)
     _write(outcome, dataset[prompt_column], plan.output_dir)
     return outcome
+
+
+class _FirstResponses:
+    """Verifies the responses of a triage by the dataset's labels, and lets the estimator learn from the probes."""
+
+    def __init__(
+        self,
+        router: PoolRouter,
+        scorer: PoolScorer,
+        traces: list[ResponseTrace],
+        answers: list[str | None],
+        answer_format: AnswerFormat,
+    ):
+        self._router, self._scorer, self._traces = router, scorer, traces
+        self._answers, self._answer_format = answers, answer_format
+        # By what the probes taught; `None` if they taught nothing.
+        self.pool_scores: PoolScores | None = None
+
+    def verify(self, rows: list[int]) -> list[bool]:
+        labels = [self._router.ledger.label(self._router.prompt_ids[row]) or {} for row in rows]
+        return [
+            is_right(self._answers[row], str(next(iter(label.values()))), self._answer_format)
+            for row, label in zip(rows, labels, strict=True)
+        ]
+
+    def learn(self, rows: list[int], was_right: np.ndarray) -> np.ndarray | None:
+        if not self._scorer.calibrate(rows, [self._traces[row] for row in rows], was_right):
+            return None
+        self.pool_scores = self._scorer.score(self._traces)
+        return self.pool_scores.scores
+
+    def objection(self) -> str | None:
+        return None
 
 
 def is_right(answer: str | None, label: str, answer_format: AnswerFormat) -> bool:

@@ -27,6 +27,8 @@ from pivottrace_trl.routing.triage import resolve_budget
 from pivottrace_trl.scoring.scorer import PoolScorer
 from pivottrace_trl.training.checkpoint import Position, load_state, save_state
 
+from .routing.examiners import FirstResponses
+
 
 NUM_EPOCHS = 3
 steps: dict[str, tuple[float, float, float]] = {}
@@ -72,15 +74,16 @@ def main(folder: Path, num_prompts: int) -> None:
     router.suggestions.update((row, str(row)) for row in range(0, num_prompts, 2))
     difficulty = random.random(num_prompts)
     router.update_scores(np.arange(num_prompts), difficulty + 0.2 * random.random(num_prompts), difficulty / 10)
+    examiner = FirstResponses(lambda row: bool(random.random() > difficulty[row]))
     with step("first routing"):
-        result = router.first_routing(lambda rows: (random.random(len(rows)) > difficulty[rows]).tolist())
+        result = router.first_routing(examiner)
     with step("report 0"):
         report.note_routing(0, router, result, None)
     sampler = PivotRoutedSampler(dataset, mini_repeat_count=8, batch_size=64, seed=0, routes=router.routes)
     for epoch in range(NUM_EPOCHS):
         if epoch:
             with step(f"routing {epoch}"):
-                result = router.route(epoch)
+                result = router.route(epoch, examiner)
             with step(f"report {epoch}"):
                 report.note_routing(epoch, router, result, None)
             sampler.set_routes(result.routes)

@@ -28,6 +28,8 @@ from pivottrace_trl.report.runs import find_runs
 from pivottrace_trl.routing.collapse import CollapseMonitor
 from pivottrace_trl.training.checkpoint import Position, load_state, save_state
 
+from .routing.examiners import FirstResponses
+
 
 IDS = [f"{i:016x}" for i in range(20)]
 ROWS = [{"prompt_id": identity, "prompt": f"{i}+1=?", "answer": str(i + 1)} for i, identity in enumerate(IDS)]
@@ -81,7 +83,7 @@ def make_router(folder: Path) -> PoolRouter:
 
 def make_checkpoint(folder: Path) -> Path:
     router = make_router(folder)
-    router.first_routing(lambda rows: [True] * len(rows))
+    router.first_routing(FirstResponses(lambda row: True))
     save_state(folder, router, PoolScorer(None, 0), CollapseMonitor(), Position(0, 0, 16, 0, "look"))
     router.ledger.close()
     return folder / "pivottrace.json"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from transformers.utils import logging
@@ -79,6 +79,22 @@ class TriageConfig:
         return self.probe_size
 
 
+class Examiner(Protocol):
+    """What the router asks of the policy's first responses, and of who watches over the budget."""
+
+    def verify(self, rows: list[int]) -> list[bool] | None:
+        """Whether the first response to each row is right, by its bought label; `None` if the responses are lost."""
+        ...
+
+    def learn(self, rows: list[int], was_right: np.ndarray) -> np.ndarray | None:
+        """New scores of all first responses by what these rows teach; `None` if they teach nothing."""
+        ...
+
+    def objection(self) -> str | None:
+        """Why no more labels are to be bought now, by what is verified; `None` if nothing speaks against it."""
+        ...
+
+
 class PoolRouter:
     """
     Routes a pool and keeps the evidence from one routing to the next.
@@ -138,25 +154,10 @@ class PoolRouter:
         self.is_traced = np.zeros(len(self.prompt_ids), bool)
         self.first_outcomes: dict[int, bool] = {}
         self.num_examined = 0
-        self._verify: Callable[[list[int]], list[bool]] | None = None
-        self._rescore: Callable[[list[int], np.ndarray], np.ndarray | None] | None = None
-        self._objection: Callable[[], str | None] = lambda: None
 
     def label(self, row: int) -> dict[str, Any] | None:
         """The label of a row if it was bought and is known at this point of the run, else `None`."""
         return self.ledger.label(self.prompt_ids[row]) if self.evidence.is_labelled[row] else None
-
-    def examine_with(
-        self,
-        verify: Callable[[list[int]], list[bool]] | None,
-        rescore: Callable[[list[int], np.ndarray], np.ndarray | None] | None,
-        objection: Callable[[], str | None] = lambda: None,
-    ) -> None:
-        """
-        Take over how to verify the first responses, how to learn from them, and what speaks against buying, see
-        [`~PoolRouter.first_routing`].
-        """
-        self._verify, self._rescore, self._objection = verify, rescore, objection
 
     def know_labels(self, routing: int, also: Sequence[int] | np.ndarray = ()) -> None:
         """
@@ -195,45 +196,35 @@ class PoolRouter:
         self.evidence.pass_rate[list(rows)] = pass_rates
         self.evidence.num_verified[list(rows)] = num_rollouts
 
-    def first_routing(
-        self,
-        verify: Callable[[list[int]], list[bool]],
-        buy: bool = True,
-        rescore: Callable[[list[int], np.ndarray], np.ndarray | None] | None = None,
-        objection: Callable[[], str | None] = lambda: None,
-    ) -> TriageResult:
+    def first_routing(self, examiner: Examiner, buy: bool = True) -> TriageResult:
         """
         Buy the probe set, calibrate on it, and route the pool.
 
         Args:
-            verify (`Callable[[list[int]], list[bool]]`):
-                Tells for rows whose label was bought whether the first response is right.
+            examiner ([`Examiner`]):
+                Tells which first responses are right, learns from the probes (again when more of them are known), and
+                may object to buying more.
             buy (`bool`, *optional*, defaults to `True`):
                 Whether to buy the labels that triage asks for as well, not only the probes.
-            rescore (`Callable[[list[int], np.ndarray], np.ndarray | None]`, *optional*):
-                Takes the probes whose label could be had and whether the first response to each was right; returns
-                new scores of all first responses if that taught it better ones. Called again when there are more.
-            objection (`Callable[[], str | None]`, *optional*):
-                Called at this routing and the later ones once the labels are known; says why no more are to be bought
-                now, if so.
 
         Returns:
             [`TriageResult`]
         """
-        self.examine_with(verify, rescore, objection)
         if self.probe_size:
             self.probes = choose_probes(self.scores, self.probe_size)
         self._request(self.probes, epoch=0)
-        self._collect(self.probes, routing=-1)
-        return self.route(epoch=0, buy=buy)
+        self._collect(examiner, self.probes, routing=-1)
+        return self.route(0, examiner, buy)
 
-    def route(self, epoch: int, buy: bool = True) -> TriageResult:
+    def route(self, epoch: int, examiner: Examiner, buy: bool = True) -> TriageResult:
         """
         Route the pool from what is known now, and ask for labels where triage wants them, as far as the budget goes.
 
         Args:
             epoch (`int`):
                 Epoch that is about to begin, for the ledger.
+            examiner ([`Examiner`]):
+                See [`~PoolRouter.first_routing`].
             buy (`bool`, *optional*, defaults to `True`):
                 Whether to get the labels now; otherwise they are asked for and stay in the queue.
 
@@ -242,12 +233,12 @@ class PoolRouter:
             annotation if `buy` is `False`.
         """
         self.ledger.refresh()
-        self._take_labels(routing=epoch - 1)
+        self._take_labels(examiner, routing=epoch - 1)
         pending = np.array([row for row in self.probes if self._can_be_answered(row)], int)
         # What an interrupted run bought beyond this point is paid for, and is not paid for again.
         num_paid = self.ledger.num_paid(epoch - 1, self.start)
         budget_left = max(self.ledger.budget - num_paid - len(pending), 0)
-        if budget_left and (objection := self._objection()) is not None:
+        if budget_left and (objection := examiner.objection()) is not None:
             logger.warning(
                 f"No more labels are bought for now, and {budget_left} of the budget are left: {objection}. The next "
                 "routing looks again, at what training has shown by then."
@@ -277,7 +268,7 @@ class PoolRouter:
         result.routes[wanted] = [Route.ANNOTATE if self._can_be_answered(row) else Route.WEAK for row in wanted]
         self._request(wanted, epoch)
         if buy:
-            self._collect(wanted, routing=epoch)
+            self._collect(examiner, wanted, routing=epoch)
             result.routes[wanted[~self.evidence.is_labelled[wanted]]] = Route.WEAK
         self.routes = result.routes
         return result
@@ -302,7 +293,7 @@ class PoolRouter:
         ]
         self.ledger.request(queries, epoch)
 
-    def _collect(self, wanted: np.ndarray, routing: int) -> None:
+    def _collect(self, examiner: Examiner, wanted: np.ndarray, routing: int) -> None:
         """Get what was asked for: from the oracle, or as far as others have answered."""
         try:
             if self.oracle is not None:
@@ -312,29 +303,26 @@ class PoolRouter:
             self.ledger.refresh()
         finally:
             # Also after an annotator failed half way: what it had returned is in the ledger.
-            self._take_labels(routing, wanted)
+            self._take_labels(examiner, routing, wanted)
 
-    def _take_labels(self, routing: int, wanted: Sequence[int] | np.ndarray = ()) -> None:
+    def _take_labels(self, examiner: Examiner, routing: int, wanted: Sequence[int] | np.ndarray = ()) -> None:
         self.know_labels(routing, wanted)
-        if self._verify is None:
-            return
         rows = np.flatnonzero(self.evidence.is_labelled & (self.evidence.num_verified == 0)).tolist()
-        if rows:
-            outcomes = self._ask_for_outcomes(rows)
-            self.update_pass_rates(rows, [float(right) for right in outcomes], num_rollouts=1)
+        outcomes = self._verify(examiner, rows)
+        if outcomes is None:
+            return
+        self.update_pass_rates(rows, [float(right) for right in outcomes], num_rollouts=1)
         probes = [row for row in self.probes.tolist() if self.evidence.is_labelled[row]]
-        if len(probes) > self.num_examined:
-            # A run that was resumed does not remember the outcomes of probes that were answered before.
-            self._ask_for_outcomes([row for row in probes if row not in self.first_outcomes])
+        # A run that was resumed does not remember the outcomes of probes that were answered before.
+        forgotten = [row for row in probes if row not in self.first_outcomes]
+        if len(probes) > self.num_examined and self._verify(examiner, forgotten) is not None:
             self.num_examined = len(probes)
-            if self._rescore is not None:
-                scores = self._rescore(probes, np.array([self.first_outcomes[row] for row in probes]))
-                if scores is not None:
-                    self.scores = np.where(self.is_traced, self.scores, scores)
+            scores = examiner.learn(probes, np.array([self.first_outcomes[row] for row in probes]))
+            if scores is not None:
+                self.scores = np.where(self.is_traced, self.scores, scores)
 
-    def _ask_for_outcomes(self, rows: list[int]) -> list[bool]:
-        if not rows or self._verify is None:
-            return []
-        outcomes = self._verify(rows)
-        self.first_outcomes.update(zip(rows, outcomes, strict=True))
+    def _verify(self, examiner: Examiner, rows: list[int]) -> list[bool] | None:
+        outcomes = examiner.verify(rows) if rows else []
+        if outcomes is not None:
+            self.first_outcomes.update(zip(rows, outcomes, strict=True))
         return outcomes

@@ -5,6 +5,8 @@ import pytest
 
 from pivottrace_trl import AnnotationLedger, Answer, PoolRouter, Route, TriageConfig
 
+from .examiners import FirstResponses
+
 
 class Oracle:
     """Knows every label but those it declines."""
@@ -31,7 +33,7 @@ def make_router(tmp_path):
 
 
 def below(threshold):
-    return lambda rows: [row < threshold for row in rows]
+    return FirstResponses(lambda row: row < threshold)
 
 
 def test_first_routing_buys_probes_first_and_the_most_uncertain_then(make_router):
@@ -56,10 +58,10 @@ def test_a_policy_that_is_always_right_costs_the_probes_only(make_router):
 def test_what_is_left_is_spent_where_votes_fail(make_router):
     oracle = Oracle()
     router = make_router(oracle=oracle, budget=14, probe_size=10, tau_high=1.0)
-    router.first_routing(lambda rows: [row % 3 != 0 for row in rows])
+    router.first_routing(FirstResponses(lambda row: row % 3 != 0))
     assert router.ledger.num_bought == 10
     router.update_votes([30, 31, 32], [0.25, 1.0, 0.4])
-    result = router.route(epoch=1)
+    result = router.route(1, FirstResponses(lambda row: row % 3 != 0))
     assert oracle.asked[10:] == ["p032", "p030"]
     assert result.routes[30] == result.routes[32] == Route.ANNOTATE and result.routes[31] != Route.ANNOTATE
     requests = [event for event in router.ledger.events() if event["kind"] == "request"]
@@ -72,7 +74,7 @@ def test_prompts_that_nobody_can_answer_stay_weak(make_router):
     router = make_router(oracle=oracle)
     result = router.first_routing(below(60))
     assert result.routes[99] == result.routes[98] == Route.WEAK
-    router.route(epoch=1)
+    router.route(1, below(60))
     assert oracle.asked.count("p099") == 1
 
 
@@ -81,7 +83,7 @@ def test_mastered_in_training_is_discarded(make_router):
     router.first_routing(below(60))
     assert router.routes[99] == Route.ANNOTATE
     router.update_pass_rates([99], [1.0], num_rollouts=8)
-    assert router.route(epoch=1).routes[99] == Route.DISCARD
+    assert router.route(1, below(60)).routes[99] == Route.DISCARD
 
 
 def answer(router, rows):
@@ -105,12 +107,12 @@ def test_answers_that_arrive_later_are_taken_up_by_the_next_routing(make_router)
     router = make_router(oracle=None)
     assert router.first_routing(below(60)).counts() == {"discard": 0, "weak": 100, "annotate": 0}
     answer(router, router.probes)
-    result = router.route(epoch=1)
+    result = router.route(1, below(60))
     # Ten probes say where it masters the pool and where its votes fail; what it asks for now is not answered yet.
     assert (result.routes[:40] == Route.DISCARD).all() and (result.routes[99] == Route.WEAK)
     assert [query.prompt_id for query in router.ledger.queue()][:2] == ["p099", "p098"]
     answer(router, [99, 94])
-    result = router.route(epoch=2)
+    result = router.route(2, below(60))
     assert (result.routes[[99, 94]] == Route.ANNOTATE).all()
     assert np.isfinite(router.evidence.pass_rate[[99, 94]]).all()
     assert router.ledger.num_left == 20 - 12 and len(router.ledger.queue()) == 8
@@ -133,7 +135,7 @@ def test_the_queue_shows_what_the_policy_answered(make_router):
     router = make_router(oracle=None)
     router.first_routing(below(60))
     router.update_votes([99, 98, 97], [0.5, 0.5, 0.0], ["42", "43", None])
-    router.route(epoch=1)
+    router.route(1, below(60))
     assert [query.suggestion for query in router.ledger.queue()[10:13]] == ["42", "43", None]
 
 
@@ -145,7 +147,7 @@ def test_default_probe_size(budget, size, make_router):
 def test_a_score_that_does_not_separate_the_pool_is_reported(make_router, caplog):
     oracle = Oracle()
     router = make_router(oracle=oracle)
-    router.first_routing(lambda rows: [row > 70 for row in rows])  # the most uncertain ones are right
+    router.first_routing(FirstResponses(lambda row: row > 70))  # the most uncertain ones are right
     assert router.calibration.is_flat
     (warning,) = {record.message for record in caplog.records if "does not separate your pool" in record.message}
     assert "AUROC 0.00" in warning and "drawn at random" in warning
@@ -162,7 +164,7 @@ def test_with_shares_no_probe_is_bought_and_the_budget_goes_to_the_top(make_rout
     # All of the annotated were wrong: that says nothing of the ranking.
     assert "does not separate" not in caplog.text
     router.update_pass_rates([99, 98], [1.0, 0.5], num_rollouts=8)
-    again = router.route(epoch=1)
+    again = router.route(1, below(0))
     assert again.routes[99] == Route.DISCARD and again.routes[98] == Route.ANNOTATE
 
 
