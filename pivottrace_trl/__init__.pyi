@@ -42,9 +42,18 @@ from .pool import drop_duplicates, pool_fingerprint, pool_ids, prompt_id
 from .report.record import RunRecorder
 from .routing.calibration import Calibration
 from .routing.collapse import CollapseMonitor
-from .routing.router import PoolRouter, TriageConfig
+from .routing.router import PoolRouter
 from .routing.sampler import PivotRoutedSampler
-from .routing.triage import Evidence, Route, TriageResult, assign_routes, choose_probes, rank_pool, resolve_budget
+from .routing.triage import (
+    Evidence,
+    Route,
+    TriageConfig,
+    TriageResult,
+    assign_routes,
+    choose_probes,
+    rank_pool,
+    resolve_budget,
+)
 from .scoring.scorer import PoolScorer, PoolScores
 from .tracing.attention import AttentionStatistics
 from .tracing.attention_tracer import AttentionCapture, AttentionTracer

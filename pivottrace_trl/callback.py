@@ -26,9 +26,9 @@ from .processes import Processes
 from .report.attempts import write_attempts
 from .report.record import RUN_FILE, record_run
 from .report.run import RunReport
-from .routing.router import PoolRouter, TriageConfig
+from .routing.router import PoolRouter
 from .routing.sampler import PivotRoutedSampler
-from .routing.triage import Route, TriageResult, count_routes, resolve_budget
+from .routing.triage import Route, TriageConfig, TriageResult, count_routes, resolve_budget
 from .scoring.scorer import PoolScorer
 from .tracing.response_tracer import ResponseTracer
 from .tracing.trace import ResponseTrace

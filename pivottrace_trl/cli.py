@@ -271,7 +271,7 @@ def _run_triage(args: argparse.Namespace) -> int:
     from .offline import plan_triage, run_triage
     from .pool import load_pool
     from .report.triage import plot_triage, print_triage
-    from .routing.router import TriageConfig
+    from .routing.triage import TriageConfig
 
     tokenizer = _load_tokenizer(args)
     plan = plan_triage(

@@ -22,8 +22,8 @@ from .labels.exchange import export_queue
 from .labels.ledger import AnnotationLedger
 from .labels.vault import LabelVault
 from .pool import pool_ids, prompt_text
-from .routing.router import PoolRouter, TriageConfig
-from .routing.triage import Route, TriageResult, resolve_budget
+from .routing.router import PoolRouter
+from .routing.triage import Route, TriageConfig, TriageResult, resolve_budget
 from .scoring.scorer import PoolScorer, PoolScores
 from .tracing.pivots import find_pivots
 from .tracing.rollouts import Rollout, generate_rollouts, transformers_generator

@@ -1,8 +1,6 @@
 """What is known of a pool and what follows from it: buys probes, triages, buys labels, remembers the evidence."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,72 +9,10 @@ from transformers.utils import logging
 from ..labels.ledger import AnnotationLedger
 from ..labels.queries import Oracle, Query
 from .calibration import Calibration
-from .triage import Evidence, Route, TriageResult, assign_routes, check_thresholds, choose_probes
+from .triage import Evidence, Route, TriageConfig, TriageResult, assign_routes, choose_probes
 
 
 logger = logging.get_logger(__name__)
-
-# Probes by default: enough for a curve of a few steps, at most half of the budget.
-_DEFAULT_NUM_PROBES = 32
-
-
-@dataclass(frozen=True)
-class TriageConfig:
-    """
-    How a pool is triaged.
-
-    Args:
-        probe_size (`int`, *optional*):
-            Number of labels spent on the probe set; they count against the budget. Defaults to 32, or half of the
-            budget if that is less.
-        tau_high (`float`, *optional*, defaults to `0.85`):
-            Probability of success from which prompts count as mastered.
-        tau_low (`float`, *optional*, defaults to `0.5`):
-            Probability of failure above which a majority vote is not trusted.
-        min_agreement (`float`, *optional*, defaults to `0.75`):
-            Share of a group that must give the majority answer before it is used as a pseudo-label.
-        discard_ratio (`float`, *optional*):
-            Share of the pool to discard from the bottom of the ranking, in `[0, 1)`, instead of by `tau_high`; labels
-            are then bought from the top down instead of by `tau_low`, and no probe set is needed. The published
-            comparison discards 0.421 and annotates 0.293.
-        reroutes (`bool`, *optional*, defaults to `True`):
-            Whether the routes are computed again at the start of each epoch.
-
-    Raises:
-        ValueError: if a threshold or share is out of range.
-    """
-
-    probe_size: int | None = None
-    tau_high: float = 0.85
-    tau_low: float = 0.5
-    min_agreement: float = 0.75
-    discard_ratio: float | None = None
-    reroutes: bool = True
-
-    def __post_init__(self) -> None:
-        check_thresholds(self.tau_high, self.tau_low, self.discard_ratio)
-        if not 0.0 <= self.min_agreement <= 1.0:
-            raise ValueError(f"`min_agreement` is {self.min_agreement}, but must be a share of a group in [0, 1].")
-
-    def resolve_probe_size(self, budget: int, pool_size: int) -> int:
-        """
-        Number of probes for a budget (in labels) and a pool; 0 by default with a `discard_ratio`.
-
-        Raises:
-            ValueError: if `probe_size` exceeds the pool or the budget.
-        """
-        if self.probe_size is None and self.discard_ratio is not None:
-            return 0
-        if self.probe_size is None:
-            return max(1, min(_DEFAULT_NUM_PROBES, budget // 2))
-        is_count = isinstance(self.probe_size, Integral) and not isinstance(self.probe_size, bool)
-        if not is_count or not 1 <= self.probe_size <= min(budget, pool_size):
-            raise ValueError(
-                f"`probe_size` is {self.probe_size}, but must be a number of prompts between 1 and the smaller of "
-                f"the annotation budget ({budget} labels) and the pool ({pool_size} prompts). Lower it, or raise the "
-                "budget."
-            )
-        return self.probe_size
 
 
 class Examiner(Protocol):
@@ -246,15 +182,7 @@ class PoolRouter:
             budget_left = 0
         # Before the first answer there is nothing to triage by: the most uncertain prompts are put up.
         is_blind = self.oracle is None and not self.evidence.is_labelled.any()
-        result = assign_routes(
-            self.scores,
-            self.evidence,
-            0 if is_blind else budget_left,
-            tau_high=self.config.tau_high,
-            tau_low=self.config.tau_low,
-            min_agreement=self.config.min_agreement,
-            discard_ratio=self.config.discard_ratio,
-        )
+        result = assign_routes(self.scores, self.evidence, 0 if is_blind else budget_left, self.config)
         self.calibration = result.calibration
         if result.calibration.is_flat and self.config.discard_ratio is None:
             logger.warning(

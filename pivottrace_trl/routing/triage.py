@@ -10,7 +10,13 @@ import numpy as np
 from .calibration import Calibration, calibrate
 
 
+# Probes by default: enough for a curve of a few steps, at most half of the budget.
+_DEFAULT_NUM_PROBES = 32
+# Verified prompts that are all right show nothing if that happens more often by chance in a pool that is right with
+# probability `tau_high` only.
 _CHANCE = 0.05
+# Verified rollouts of a prompt from which its own pass rate can show that it is mastered.
+_MIN_VERIFIED = 4
 
 
 class Route(IntEnum):
@@ -22,6 +28,75 @@ class Route(IntEnum):
     """Trained on the majority answer of its own group, without a label."""
     ANNOTATE = 2
     """Trained on a bought label."""
+
+
+@dataclass(frozen=True)
+class TriageConfig:
+    """
+    How a pool is triaged.
+
+    Args:
+        probe_size (`int`, *optional*):
+            Number of labels spent on the probe set; they count against the budget. Defaults to 32, or half of the
+            budget if that is less.
+        tau_high (`float`, *optional*, defaults to `0.85`):
+            Probability of success from which prompts count as mastered.
+        tau_low (`float`, *optional*, defaults to `0.5`):
+            Probability of failure above which a majority vote is not trusted.
+        min_agreement (`float`, *optional*, defaults to `0.75`):
+            Share of a group that must give the majority answer before it is used as a pseudo-label.
+        discard_ratio (`float`, *optional*):
+            Share of the pool to discard from the bottom of the ranking, in `[0, 1)`, instead of by `tau_high`; labels
+            are then bought from the top down instead of by `tau_low`, and no probe set is needed. The published
+            comparison discards 0.421 and annotates 0.293.
+        reroutes (`bool`, *optional*, defaults to `True`):
+            Whether the routes are computed again at the start of each epoch.
+
+    Raises:
+        ValueError: if a threshold or share is out of range.
+    """
+
+    probe_size: int | None = None
+    tau_high: float = 0.85
+    tau_low: float = 0.5
+    min_agreement: float = 0.75
+    discard_ratio: float | None = None
+    reroutes: bool = True
+
+    def __post_init__(self) -> None:
+        if self.discard_ratio is not None and not 0.0 <= self.discard_ratio < 1.0:
+            raise ValueError(
+                f"`discard_ratio` is {self.discard_ratio}, but must be a share of the pool in [0, 1), such as 0.421. "
+                "Leave it out to let the probe set decide."
+            )
+        if not 0.0 <= 1.0 - self.tau_low <= self.tau_high <= 1.0:
+            raise ValueError(
+                f"`tau_low` is {self.tau_low} and `tau_high` is {self.tau_high}, but both are probabilities, and what "
+                "is right with probability `tau_high` must not be wrong with probability `tau_low`: 1 - tau_low <= "
+                "tau_high."
+            )
+        if not 0.0 <= self.min_agreement <= 1.0:
+            raise ValueError(f"`min_agreement` is {self.min_agreement}, but must be a share of a group in [0, 1].")
+
+    def resolve_probe_size(self, budget: int, pool_size: int) -> int:
+        """
+        Number of probes for a budget (in labels) and a pool; 0 by default with a `discard_ratio`.
+
+        Raises:
+            ValueError: if `probe_size` exceeds the pool or the budget.
+        """
+        if self.probe_size is None and self.discard_ratio is not None:
+            return 0
+        if self.probe_size is None:
+            return max(1, min(_DEFAULT_NUM_PROBES, budget // 2))
+        is_count = isinstance(self.probe_size, Integral) and not isinstance(self.probe_size, bool)
+        if not is_count or not 1 <= self.probe_size <= min(budget, pool_size):
+            raise ValueError(
+                f"`probe_size` is {self.probe_size}, but must be a number of prompts between 1 and the smaller of "
+                f"the annotation budget ({budget} labels) and the pool ({pool_size} prompts). Lower it, or raise the "
+                "budget."
+            )
+        return self.probe_size
 
 
 @dataclass(frozen=True)
@@ -172,37 +247,11 @@ def choose_probes(scores: np.ndarray, num_probes: int) -> np.ndarray:
     return ranking[positions.astype(int)]
 
 
-def check_thresholds(tau_high: float, tau_low: float, discard_ratio: float | None) -> None:
-    """
-    Check what a pool is cut by, see [`assign_routes`].
-
-    Raises:
-        ValueError: if a threshold or share is out of range.
-    """
-    if discard_ratio is not None and not 0.0 <= discard_ratio < 1.0:
-        raise ValueError(
-            f"`discard_ratio` is {discard_ratio}, but must be a share of the pool in [0, 1), such as 0.421. Leave it "
-            "out to let the probe set decide."
-        )
-    if not 0.0 <= 1.0 - tau_low <= tau_high <= 1.0:
-        raise ValueError(
-            f"`tau_low` is {tau_low} and `tau_high` is {tau_high}, but both are probabilities, and what is right with "
-            "probability `tau_high` must not be wrong with probability `tau_low`: 1 - tau_low <= tau_high."
-        )
-
-
 def assign_routes(
-    scores: np.ndarray,
-    evidence: Evidence,
-    budget_left: int,
-    tau_high: float = 0.85,
-    tau_low: float = 0.5,
-    min_agreement: float = 0.75,
-    min_verified: int = 4,
-    discard_ratio: float | None = None,
+    scores: np.ndarray, evidence: Evidence, budget_left: int, config: TriageConfig | None = None
 ) -> TriageResult:
     """
-    Give every prompt a route.
+    Give every prompt a route; thresholds and shares are those of the `config`.
 
     The verified prompts calibrate the score (probe-calibrated triage, arXiv 2606.04503): along the ranking, the
     prefix where the policy is right with probability `tau_high` or more is the mastered zone, and the suffix where it
@@ -210,12 +259,12 @@ def assign_routes(
     vote is right at least as often as one response wherever wrong answers scatter, so that this asks for a label
     rather too often than too rarely.) Where all verified prompts were right, there must be enough of them: if so many
     would all be right in more than one of twenty pools that are right with probability `tau_high` only, no zone counts
-    as mastered. Where the verified prompts show that the score does not separate right from
-    wrong, the curve is one level and the ranking is replaced by a random one. What is known of a prompt itself goes
-    before what its place in the ranking suggests:
+    as mastered. Where the verified prompts show that the score does not separate right from wrong, the curve is one
+    level and the ranking is replaced by a random one. What is known of a prompt itself goes before what its place in
+    the ranking suggests:
 
     - a labelled prompt is trained on its label, unless it is in the mastered zone and was right, or a whole group of
-      at least `min_verified` rollouts was right;
+      at least 4 rollouts was right;
     - labels are bought for unlabelled prompts of the zone to annotate and for those whose last group agreed too
       little, most uncertain first, as far as `budget_left` goes; the rest of them stays weak.
 
@@ -229,48 +278,39 @@ def assign_routes(
             What is known about each prompt.
         budget_left (`int`):
             Number of labels that may be bought now.
-        tau_high (`float`, *optional*, defaults to `0.85`):
-            Probability of success from which a prompt counts as mastered.
-        tau_low (`float`, *optional*, defaults to `0.5`):
-            Probability of failure above which voting is not trusted.
-        min_agreement (`float`, *optional*, defaults to `0.75`):
-            Agreement below which a prompt's own vote is not trusted.
-        min_verified (`int`, *optional*, defaults to `4`):
-            Number of verified rollouts from which a prompt's own pass rate can show that it is mastered.
-        discard_ratio (`float`, *optional*):
-            Share of the ranking in `[0, 1)` that counts as mastered; the thresholds are not used then.
+        config ([`TriageConfig`], *optional*):
+            Thresholds, or the share to discard, in which case the thresholds are not used.
 
     Returns:
         [`TriageResult`]: `to_buy` is never longer than `budget_left`; routes count those prompts as annotated.
 
     Raises:
-        ValueError: if a score is not finite, or a threshold or share is out of range.
+        ValueError: if the pool is empty or a score is not finite.
     """
-    check_thresholds(tau_high, tau_low, discard_ratio)
+    config = config or TriageConfig()
     scores = np.asarray(scores, dtype=float)
     ranking = rank_pool(scores)
     calibration = calibrate(ranking, evidence.pass_rate)
-    curve = calibration.curve
-    if calibration.is_flat and discard_ratio is None:
-        # Drawn along the ranking, so that the order in which the pool comes still does not matter.
-        ranking = np.random.default_rng(0).permutation(ranking)
-
-    if discard_ratio is None:
+    if config.discard_ratio is None:
+        if calibration.is_flat:
+            # Drawn along the ranking, so that the order in which the pool comes still does not matter.
+            ranking = np.random.default_rng(0).permutation(ranking)
         # NaN compares as False: without a verified prompt nothing is discarded and nothing need be annotated.
-        num_mastered = 0 if _are_too_few(evidence.pass_rate, tau_high) else _prefix_length(curve >= tau_high)
-        num_untrusted = _prefix_length((1 - curve > tau_low)[::-1])
+        may_be_chance = _are_too_few(evidence.pass_rate, config.tau_high)
+        num_mastered = 0 if may_be_chance else _prefix_length(calibration.curve >= config.tau_high)
+        num_untrusted = _prefix_length((1 - calibration.curve > config.tau_low)[::-1])
     else:
-        num_mastered = int(discard_ratio * len(scores))
+        num_mastered = int(config.discard_ratio * len(scores))
         num_untrusted = len(scores) - num_mastered
     in_mastered_zone = np.zeros(len(scores), bool)
     in_mastered_zone[ranking[:num_mastered]] = True
     in_untrusted_zone = np.zeros(len(scores), bool)
     in_untrusted_zone[ranking[len(ranking) - num_untrusted :]] = True
 
-    was_right = np.nan_to_num(evidence.pass_rate, nan=-1.0) >= tau_high
-    group_was_right = (evidence.pass_rate == 1.0) & (evidence.num_verified >= min_verified)
+    was_right = np.nan_to_num(evidence.pass_rate, nan=-1.0) >= config.tau_high
+    group_was_right = (evidence.pass_rate == 1.0) & (evidence.num_verified >= _MIN_VERIFIED)
     is_mastered = np.where(evidence.is_labelled, (in_mastered_zone & was_right) | group_was_right, in_mastered_zone)
-    has_poor_vote = np.nan_to_num(evidence.agreement, nan=1.0) < min_agreement
+    has_poor_vote = np.nan_to_num(evidence.agreement, nan=1.0) < config.min_agreement
 
     routes = np.where(is_mastered, Route.DISCARD, Route.WEAK).astype(np.int8)
     routes[evidence.is_labelled & ~is_mastered] = Route.ANNOTATE

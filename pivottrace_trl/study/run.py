@@ -20,8 +20,7 @@ from ..offline import tokenize_prompts
 from ..pool import pool_fingerprint, pool_ids
 from ..progress import progress_bar
 from ..routing.calibration import Calibration, calibrate
-from ..routing.router import TriageConfig
-from ..routing.triage import choose_probes, rank_pool, resolve_budget
+from ..routing.triage import TriageConfig, choose_probes, rank_pool, resolve_budget
 from ..tracing.rollout_pass import trace_rollouts
 from ..tracing.rollouts import Rollout
 from ..tracing.trace import OPTIONAL_SIGNALS, ResponseTrace, load_traces, save_traces
