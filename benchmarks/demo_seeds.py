@@ -14,13 +14,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from pivottrace_trl.demo.run import Arm, first_step_at
-from pivottrace_trl.report.plots import save_figure
+from pivottrace_trl.report.figures import BLUE, GREY, save_figure
 
 
 def plot(runs: list[list[Arm]], path: Path) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
-    for index, color in enumerate(("#9aa5b1", "#2f6fb2")):
+    for index, color in enumerate((GREY, BLUE)):
         arms = [arms[index] for arms in runs]
         curves = np.array([arm.accuracies for arm in arms])
         mean, spread = curves.mean(axis=0), curves.std(axis=0, ddof=1) / len(curves) ** 0.5
@@ -31,7 +31,6 @@ def plot(runs: list[list[Arm]], path: Path) -> None:
     axes.set_ylabel("held-out accuracy")
     axes.set_title(f"mean of {len(runs)} seeds, band: standard error", fontsize=9, loc="left")
     axes.legend(frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 
 

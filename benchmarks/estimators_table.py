@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from pivottrace_trl.report.plots import save_figure
+from pivottrace_trl.report.figures import BLUE, GREY, LIGHT, RED, save_figure
 from pivottrace_trl.study.metrics import auroc, bootstrap, purchase
 
 
@@ -103,13 +103,12 @@ def main() -> None:
             if score not in scores:
                 continue
             value = scores[score]["auroc"]
-            color = "#c8453b" if score == DEFAULT else "#2f6fb2"
-            axes.plot([value["low"], value["high"]], [place, place], color="#c9d3dd", linewidth=5)
+            color = RED if score == DEFAULT else BLUE
+            axes.plot([value["low"], value["high"]], [place, place], color=LIGHT, linewidth=5)
             axes.plot(value["value"], place, "o", color=color, markersize=5)
-        axes.axvline(0.5, color="#9aa5b1", linewidth=1, linestyle=":")
+        axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
         axes.set_title(f"{name}\n{tables[name]['is_wrong'].mean():.0%} wrong", fontsize=9)
         axes.set_xlim(0.3, 1.0)
-        axes.spines[["top", "right"]].set_visible(False)
     grid[0].set_yticks(range(len(order)), order[::-1])
     figure.supxlabel("AUROC for wrong responses, with 95% interval", fontsize=9)
     save_figure(figure, args.plot)

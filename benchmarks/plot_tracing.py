@@ -10,13 +10,13 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from pivottrace_trl.report.plots import save_figure
+from pivottrace_trl.report.figures import BLUE, GREY, RED, save_figure
 
 
 LINES = {
-    "plain": ("#9aa5b1", "plain forward"),
-    "traced": ("#2f6fb2", "forward and trace"),
-    "maps": ("#c8443a", "maps"),
+    "plain": (GREY, "plain forward"),
+    "traced": (BLUE, "forward and trace"),
+    "maps": (RED, "maps"),
 }
 
 
@@ -39,7 +39,6 @@ def main() -> None:
             one.set_yscale("log")
             one.set_xticks([row["tokens"] for row in record["rows"]], [row["tokens"] for row in record["rows"]])
             one.set_xlabel("tokens")
-            one.spines[["top", "right"]].set_visible(False)
         time_axes.set_ylabel("seconds")
         memory_axes.set_ylabel("peak MiB beyond the weights")
         time_axes.set_title(record["title"], fontsize=9, loc="left")

@@ -23,7 +23,7 @@ from transformers import GenerationConfig
 from pivottrace_trl import PivotDensityCallback, Route
 from pivottrace_trl.demo.arithmetic import make_pool
 from pivottrace_trl.demo.run import ANNOTATION_BUDGET, POOL_SIZE, make_trainer
-from pivottrace_trl.report.plots import ROUTE_COLORS
+from pivottrace_trl.report.figures import BLUE, RED, ROUTE_COLORS
 from pivottrace_trl.routing.triage import rank_pool
 from pivottrace_trl.tracing.pivots import find_pivots
 from pivottrace_trl.tracing.rollout_pass import trace_rollouts
@@ -34,7 +34,7 @@ from pivottrace_trl.tracing.trace import ResponseTrace
 WIDTH, HEIGHT = 10.0, 4.5  # inches
 TOP, BOTTOM = 3.62, 1.12  # of what stands under the headings
 SEED = 0
-INK, PALE, BLUE, RED = "#25313d", "#67727e", "#2f6fb2", "#c8453b"
+INK, PALE = "#25313d", "#67727e"
 
 
 @dataclass

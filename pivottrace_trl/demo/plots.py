@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from ..report.plots import save_figure
+from ..report.figures import BLUE, GREY, save_figure
 
 
 if TYPE_CHECKING:
     from .run import Arm
 
-_COLORS = {"full supervision": "#9aa5b1", "PivotTrace": "#2f6fb2"}
+_COLORS = {"full supervision": GREY, "PivotTrace": BLUE}
 
 
 def plot_arms(arms: "list[Arm]", path: Path) -> None:
@@ -34,6 +34,4 @@ def plot_arms(arms: "list[Arm]", path: Path) -> None:
     curves.legend(frameon=False)
     labels.set_ylabel("labels used")
     labels.tick_params(axis="x", rotation=20)
-    for axes in (curves, labels):
-        axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)

@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..routing.calibration import calibrate
 from ..routing.triage import Route, rank_pool
 from .comparison import ArmSummary
-from .plots import ROUTE_COLORS
+from .figures import ROUTE_COLORS
 from .runs import Run
 
 
@@ -61,7 +60,6 @@ def draw_curves(summaries: Sequence[ArmSummary], runs: Sequence[Run], name: str,
     by_tokens.set_xlabel("thousand tokens of prompts and rollouts, scoring included")
     by_labels.set_xlabel("labels bought, at the end")
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-    _tidy(by_steps, by_tokens, by_labels)
     return figure
 
 
@@ -75,7 +73,6 @@ def draw_labels(summaries: Sequence[ArmSummary], colors: dict[str, str]) -> Figu
     axes.set_yticks(range(len(summaries)), [summary.arm for summary in summaries])
     axes.invert_yaxis()
     axes.set_xlabel("labels")
-    _tidy(axes)
     return figure
 
 
@@ -116,7 +113,6 @@ def draw_pseudo_labels(runs: Sequence[Run], colors: dict[str, str]) -> Figure | 
             shown.add(arm)
         axes.set_title(title, fontsize=9, loc="left")
         axes.set_xlabel("optimizer step")
-        _tidy(axes)
     if not shown:
         return None
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
@@ -153,7 +149,6 @@ def draw_calibration(runs: Sequence[Run], colors: dict[str, str]) -> Figure | No
                 axes.plot(places, np.mean(both[when], 0), color=colors[arm], label=arm if when == 0 else None)
         axes.set_title(f"{title} routing", fontsize=9, loc="left")
         axes.set_xlabel("place in the ranking, least uncertain first")
-        _tidy(axes)
     figure.axes[0].set_ylabel("estimated success")
     figure.axes[0].set_ylim(-0.03, 1.03)
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
@@ -186,7 +181,6 @@ def draw_routes(runs: Sequence[Run]) -> Figure | None:
             bottom += shares
         axes.set_title(arm, fontsize=9, loc="left")
         axes.set_xticks(range(num_routings))
-        _tidy(axes)
     for axes in grid[len(arms) :]:
         axes.set_axis_off()
     grid[0].set_ylabel("share of the pool")
@@ -199,8 +193,3 @@ def _standard_error(curves: np.ndarray) -> np.ndarray:
     if len(curves) < 2:
         return np.zeros(curves.shape[1])
     return curves.std(0, ddof=1) / len(curves) ** 0.5
-
-
-def _tidy(*panels: Axes) -> None:
-    for axes in panels:
-        axes.spines[["top", "right"]].set_visible(False)

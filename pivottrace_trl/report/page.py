@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from ..files import replace_atomically, without_nan, write_json
 from .comparison import ArmSummary, Interval, summarise
 from .curves import arm_colors, draw_calibration, draw_curves, draw_labels, draw_pseudo_labels, draw_routes
-from .plots import save_figure
+from .figures import save_figure
 from .runs import Run
 
 

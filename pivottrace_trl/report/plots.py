@@ -5,35 +5,19 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 
-from ..files import replace_atomically
 from ..routing.triage import Evidence, Route, TriageResult
 from ..tracing.pivots import find_pivots
 from ..tracing.trace import ResponseTrace
-
-
-ROUTE_COLORS = {Route.DISCARD: "#9aa5b1", Route.WEAK: "#f2a541", Route.ANNOTATE: "#2f6fb2"}
+from .figures import BLUE, GREY, LIGHT, RED, ROUTE_COLORS, save_figure
 
 
 # More points than this cannot be told apart, and take long to draw.
 _MAX_POINTS = 2000
 # A figure grows by the routing, in inches and in memory.
 _MAX_ROUTINGS = 12
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """
-    Write a figure as PNG, without the global state of pyplot.
-
-    Args:
-        figure (`Figure`): the figure.
-        path (`Path`): the file.
-    """
-    FigureCanvasAgg(figure)
-    replace_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
 def plot_route_flow(routes_by_epoch: Sequence[np.ndarray], path: Path) -> None:
@@ -82,7 +66,6 @@ def plot_route_flow(routes_by_epoch: Sequence[np.ndarray], path: Path) -> None:
     handles = [axes.bar(0, 0, color=ROUTE_COLORS[route]) for route in reversed(Route)]
     axes.legend(handles, [route.name.lower() for route in reversed(Route)], loc="upper center", ncols=3,
                 bbox_to_anchor=(0.5, 1.12), frameon=False)  # fmt: skip
-    axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 
 
@@ -107,13 +90,13 @@ def plot_calibration(result: TriageResult, evidence: Evidence, tau_high: float, 
     axes = figure.add_subplot()
     shown = _thin(np.arange(len(result.ranking)))
     band = calibration.low[shown], calibration.high[shown]
-    axes.fill_between(shown + 1, *band, color="#c9d3dd", linewidth=0, label="90% band")
-    axes.plot(shown + 1, calibration.curve[shown], color="#2f6fb2", label="estimated success")
+    axes.fill_between(shown + 1, *band, color=LIGHT, linewidth=0, label="90% band")
+    axes.plot(shown + 1, calibration.curve[shown], color=BLUE, label="estimated success")
     rates = evidence.pass_rate[result.ranking]
     verified = _thin(np.flatnonzero(np.isfinite(rates)))
-    axes.plot(verified + 1, rates[verified], "o", color="#c8453b", markersize=4, alpha=0.6, label="verified prompts")
+    axes.plot(verified + 1, rates[verified], "o", color=RED, markersize=4, alpha=0.6, label="verified prompts")
     for level, name in ((tau_high, "discard above"), (1 - tau_low, "ask for a label below")):
-        axes.axhline(level, color="#9aa5b1", linewidth=1, linestyle=":")
+        axes.axhline(level, color=GREY, linewidth=1, linestyle=":")
         axes.text(1, level, name, ha="left", va="top", fontsize=8, color="#67727e")
     axes.set_xlabel("prompts, least uncertain first")
     axes.set_ylabel("share of right answers")
@@ -121,7 +104,6 @@ def plot_calibration(result: TriageResult, evidence: Evidence, tau_high: float, 
     separation = "" if np.isnan(calibration.separation) else f", AUROC of the score {calibration.separation:.2f}"
     axes.set_title(f"calibration error {calibration.error:.2f}{separation}", fontsize=9, loc="left")
     axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 
 
@@ -151,12 +133,11 @@ def plot_scores(scores: np.ndarray, densities: np.ndarray, result: TriageResult,
             colors = [ROUTE_COLORS[route] for route in Route]
             axes.hist(clipped, bins, stacked=True, color=colors, label=[route.name.lower() for route in Route])
         axes.set_xlabel(name)
-        axes.spines[["top", "right"]].set_visible(False)
     left, right = figure.axes
     left.set_ylabel("prompts")
     for threshold, name in ((result.discard_below, "discard below"), (result.annotate_above, "annotate above")):
         if np.isfinite(threshold):
-            left.axvline(threshold, color="#c8453b", linewidth=1, linestyle="--")
+            left.axvline(threshold, color=RED, linewidth=1, linestyle="--")
             left.text(threshold, left.get_ylim()[1], f" {name}", rotation=90, va="top", ha="right", fontsize=8)
     right.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
@@ -180,15 +161,14 @@ def plot_spend(times: Sequence[datetime], budget: int, path: Path) -> None:
         now = datetime.now(times[0].tzinfo)
         places = date2num([min(*times, now - timedelta(minutes=10)), *sorted(times), now])
         counts = np.concatenate([np.arange(len(times) + 1), [len(times)]])
-        axes.step(places, counts, where="post", color="#2f6fb2")
-        axes.fill_between(places, counts, step="post", color="#2f6fb2", alpha=0.15)
+        axes.step(places, counts, where="post", color=BLUE)
+        axes.fill_between(places, counts, step="post", color=BLUE, alpha=0.15)
         axes.xaxis_date()
-    axes.axhline(budget, color="#c8453b", linewidth=1, linestyle="--")
+    axes.axhline(budget, color=RED, linewidth=1, linestyle="--")
     axes.text(0.01, budget, f"budget {budget}", va="bottom", fontsize=8, transform=axes.get_yaxis_transform())
     axes.set_ylim(0, 1.15 * max(budget, len(times), 1))
     axes.set_ylabel("labels bought")
     axes.tick_params(axis="x", labelrotation=20, labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 
 
@@ -213,20 +193,18 @@ def plot_trace(trace: ResponseTrace, tokens: Sequence[str], threshold: float, pa
     pivots = np.flatnonzero(find_pivots(trace.long_range_mass, threshold)[shown])
     figure = Figure(figsize=(max(7.0, 0.16 * len(signal)), 4.8), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    upper.plot(signal, color="#2f6fb2", linewidth=1.2, label="attention further than 16 tokens back")
-    upper.scatter(pivots, signal[pivots], color="#c8453b", s=22, zorder=3, label=f"{len(pivots)} pivots")
+    upper.plot(signal, color=BLUE, linewidth=1.2, label="attention further than 16 tokens back")
+    upper.scatter(pivots, signal[pivots], color=RED, s=22, zorder=3, label=f"{len(pivots)} pivots")
     upper.set_ylabel("attention mass")
     upper.margins(y=0.15)  # room for the legend
     upper.set_title(_shorten(title), fontsize=9, loc="left")
     upper.legend(frameon=False, fontsize=8, loc="upper right", ncols=2)
-    lower.bar(np.arange(len(entropy)), entropy, color="#9aa5b1")
-    lower.bar(pivots, entropy[pivots], color="#c8453b")
+    lower.bar(np.arange(len(entropy)), entropy, color=GREY)
+    lower.bar(pivots, entropy[pivots], color=RED)
     lower.set_ylabel("entropy (nats)")
     labels = [token.replace("\n", "\u21b5").replace("$", r"\$") for token in tokens]
     lower.set_xticks(range(len(labels)), labels, rotation=90, fontsize=6)
     lower.set_xlim(-1, len(labels))
-    for axes in (upper, lower):
-        axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 
 

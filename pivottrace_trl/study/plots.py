@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from ..report.plots import save_figure
+from ..report.figures import BLUE, GREY, LIGHT, RED, save_figure
 from ..routing.triage import rank_pool
 from .metrics import risk_coverage
 from .run import LabelledPool, ScoreReport
 
 
-_DEFAULT, _OTHER, _LIGHT = "#2f6fb2", "#9aa5b1", "#c9d3dd"
 # Lines that are drawn together; the table and the bars show all.
 _NUM_LINES = 6
 
@@ -31,13 +30,12 @@ def plot_auroc(reports: Mapping[str, ScoreReport], path: Path, title: str = "") 
     names = list(reports)[::-1]
     for place, name in enumerate(names):
         interval = reports[name].auroc
-        axes.plot([interval.low, interval.high], [place, place], color=_LIGHT, linewidth=6, solid_capstyle="round")
-        axes.plot(interval.value, place, "o", color=_DEFAULT)
-    axes.axvline(0.5, color=_OTHER, linewidth=1, linestyle=":")
+        axes.plot([interval.low, interval.high], [place, place], color=LIGHT, linewidth=6, solid_capstyle="round")
+        axes.plot(interval.value, place, "o", color=BLUE)
+    axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("AUROC for wrong responses, with 95% interval")
     axes.set_title(title, fontsize=10, loc="left")
-    axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 
 
@@ -58,12 +56,11 @@ def plot_risk_coverage(reports: Mapping[str, ScoreReport], pool: LabelledPool, p
     shown = coverage >= 0.05
     for name in _chosen(reports):
         axes.plot(coverage[shown], risk_coverage(reports[name].scores, pool.is_wrong)[shown], label=name)
-    axes.axhline(pool.is_wrong.mean(), color=_OTHER, linewidth=1, linestyle=":", label="all")
+    axes.axhline(pool.is_wrong.mean(), color=GREY, linewidth=1, linestyle=":", label="all")
     axes.set_xlabel("share of the pool, least uncertain first")
     axes.set_ylabel("wrong responses in it")
     axes.set_title(title, fontsize=10, loc="left")
     axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
     save_figure(figure, path)
 
 
@@ -87,15 +84,14 @@ def plot_reliability(reports: Mapping[str, ScoreReport], pool: LabelledPool, pat
         right = (~pool.is_wrong)[rank_pool(report.scores)]
         place = np.arange(len(right)) / len(right)
         calibration = report.calibration
-        axes.fill_between(place, calibration.low, calibration.high, color=_LIGHT, linewidth=0)
-        axes.plot(place, calibration.curve, color=_DEFAULT, label="predicted from the probes")
+        axes.fill_between(place, calibration.low, calibration.high, color=LIGHT, linewidth=0)
+        axes.plot(place, calibration.curve, color=BLUE, label="predicted from the probes")
         stretches = np.array_split(np.arange(len(right)), min(10, len(right)))
         centres = [place[stretch].mean() for stretch in stretches]
-        axes.plot(centres, [right[stretch].mean() for stretch in stretches], "o", color="#c8453b", markersize=4,
+        axes.plot(centres, [right[stretch].mean() for stretch in stretches], "o", color=RED, markersize=4,
                   label="observed")  # fmt: skip
         axes.set_title(f"{name}, error {report.calibration_error:.2f}", fontsize=9)
         axes.set_ylim(-0.02, 1.02)
-        axes.spines[["top", "right"]].set_visible(False)
     grid[0, 0].legend(frameon=False, fontsize=7)
     figure.supxlabel("place in the ranking, least uncertain first", fontsize=9)
     figure.supylabel("success", fontsize=9)
