@@ -16,8 +16,9 @@ import torch
 from common import SHAPES, make_model, report, synchronize
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from pivottrace_trl import PivotEntropy, PoolScorer, generate_rollouts
+from pivottrace_trl import PoolScorer, generate_rollouts
 from pivottrace_trl.demo.run import MODEL_PATH
+from pivottrace_trl.estimators import PivotEntropy
 from pivottrace_trl.pool import load_pool
 from pivottrace_trl.tracing.batches import batches_of
 from pivottrace_trl.tracing.rollouts import transformers_generator

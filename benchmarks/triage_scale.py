@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from common import report
 
-from pivottrace_trl import Evidence, assign_routes, choose_probes
+from pivottrace_trl.routing import Evidence, assign_routes, choose_probes
 
 
 def peak_mib() -> float:

@@ -13,27 +13,26 @@ temperature behind the figures of the PivotTrace paper is not known to us.
 import argparse
 import json
 import math
+import os
 import shlex
 import statistics
 import sys
 import time
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from datasets import Dataset, load_dataset
 from peft import PeftModel
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pivottrace_trl import MathAccuracy, prompt_id
-from pivottrace_trl.files import replace_atomically
-from pivottrace_trl.offline import tokenize_prompts
-from pivottrace_trl.pool import load_pool
-from pivottrace_trl.progress import progress_bar
-from pivottrace_trl.tracing.rollouts import transformers_generator
-from pivottrace_trl.training.versions import installed
+from pivottrace_trl.tracing import transformers_generator
 
 
 class Benchmark(NamedTuple):
@@ -73,7 +72,7 @@ def prepare(name: str, args: argparse.Namespace) -> Task:
     """Load the problems, and what an earlier call has written."""
     benchmark = BENCHMARKS[name]
     source = args.data.get(name, benchmark.source)
-    dataset = load_pool(source, benchmark.split, benchmark.config, args.limit)
+    dataset = load_problems(benchmark, args.data.get(name), args.limit)
     for column in (benchmark.prompt, benchmark.answer):
         if column not in dataset.column_names:
             raise ValueError(f"{source} has no column `{column}`, only {dataset.column_names}. Rename the right one.")
@@ -96,13 +95,22 @@ def prepare(name: str, args: argparse.Namespace) -> Task:
     return Task(name, prompts, references, settings, path, read_responses(path, settings))
 
 
+def load_problems(benchmark: Benchmark, path: str | None, limit: int | None) -> Dataset:
+    """Load the problems from a local file of JSON Lines, or from the hub."""
+    if path is None:
+        dataset = load_dataset(benchmark.source, benchmark.config, split=benchmark.split)
+    else:
+        dataset = load_dataset("json", data_files=path, split="train")
+    return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+
+
 def read_responses(path: Path, settings: dict[str, Any]) -> dict[tuple[int, int], dict[str, Any]]:
     """Read the responses of earlier calls; above them stand their settings, which must be those of this call."""
     content = path.read_bytes() if path.is_file() else b""
     # An interrupted call may have left the beginning of one more line.
     finished = content[: content.rfind(b"\n") + 1] or to_line(settings)
     if finished != content:
-        replace_atomically(path, lambda temporary: temporary.write_bytes(finished))
+        write_whole(path, finished)
     header, *responses = map(json.loads, finished.splitlines())
     different = {key: (header.get(key), value) for key, value in settings.items() if header.get(key) != value}
     if different:
@@ -114,6 +122,14 @@ def read_responses(path: Path, settings: dict[str, Any]) -> dict[tuple[int, int]
 
 def to_line(value: dict[str, Any]) -> bytes:
     return (json.dumps(value) + "\n").encode()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that an interruption leaves the old one or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
 
 
 def load_model(args: argparse.Namespace):
@@ -136,17 +152,25 @@ def load_model(args: argparse.Namespace):
     return model.eval(), tokenizer
 
 
+def tokenize(tokenizer, prompts: list[str]) -> list[list[int]]:
+    """Tokenize problems: a chat model gets them through its chat template, a base model as they are."""
+    if tokenizer.chat_template is None:
+        return tokenizer(prompts)["input_ids"]
+    conversations = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    return tokenizer.apply_chat_template(conversations, add_generation_prompt=True, return_dict=False)
+
+
 def respond(task: Task, model, tokenizer, args: argparse.Namespace) -> None:
     """Generate the responses that are missing, and append them to the file batch by batch."""
     config = model.generation_config
     generate = transformers_generator(model, tokenizer, config)
-    prompt_ids = tokenize_prompts(tokenizer, task.prompts)
+    prompt_ids = tokenize(tokenizer, task.prompts)
     # Batches of similar length, the longest first, so that what does not fit into memory fails at once.
     order = sorted(range(len(prompt_ids)), key=lambda problem: len(prompt_ids[problem]), reverse=True)
     jobs = [(problem, sample) for problem in order for sample in range(task.settings["samples"])]
     missing = [number for number, job in enumerate(jobs) if job not in task.responses]
-    with progress_bar(task.name, len(jobs)) as advance, task.path.open("ab") as file:
-        advance(len(task.responses))
+    with Progress() as progress, task.path.open("ab") as file:
+        bar = progress.add_task(task.name, total=len(jobs), completed=len(task.responses))
         for start in range(0, len(missing), args.batch_size):
             batch = missing[start : start + args.batch_size]
             # No two batches begin with the same job, so that no random numbers are used twice, also after a restart.
@@ -166,7 +190,7 @@ def respond(task: Task, model, tokenizer, args: argparse.Namespace) -> None:
                 }
                 file.write(to_line(response))
             file.flush()
-            advance(len(batch))
+            progress.advance(bar, len(batch))
 
 
 def score(task: Task, model) -> dict[str, Any]:
@@ -184,7 +208,7 @@ def score(task: Task, model) -> dict[str, Any]:
         **task.settings,
         "device": torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else model.device.type,
         "command": shlex.join(["python", *sys.argv]),
-        "versions": {name: installed(name) for name in ("torch", "transformers", "trl", "peft", "math-verify")},
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "math-verify")},
     }
 
 
@@ -252,7 +276,7 @@ def main() -> None:
     for task in tasks:
         respond(task, model, tokenizer, args)
         results[task.name] = score(task, model)
-        replace_atomically(path, lambda temporary: temporary.write_text(json.dumps(results, indent=2) + "\n"))
+        write_whole(path, (json.dumps(results, indent=2) + "\n").encode())
     print_results(results)
     print(f"Written to {path}")
 

@@ -34,8 +34,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import accuracy_reward
 
 from pivottrace_trl import PivotDensityCallback, RunRecorder, TriageConfig, majority_vote
-from pivottrace_trl.demo.arithmetic import make_pool
-from pivottrace_trl.demo.run import MODEL_PATH
+from pivottrace_trl.demo import MODEL_PATH, make_pool
 
 
 INSTRUCTION = "Reason step by step and put the final answer in \\boxed{}."

@@ -11,7 +11,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.utils import logging
 from trl import GRPOTrainer, RLOOTrainer
 
-from .answers import AnswerFormat, check_name, resolve_format
+from .answers import AnswerFormat
+from .answers.format import check_name, resolve_format
 from .estimators import CalibratedEstimator, Estimator
 from .files import PRIVATE_FOLDER
 from .labels.ledger import AnnotationLedger

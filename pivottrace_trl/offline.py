@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .answers import AnswerFormat, majority_vote, resolve_format
+from .answers import AnswerFormat, majority_vote
+from .answers.format import resolve_format
 from .estimators import Estimator, get_estimator
 from .files import check_writable, replace_atomically
 from .labels.exchange import export_queue

@@ -11,9 +11,6 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from pivottrace_trl import (
     ESTIMATORS,
-    OPTIONAL_SIGNALS,
-    LabelVault,
-    MeanEntropy,
     PivotDensityCallback,
     PivotRoutedSampler,
     Rollout,
@@ -21,6 +18,9 @@ from pivottrace_trl import (
     TriageConfig,
     trace_rollouts,
 )
+from pivottrace_trl.estimators import MeanEntropy
+from pivottrace_trl.labels import LabelVault
+from pivottrace_trl.tracing import OPTIONAL_SIGNALS
 from pivottrace_trl.training.rewards import ROW_COLUMN, RoutedReward
 
 from .conftest import FIRST_DIGIT, FormatBy, digit_reward, first_digit, make_model, make_pool

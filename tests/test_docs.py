@@ -1,5 +1,6 @@
 """The site builds without a warning, holds every public name, and loads nothing from elsewhere."""
 
+import importlib
 import os
 import re
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pivottrace_trl
+
+from .test_structure import ROOMS_WITH_NAMES
 
 
 ROOT = Path(__file__).parent.parent
@@ -18,7 +21,9 @@ def test_the_site(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     reference = (tmp_path / "reference" / "index.html").read_text()
-    assert not [name for name in pivottrace_trl.__all__ if f'id="pivottrace_trl.{name}"' not in reference]
+    rooms = [importlib.import_module(f"pivottrace_trl.{room}") for room in ROOMS_WITH_NAMES]
+    names = {name: f"{room.__name__}.{name}" for room in [*rooms, pivottrace_trl] for name in room.__all__}
+    assert len(names) > 70 and not [name for name in names.values() if f'id="{name}"' not in reference]
     pages = [page.read_text() for page in tmp_path.rglob("*.html")]
     assert len(pages) > 10
     loaded = [

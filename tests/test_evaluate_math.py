@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from peft import get_peft_model
 
-from pivottrace_trl.tracing import rollouts
+from pivottrace_trl import tracing
 
 from .conftest import LORA, make_model
 
@@ -22,7 +22,7 @@ OLYMPIAD = [{"question": "x*x=9", "final_answer": ["3"]}, {"question": "Find a, 
 def generated(monkeypatch):
     """The batches of prompts that any call of this test generates for."""
     batches = []
-    make = rollouts.transformers_generator
+    make = tracing.transformers_generator
 
     def make_counted(model, tokenizer, config):
         generate = make(model, tokenizer, config)
@@ -33,7 +33,7 @@ def generated(monkeypatch):
 
         return counted
 
-    monkeypatch.setattr(rollouts, "transformers_generator", make_counted)
+    monkeypatch.setattr(tracing, "transformers_generator", make_counted)
     return batches
 
 
@@ -99,7 +99,7 @@ def test_figures_of_known_responses(evaluate, monkeypatch, capfd):
 
         return generate
 
-    monkeypatch.setattr(rollouts, "transformers_generator", make_known)
+    monkeypatch.setattr(tracing, "transformers_generator", make_known)
     results = evaluate("run", "--samples", 2)
     gsm8k, olympiad = results["gsm8k"], results["olympiadbench"]
     assert gsm8k["accuracy"] == pytest.approx(0.5) and olympiad["accuracy"] == 1.0
@@ -136,7 +136,7 @@ def test_greedy(evaluate, tokenizer, tmp_path, generated, capsys):
     # Nothing but the most likely tokens, although the model comes with a penalty on repetitions.
     model = make_model("llama")
     model.generation_config.update(max_new_tokens=8, do_sample=False)
-    ids = rollouts.transformers_generator(model, tokenizer, model.generation_config)(generated[0])
+    ids = tracing.transformers_generator(model, tokenizer, model.generation_config)(generated[0])
     texts = [line["text"] for line in lines(tmp_path / "run" / "gsm8k.responses.jsonl")[1:]]
     assert texts == tokenizer.batch_decode(ids, skip_special_tokens=True)
     with pytest.raises(SystemExit):
@@ -150,7 +150,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(evaluate, tmp_path, generat
     undisturbed = without_seconds(tmp_path / "undisturbed" / "gsm8k.responses.jsonl")
     path = tmp_path / "run" / "gsm8k.responses.jsonl"
     generated.clear()
-    make = rollouts.transformers_generator
+    make = tracing.transformers_generator
 
     def fail_at_the_third(model, tokenizer, config):
         generate = make(model, tokenizer, config)
@@ -163,7 +163,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(evaluate, tmp_path, generat
         return failing
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(rollouts, "transformers_generator", fail_at_the_third)
+        patch.setattr(tracing, "transformers_generator", fail_at_the_third)
         evaluate("run", benchmarks=["gsm8k"])
     assert len(lines(path)) == 1 + 8
     evaluate("run", benchmarks=["gsm8k"])

@@ -17,7 +17,7 @@ from datasets import Dataset
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pivottrace_trl import AnnotationLedger, PoolRouter, PoolScorer, Query, TriageConfig, import_answers, pool_ids
+from pivottrace_trl import AnnotationLedger, PoolScorer, Query, TriageConfig, import_answers, pool_ids
 from pivottrace_trl.desk.markup import Attempt, attempt_html, load_attempts, to_markdown
 from pivottrace_trl.labels.exchange import annotation_status
 from pivottrace_trl.labels.exchange.reading import read_items
@@ -25,12 +25,14 @@ from pivottrace_trl.labels.exchange.tables import WRITERS
 from pivottrace_trl.labels.queries import Answer
 from pivottrace_trl.pool import load_pool
 from pivottrace_trl.report.runs import find_runs
+from pivottrace_trl.routing import PoolRouter
 from pivottrace_trl.routing.collapse import CollapseMonitor
 from pivottrace_trl.training.checkpoint import Position, load_state, save_state
 
 from .routing.examiners import FirstResponses
 
 
+ROOT = Path(__file__).parent.parent
 IDS = [f"{i:016x}" for i in range(20)]
 ROWS = [{"prompt_id": identity, "prompt": f"{i}+1=?", "answer": str(i + 1)} for i, identity in enumerate(IDS)]
 CLEAR = (ValueError, TypeError, FileNotFoundError)
@@ -341,17 +343,25 @@ def test_probe_sizes_that_are_none(probe_size):
 FORBIDDEN = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parent.parent / "pivottrace_trl").rglob("*.py")), ids=str)
-def test_no_module_can_load_a_pickle(path):
+def ways_to_a_pickle(path: Path) -> list[str]:
+    """The imports and calls of a module that could load one."""
+    found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            assert not FORBIDDEN & {alias.name.split(".")[0] for alias in node.names}
+            found += FORBIDDEN & {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert (node.module or "").split(".")[0] not in FORBIDDEN
+            found += FORBIDDEN & {(node.module or "").split(".")[0]}
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
-            assert name not in ("eval", "exec", "torch.load", "np.load", "numpy.load", "pd.read_pickle"), name
-            assert not any(keyword.arg in ("allow_pickle", "trust_remote_code") for keyword in node.keywords), name
+            found += {"eval", "exec", "torch.load", "np.load", "numpy.load", "pd.read_pickle"} & {name}
+            found += {"allow_pickle", "trust_remote_code"} & {keyword.arg for keyword in node.keywords}
+    return found
+
+
+def test_no_module_can_load_a_pickle():
+    places = {path.name: ways_to_a_pickle(path) for path in (ROOT / "pivottrace_trl").rglob("*.py")}
+    assert not {name: found for name, found in places.items() if found}
+    assert ways_to_a_pickle(Path(__file__)) == ["pickle", "shelve", "joblib"], "this test imports three of them"
 
 
 def test_no_reader_loads_a_pickle(tmp_path, monkeypatch):

@@ -3,7 +3,8 @@
 import pytest
 from datasets import Dataset
 
-from pivottrace_trl import drop_duplicates, pool_fingerprint, pool_ids, prompt_id
+from pivottrace_trl import drop_duplicates, pool_ids, prompt_id
+from pivottrace_trl.pool import pool_fingerprint
 
 from .conftest import make_pool
 

@@ -1,12 +1,15 @@
-"""The house keeps its order: imports go downwards, public names are documented."""
+"""The house keeps its order: imports go downwards, public names are documented, and nothing else is shown."""
 
 import ast
+import importlib
 import importlib.metadata
 import inspect
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 import pivottrace_trl
@@ -16,10 +19,9 @@ from .conftest import make_model, make_pool
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "pivottrace_trl"
-# From the ground up: a room may import from the rooms on lower lines only.
+# From the ground up: a room may import from lower lines only, a file of the ground from those to its left.
+GROUND = ["files", "progress", "pool", "processes"]
 ROOMS = [
-    {"files", "progress"},
-    {"pool", "processes"},
     {"answers", "tracing"},
     {"estimators", "labels"},
     {"scoring", "routing"},
@@ -29,11 +31,11 @@ ROOMS = [
     {"demo"},
     {"cli"},
 ]
-
-
-def room_of(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts
-    return parts[0]
+LEVELS = {
+    **{name: number - len(GROUND) for number, name in enumerate(GROUND)},
+    **{room: number for number, rooms in enumerate(ROOMS) for room in rooms},
+}
+ROOMS_WITH_NAMES = sorted(stub.parent.name for stub in PACKAGE.glob("*/__init__.pyi"))
 
 
 def imported_rooms(path: Path) -> set[str]:
@@ -45,32 +47,87 @@ def imported_rooms(path: Path) -> set[str]:
     return rooms
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_imports_go_downwards(path):
-    level = {room: number for number, rooms in enumerate(ROOMS) for room in rooms}
-    room = room_of(path)
-    if room in ("__init__", "__main__"):
-        return
-    for other in imported_rooms(path) - {room}:
-        assert level[other] < level[room], f"{room} imports {other}, which is not below it"
+def test_imports_go_downwards():
+    upwards = []
+    for path in PACKAGE.rglob("*.py"):
+        room = path.relative_to(PACKAGE).with_suffix("").parts[0]
+        if room not in ("__init__", "__main__"):
+            others = imported_rooms(path) - {room}
+            upwards += [f"{path.relative_to(PACKAGE)}: {other}" for other in others if LEVELS[other] >= LEVELS[room]]
+    assert not upwards
 
 
-def test_the_public_names_are_sorted_and_exist():
-    assert pivottrace_trl.__all__ == sorted(pivottrace_trl.__all__)
-    assert all(hasattr(pivottrace_trl, name) for name in pivottrace_trl.__all__)
-    # A module of the same name would take the place of what is loaded lazily.
-    assert not {path.stem for path in PACKAGE.iterdir()} & set(pivottrace_trl.__all__)
+def test_the_front_hall_stays_small():
+    entries = {path.name for path in PACKAGE.iterdir()} - {"__pycache__"}
+    assert len(entries) <= 22, sorted(entries)
 
 
-@pytest.mark.parametrize("name", pivottrace_trl.__all__)
-def test_every_public_name_is_documented(name):
-    thing = getattr(pivottrace_trl, name)
-    assert inspect.getdoc(thing), f"{name} has no docstring"
-    assert f"`{name}`" in (ROOT / "docs" / "api.md").read_text(), f"{name} is missing from docs/api.md"
-    methods = vars(thing).items() if inspect.isclass(thing) else []
-    for method, value in methods:
-        if not method.startswith("_") and inspect.isfunction(value):
-            assert inspect.getdoc(value), f"{name}.{method} has no docstring"
+def public_names() -> dict[str, list[str]]:
+    """Package to the names that it shows: the root, and the rooms that have any."""
+    packages = ["pivottrace_trl", *(f"pivottrace_trl.{room}" for room in ROOMS_WITH_NAMES)]
+    return {package: importlib.import_module(package).__all__ for package in packages}
+
+
+def test_the_public_names_exist():
+    for package, names in public_names().items():
+        module = importlib.import_module(package)
+        assert not [name for name in names if not hasattr(module, name)]
+        # A module of the same name would take the place of what is loaded lazily.
+        assert not {path.stem for path in Path(module.__file__).parent.iterdir()} & set(names)
+    assert len(pivottrace_trl.__all__) < 35
+
+
+def test_every_public_name_is_documented():
+    page, missing = (ROOT / "docs" / "api.md").read_text(), []
+    for package, names in public_names().items():
+        for name in names:
+            thing = getattr(importlib.import_module(package), name)
+            methods = vars(thing).items() if inspect.isclass(thing) else []
+            public = [value for key, value in methods if not key.startswith("_") and inspect.isfunction(value)]
+            missing += [f"{package}.{name}: {part}" for part in [thing, *public] if not inspect.getdoc(part)]
+            missing += [] if f"`{name}`" in page else [f"docs/api.md: {name}"]
+    assert not missing
+
+
+def imports_of_the_package(code: str) -> list[tuple[str, str]]:
+    """(module, name) of whatever a piece of code imports from the package."""
+    found = []
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "pivottrace_trl":
+            found += [(node.module, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            found += [(alias.name, "") for alias in node.names if alias.name.split(".")[0] == "pivottrace_trl"]
+    return found
+
+
+def test_examples_and_documents_import_public_names_only():
+    codes = {path.name: [path.read_text()] for path in (ROOT / "examples").glob("*.py")}
+    for path in (ROOT / "examples").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        codes[path.name] = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "examples").glob("*.md")]:
+        text = path.read_text()
+        codes[path.name] = re.findall(r"```python\n(.*?)```", text, re.DOTALL) + re.findall(r"python -c '(.*?)'", text)
+    imports = set()
+    for name, pieces in codes.items():
+        for code in pieces:
+            python = re.sub(r"^(\s*)[%!].*$", r"\1pass", code, flags=re.MULTILINE)  # of a notebook, to the shell
+            imports |= {(name, *found) for found in imports_of_the_package(python)}
+    public = public_names()
+    assert len({name for name, *_ in imports}) > 8
+    assert not [(name, module, what) for name, module, what in imports if what not in public.get(module, ())]
+
+
+def test_people_do_not_wait_for_torch():
+    """Whoever answers, or keeps answers, needs neither torch nor TRL loaded."""
+    answers, labels = (", ".join(public_names()[f"pivottrace_trl.{room}"]) for room in ("answers", "labels"))
+    answers = answers.replace("MathAccuracy, ", "")  # a metric of `evaluate`, which loads them
+    code = f"""import sys
+import pivottrace_trl.cli
+from pivottrace_trl.answers import {answers}
+from pivottrace_trl.labels import {labels}
+assert not {{"torch", "trl"}} & set(sys.modules)"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_the_version_stands_once():

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..answers import AnswerFormat, format_of_ledger
+from ..answers import AnswerFormat
+from ..answers.format import format_of_ledger
 from ..labels.ledger import AnnotationLedger
 from ..labels.queries import Answer, Outcome, Query
 

@@ -1,38 +1,7 @@
 """Label-free uncertainty scores, one file each."""
 
-from .base import CalibratedEstimator, Estimator
-from .coe import CoE
-from .consistency import Consistency
-from .forking_tokens import ForkingTokens
-from .mean_entropy import MeanEntropy
-from .pivot_count import PivotCount
-from .pivot_density import PivotDensity
-from .pivot_entropy import PivotEntropy
-from .probe_calibrated import ProbeCalibrated
-from .random_score import RandomScore
-from .rauq import RAUQ
-from .registry import ESTIMATORS, get_estimator
-from .response_length import ResponseLength
-from .self_certainty import SelfCertainty
-from .total_entropy import TotalEntropy
+import lazy_loader
 
 
-__all__ = [
-    "ESTIMATORS",
-    "CalibratedEstimator",
-    "CoE",
-    "Consistency",
-    "Estimator",
-    "ForkingTokens",
-    "MeanEntropy",
-    "PivotCount",
-    "PivotDensity",
-    "PivotEntropy",
-    "ProbeCalibrated",
-    "RAUQ",
-    "RandomScore",
-    "ResponseLength",
-    "SelfCertainty",
-    "TotalEntropy",
-    "get_estimator",
-]
+# The names are those of `__init__.pyi`. Each loads what it needs when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

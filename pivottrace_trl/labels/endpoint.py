@@ -11,7 +11,8 @@ from concurrent.futures import as_completed
 from contextlib import contextmanager
 from typing import Any
 
-from ..answers import AnswerFormat, resolve_format
+from ..answers import AnswerFormat
+from ..answers.format import resolve_format
 from .replies import Kind, Reply, read_body, read_status
 from .spending import Spending, most_tokens
 

@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..answers import AnswerFormat, vote_on
+from ..answers import AnswerFormat
+from ..answers.vote import vote_on
 from ..files import replace_atomically
 from ..processes import PartsFolder, Processes, SharedWork
 from ..scoring.scorer import PoolScorer

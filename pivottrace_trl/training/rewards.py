@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from datasets import LargeList, List, Value
 
-from ..answers import AnswerFormat, MathFormat, Vote, vote_on
+from ..answers import AnswerFormat, MathFormat, Vote
+from ..answers.vote import vote_on
 from ..labels.vault import LabelVault
 from ..processes import Processes
 from ..routing.collapse import CollapseMonitor

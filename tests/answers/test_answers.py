@@ -10,7 +10,8 @@ import psutil
 import pytest
 from trl.rewards import accuracy_reward
 
-from pivottrace_trl import AnswerReader, MathFormat, is_correct, majority_vote
+from pivottrace_trl import is_correct, majority_vote
+from pivottrace_trl.answers import AnswerReader, MathFormat
 
 
 MATH = MathFormat()

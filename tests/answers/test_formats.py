@@ -5,8 +5,8 @@ import re
 import pytest
 from datasets import ClassLabel, Value
 
-from pivottrace_trl import ChoiceFormat, MathFormat, NumberFormat, PivotDensityCallback, TextFormat, majority_vote
-from pivottrace_trl.answers import resolve_format
+from pivottrace_trl import PivotDensityCallback, TextFormat, majority_vote
+from pivottrace_trl.answers import ChoiceFormat, MathFormat, NumberFormat, resolve_format
 from pivottrace_trl.offline import is_right
 
 from ..conftest import FIRST_DIGIT, FormatBy

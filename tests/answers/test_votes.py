@@ -11,8 +11,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from trl.rewards import accuracy_reward
 
-from pivottrace_trl import ChoiceFormat, MathFormat, NumberFormat, TextFormat, majority_vote
-from pivottrace_trl.answers import AnswerReader
+from pivottrace_trl import TextFormat, majority_vote
+from pivottrace_trl.answers import AnswerReader, ChoiceFormat, MathFormat, NumberFormat
 from pivottrace_trl.answers.notation import bare
 
 

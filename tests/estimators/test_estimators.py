@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from pivottrace_trl import (
-    ESTIMATORS,
-    OPTIONAL_SIGNALS,
+from pivottrace_trl import ESTIMATORS, Estimator, ResponseTrace, Rollout, get_estimator, trace_rollouts
+from pivottrace_trl.estimators import (
     RAUQ,
     CalibratedEstimator,
     CoE,
     Consistency,
-    Estimator,
     ForkingTokens,
     MeanEntropy,
     PivotCount,
@@ -26,13 +24,10 @@ from pivottrace_trl import (
     ProbeCalibrated,
     RandomScore,
     ResponseLength,
-    ResponseTrace,
-    Rollout,
     SelfCertainty,
     TotalEntropy,
-    get_estimator,
-    trace_rollouts,
 )
+from pivottrace_trl.tracing import OPTIONAL_SIGNALS
 from pivottrace_trl.tracing.pivots import find_pivots, pivot_threshold
 
 from ..conftest import make_model

@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pivottrace_trl import AnnotationLedger, CallableAnnotator, EndpointAnnotator, Query
+from pivottrace_trl import AnnotationLedger, EndpointAnnotator, Query
+from pivottrace_trl.labels import CallableAnnotator
 
 
 IDS = [f"p{number}" for number in range(20)]

@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -271,13 +269,6 @@ def test_status(ledger):
     ledger.undo("ann")
     status = annotation_status(ledger)
     assert (status.broken, status.queue, status.last_answer) == (1, {"probe": 2, "annotate": 10}, None)
-
-
-def test_people_do_not_wait_for_torch():
-    """Whoever answers needs neither torch nor TRL loaded."""
-    modules = "pivottrace_trl.labels.exchange, pivottrace_trl.cli"
-    code = f"import sys, {modules}; sys.exit(bool({{'torch', 'trl'}} & set(sys.modules)))"
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_format_of_ones_own_is_loaded_by_its_name(tmp_path):

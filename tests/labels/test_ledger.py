@@ -11,16 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl.rewards import accuracy_reward
 
-from pivottrace_trl import (
-    AnnotationLedger,
-    Answer,
-    CallableAnnotator,
-    LabelVault,
-    MathFormat,
-    Outcome,
-    Query,
-    pool_ids,
-)
+from pivottrace_trl import AnnotationLedger, Answer, Query, pool_ids
+from pivottrace_trl.answers import MathFormat
+from pivottrace_trl.labels import CallableAnnotator, LabelVault, Outcome
 
 from ..conftest import make_pool
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pivottrace_trl import AnnotationLedger, Answer, Outcome, Query
+from pivottrace_trl import AnnotationLedger, Answer, Query
+from pivottrace_trl.labels import Outcome
 from pivottrace_trl.labels import file as ledger_file
 
 

@@ -8,8 +8,9 @@ import sqlite3
 
 import pytest
 
-from pivottrace_trl import AnnotationLedger, Answer, Outcome, Query
+from pivottrace_trl import AnnotationLedger, Answer, Query
 from pivottrace_trl.cli import main
+from pivottrace_trl.labels import Outcome
 
 
 IDS = [f"p{number}" for number in range(12)]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from pivottrace_trl import CollapseMonitor
+from pivottrace_trl.routing import CollapseMonitor
 
 
 def run(seed, num_steps, weak, accuracy, monitor=None):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from pivottrace_trl import AnnotationLedger, Answer, PoolRouter, Route, TriageConfig
+from pivottrace_trl import AnnotationLedger, Answer, Route, TriageConfig
+from pivottrace_trl.routing import PoolRouter
 
 from .examiners import FirstResponses
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pivottrace_trl import Evidence, Route, TriageConfig, assign_routes, choose_probes, rank_pool, resolve_budget
+from pivottrace_trl import Route, TriageConfig
+from pivottrace_trl.routing import Evidence, assign_routes, choose_probes, rank_pool, resolve_budget
 from pivottrace_trl.routing.calibration import calibrate
 
 

@@ -8,8 +8,9 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from pivottrace_trl import ESTIMATORS, ProbeCalibrated, Rollout
+from pivottrace_trl import ESTIMATORS, Rollout
 from pivottrace_trl.cli import main
+from pivottrace_trl.estimators import ProbeCalibrated
 from pivottrace_trl.study import responses as study_responses
 from pivottrace_trl.study.metrics import auroc, bootstrap, purchase, risk_coverage, spearman, without_length
 from pivottrace_trl.study.responses import collect_responses

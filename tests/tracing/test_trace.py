@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pyarrow.parquet as pq
 
-from pivottrace_trl import OPTIONAL_SIGNALS
+from pivottrace_trl.tracing import OPTIONAL_SIGNALS
 from pivottrace_trl.tracing.trace import load_traces, save_traces, traces_to_table
 
 from ..estimators.test_estimators import random_traces, trace

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from datasets import Value
 
-from pivottrace_trl import AnnotationLedger, LabelVault, PoolRouter, Query, TriageConfig, pool_ids
+from pivottrace_trl import AnnotationLedger, Query, TriageConfig, pool_ids
+from pivottrace_trl.labels import LabelVault
+from pivottrace_trl.routing import PoolRouter
 from pivottrace_trl.training.rewards import ROW_COLUMN, LabelRouter, RoutedReward
 
 from ..conftest import make_pool

@@ -17,7 +17,8 @@ import torch
 from transformers import GenerationMixin
 from trl.generation import vllm_client, vllm_generation
 
-from pivottrace_trl import PivotDensity, PivotDensityCallback, Rollout, TotalEntropy, trace_rollouts
+from pivottrace_trl import PivotDensityCallback, Rollout, trace_rollouts
+from pivottrace_trl.estimators import PivotDensity, TotalEntropy
 
 from ..conftest import CHARACTERS, FIRST_DIGIT, SPECIAL
 

@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...answers import AnswerFormat, format_of_ledger
+from ...answers import AnswerFormat
+from ...answers.format import format_of_ledger
 from ...progress import progress_bar
 from ..ledger import AnnotationLedger
 from ..queries import Answer, Outcome

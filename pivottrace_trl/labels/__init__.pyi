@@ -1,0 +1,22 @@
+from .endpoint import EndpointAnnotator
+from .exchange import AnnotationStatus, ImportReport, annotation_status, export_queue, import_answers
+from .ledger import AnnotationLedger
+from .oracles import CallableAnnotator
+from .queries import Answer, Oracle, Outcome, Query
+from .vault import LabelVault
+
+__all__ = [
+    "AnnotationLedger",
+    "AnnotationStatus",
+    "Answer",
+    "CallableAnnotator",
+    "EndpointAnnotator",
+    "ImportReport",
+    "LabelVault",
+    "Oracle",
+    "Outcome",
+    "Query",
+    "annotation_status",
+    "export_queue",
+    "import_answers",
+]

@@ -1,0 +1,5 @@
+from .record import RunRecorder
+
+__all__ = [
+    "RunRecorder",
+]

@@ -1,0 +1,29 @@
+from .calibration import Calibration
+from .collapse import CollapseMonitor
+from .router import PoolRouter
+from .sampler import PivotRoutedSampler
+from .triage import (
+    Evidence,
+    Route,
+    TriageConfig,
+    TriageResult,
+    assign_routes,
+    choose_probes,
+    rank_pool,
+    resolve_budget,
+)
+
+__all__ = [
+    "Calibration",
+    "CollapseMonitor",
+    "Evidence",
+    "PivotRoutedSampler",
+    "PoolRouter",
+    "Route",
+    "TriageConfig",
+    "TriageResult",
+    "assign_routes",
+    "choose_probes",
+    "rank_pool",
+    "resolve_budget",
+]

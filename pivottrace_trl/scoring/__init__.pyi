@@ -1,0 +1,6 @@
+from .scorer import PoolScorer, PoolScores
+
+__all__ = [
+    "PoolScorer",
+    "PoolScores",
+]
