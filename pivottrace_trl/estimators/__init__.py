@@ -1,7 +1,78 @@
-"""Label-free uncertainty scores, one file each."""
+"""Label-free uncertainty scores: one number for the trace of one response."""
 
-import lazy_loader
+from typing import Any
+
+from .base import CalibratedEstimator, Estimator
+from .coe import CoE
+from .controls import Consistency, RandomScore, ResponseLength
+from .entropy import ForkingTokens, MeanEntropy, SelfCertainty, TotalEntropy
+from .pivot import PivotCount, PivotDensity, PivotEntropy
+from .probe_calibrated import ProbeCalibrated
+from .rauq import RAUQ
 
 
-# The names are those of `__init__.pyi`. Each loads what it needs when it is first used.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+ESTIMATORS: dict[str, Any] = {
+    "coe": CoE,
+    "consistency": Consistency,
+    "entropy": MeanEntropy,
+    "forking_tokens": ForkingTokens,
+    "length": ResponseLength,
+    "pivot_count": PivotCount,
+    "pivot_density": PivotDensity,
+    "pivot_entropy": PivotEntropy,
+    "probe_calibrated": ProbeCalibrated,
+    "random": RandomScore,
+    "rauq": RAUQ,
+    "self_certainty": SelfCertainty,
+    "total_entropy": TotalEntropy,
+}
+
+
+def get_estimator(estimator: Estimator | str | None = None) -> Estimator:
+    """
+    Look a score up.
+
+    Args:
+        estimator ([`Estimator`] or `str`, *optional*):
+            A name in [`ESTIMATORS`], or an estimator, which is returned as it is. Defaults to [`TotalEntropy`].
+
+    Returns:
+        [`Estimator`]
+
+    Raises:
+        ValueError: for a name that is not known.
+        TypeError: for anything else that lacks `needs`, `fit(traces)` or `__call__(traces)`.
+    """
+    if estimator is None:
+        return TotalEntropy()
+    if isinstance(estimator, str):
+        if estimator not in ESTIMATORS:
+            raise ValueError(f"`estimator` is {estimator!r}, but must be one of {', '.join(ESTIMATORS)} or an object.")
+        return ESTIMATORS[estimator]()
+    if isinstance(estimator, type) or not isinstance(estimator, Estimator):
+        raise TypeError(
+            f"`estimator` is {estimator!r}, but must be a name or have `needs`, `fit(traces)` and `__call__(traces)`; "
+            "see `Estimator`."
+        )
+    return estimator
+
+
+__all__ = [
+    "ESTIMATORS",
+    "CalibratedEstimator",
+    "CoE",
+    "Consistency",
+    "Estimator",
+    "ForkingTokens",
+    "MeanEntropy",
+    "PivotCount",
+    "PivotDensity",
+    "PivotEntropy",
+    "ProbeCalibrated",
+    "RAUQ",
+    "RandomScore",
+    "ResponseLength",
+    "SelfCertainty",
+    "TotalEntropy",
+    "get_estimator",
+]

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from ..tracing.trace import ResponseTrace
-from .simple_score import SimpleScore
+from .base import SimpleScore
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the scores that look at pivots share."""
+"""What the jumps of long-range attention say (arXiv 2606.04503)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from ..tracing.pivots import pivot_threshold
+from ..tracing.pivots import find_pivots, pivot_density, pivot_threshold
 from ..tracing.trace import ResponseTrace
 
 
@@ -47,3 +47,30 @@ class PivotScore(ABC):
     @abstractmethod
     def score(self, trace: ResponseTrace, threshold: float) -> float:
         """Return the score of one response that is not empty."""
+
+
+class PivotCount(PivotScore):
+    """Number of pivots in a response: how often long-range attention jumps; long answers count more."""
+
+    def score(self, trace: ResponseTrace, threshold: float) -> float:
+        """Return the number of pivots."""
+        return float(find_pivots(trace.long_range_mass, threshold).sum())
+
+
+class PivotDensity(PivotScore):
+    """Pivots per response token: how often long-range attention jumps while the model answers."""
+
+    def score(self, trace: ResponseTrace, threshold: float) -> float:
+        """Return pivots per token, in `[0, 1]`."""
+        return pivot_density(trace.long_range_mass, threshold)
+
+
+class PivotEntropy(PivotScore):
+    """
+    Entropy in nats summed over the pivots of a response: weighs the tokens where the model both moves its attention
+    and hesitates. This weighting is ours; it is not in arXiv 2606.04503.
+    """
+
+    def score(self, trace: ResponseTrace, threshold: float) -> float:
+        """Return the summed entropy in nats."""
+        return float(trace.entropy[find_pivots(trace.long_range_mass, threshold)].sum())

@@ -1,0 +1,61 @@
+"""What the distributions behind the tokens say: entropies and self-certainty."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..tracing.trace import ResponseTrace
+from .base import SimpleScore
+
+
+@dataclass(frozen=True)
+class MeanEntropy(SimpleScore):
+    """Mean over the response tokens of the entropy in nats: the usual baseline of uncertainty."""
+
+    def score(self, trace: ResponseTrace) -> float:
+        """Return the mean entropy in nats."""
+        return float(trace.entropy.mean())
+
+
+@dataclass(frozen=True)
+class TotalEntropy(SimpleScore):
+    """
+    Sum over the response tokens of the entropy in nats. Its expectation over responses is the entropy of the
+    distribution over responses (chain rule), so that one response gives an unbiased estimate of how many different
+    things the model might have said.
+    """
+
+    def score(self, trace: ResponseTrace) -> float:
+        """Return the summed entropy in nats."""
+        return float(trace.entropy.sum(dtype=float))
+
+
+@dataclass(frozen=True)
+class ForkingTokens(SimpleScore):
+    """
+    Number of response tokens with high entropy, the "forking tokens" of arXiv 2506.01939. Needs no attention.
+
+    Args:
+        min_entropy (`float`, *optional*, defaults to `0.5`):
+            Entropy in nats that a token must exceed.
+    """
+
+    min_entropy: float = 0.5
+
+    def score(self, trace: ResponseTrace) -> float:
+        """Return the number of forking tokens."""
+        return float((trace.entropy > self.min_entropy).sum())
+
+
+@dataclass(frozen=True)
+class SelfCertainty(SimpleScore):
+    """
+    Self-certainty (arXiv 2502.18581, equation 8) with its sign turned, since higher is to mean less sure: minus the
+    mean over the response tokens of the divergence in nats of the uniform distribution from the model's,
+    `-mean_v log p_v - log V`.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"self_certainty"})
+
+    def score(self, trace: ResponseTrace) -> float:
+        """Return minus the mean self-certainty in nats, at most 0."""
+        return -float(trace.read("self_certainty").mean())
