@@ -1,8 +1,6 @@
 """Label-free uncertainty scores: one number for the trace of one response."""
 
-from typing import Any
-
-from .base import CalibratedEstimator, Estimator
+from .base import CalibratedEstimator, Estimator, Score
 from .coe import CoE
 from .controls import Consistency, RandomScore, ResponseLength
 from .entropy import ForkingTokens, MeanEntropy, SelfCertainty, TotalEntropy
@@ -11,21 +9,33 @@ from .probe_calibrated import ProbeCalibrated
 from .rauq import RAUQ
 
 
-ESTIMATORS: dict[str, Any] = {
-    "coe": CoE,
-    "consistency": Consistency,
-    "entropy": MeanEntropy,
-    "forking_tokens": ForkingTokens,
-    "length": ResponseLength,
-    "pivot_count": PivotCount,
-    "pivot_density": PivotDensity,
-    "pivot_entropy": PivotEntropy,
-    "probe_calibrated": ProbeCalibrated,
-    "random": RandomScore,
-    "rauq": RAUQ,
-    "self_certainty": SelfCertainty,
-    "total_entropy": TotalEntropy,
+ESTIMATORS: dict[str, type[Score]] = {
+    score.name: score
+    for score in (
+        CoE,
+        Consistency,
+        MeanEntropy,
+        ForkingTokens,
+        ResponseLength,
+        PivotCount,
+        PivotDensity,
+        PivotEntropy,
+        ProbeCalibrated,
+        RandomScore,
+        RAUQ,
+        SelfCertainty,
+        TotalEntropy,
+    )
 }
+"""The scores that ship, by name."""
+
+__all__ = [
+    "ESTIMATORS",
+    "CalibratedEstimator",
+    "Estimator",
+    "get_estimator",
+    *(score.__name__ for score in ESTIMATORS.values()),
+]
 
 
 def get_estimator(estimator: Estimator | str | None = None) -> Estimator:
@@ -55,24 +65,3 @@ def get_estimator(estimator: Estimator | str | None = None) -> Estimator:
             "see `Estimator`."
         )
     return estimator
-
-
-__all__ = [
-    "ESTIMATORS",
-    "CalibratedEstimator",
-    "CoE",
-    "Consistency",
-    "Estimator",
-    "ForkingTokens",
-    "MeanEntropy",
-    "PivotCount",
-    "PivotDensity",
-    "PivotEntropy",
-    "ProbeCalibrated",
-    "RAUQ",
-    "RandomScore",
-    "ResponseLength",
-    "SelfCertainty",
-    "TotalEntropy",
-    "get_estimator",
-]

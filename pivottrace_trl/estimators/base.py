@@ -9,7 +9,7 @@ import numpy as np
 from ..tracing.trace import ResponseTrace
 
 
-T = TypeVar("T", bound="SimpleScore")
+T = TypeVar("T", bound="Score")
 
 
 @runtime_checkable
@@ -58,9 +58,13 @@ class CalibratedEstimator(Estimator, Protocol):
         ...
 
 
-class SimpleScore(ABC):
-    """A score that looks at one response at a time and has nothing to fit."""
+class Score(ABC):
+    """
+    What the scores that ship share: a name, and one response at a time. Those that take nothing from the pool have
+    nothing to fit.
+    """
 
+    name: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
 
     def fit(self: T, traces: Sequence[ResponseTrace]) -> T:

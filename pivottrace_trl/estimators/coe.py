@@ -1,16 +1,15 @@
 """How far and how much around the hidden states travel through the layers."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from ..tracing.trace import ResponseTrace
-from .base import SimpleScore
+from .base import Score
 
 
 @dataclass(frozen=True)
-class CoE(SimpleScore):
+class CoE(Score):
     """
     Chain-of-embedding score CoE-R (arXiv 2410.13640) with its sign turned, since higher is to mean less sure. With
     `h_l` the hidden state behind layer `l`, averaged over the response, `h_0` the embeddings and `L` layers,
@@ -20,7 +19,8 @@ class CoE(SimpleScore):
     a number without unit.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"layer_gram"})
+    name = "coe"
+    needs = frozenset({"layer_gram"})
 
     def score(self, trace: ResponseTrace) -> float:
         """Return minus CoE-R."""

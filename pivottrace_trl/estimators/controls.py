@@ -2,17 +2,18 @@
 
 import zlib
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from ..tracing.trace import ResponseTrace
-from .base import SimpleScore
+from .base import Score
 
 
 @dataclass(frozen=True)
-class ResponseLength(SimpleScore):
+class ResponseLength(Score):
     """Number of response tokens: long answers tend to be unsure ones."""
+
+    name = "length"
 
     def score(self, trace: ResponseTrace) -> float:
         """Return the length in tokens."""
@@ -20,7 +21,7 @@ class ResponseLength(SimpleScore):
 
 
 @dataclass(frozen=True)
-class RandomScore(SimpleScore):
+class RandomScore(Score):
     """
     A number in `[0, 1)` drawn for each response. Any other score must beat it under the same budget.
 
@@ -28,6 +29,8 @@ class RandomScore(SimpleScore):
         seed (`int`, *optional*, defaults to `0`):
             Seed of the draw. The same response gets the same number, whatever it is scored together with.
     """
+
+    name = "random"
 
     seed: int = 0
 
@@ -38,14 +41,15 @@ class RandomScore(SimpleScore):
 
 
 @dataclass(frozen=True)
-class Consistency(SimpleScore):
+class Consistency(Score):
     """
     One minus the share of sampled responses that give the majority answer (self-consistency, arXiv 2203.11171). The
     only score that needs several responses a prompt: a group of them for the first routing; from then on the groups
     that training samples anyway.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"agreement"})
+    name = "consistency"
+    needs = frozenset({"agreement"})
 
     def score(self, trace: ResponseTrace) -> float:
         """Return one minus the agreement, in `[0, 1]`."""

@@ -1,15 +1,16 @@
 """What the distributions behind the tokens say: entropies and self-certainty."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from ..tracing.trace import ResponseTrace
-from .base import SimpleScore
+from .base import Score
 
 
 @dataclass(frozen=True)
-class MeanEntropy(SimpleScore):
+class MeanEntropy(Score):
     """Mean over the response tokens of the entropy in nats: the usual baseline of uncertainty."""
+
+    name = "entropy"
 
     def score(self, trace: ResponseTrace) -> float:
         """Return the mean entropy in nats."""
@@ -17,12 +18,14 @@ class MeanEntropy(SimpleScore):
 
 
 @dataclass(frozen=True)
-class TotalEntropy(SimpleScore):
+class TotalEntropy(Score):
     """
     Sum over the response tokens of the entropy in nats. Its expectation over responses is the entropy of the
     distribution over responses (chain rule), so that one response gives an unbiased estimate of how many different
     things the model might have said.
     """
+
+    name = "total_entropy"
 
     def score(self, trace: ResponseTrace) -> float:
         """Return the summed entropy in nats."""
@@ -30,7 +33,7 @@ class TotalEntropy(SimpleScore):
 
 
 @dataclass(frozen=True)
-class ForkingTokens(SimpleScore):
+class ForkingTokens(Score):
     """
     Number of response tokens with high entropy, the "forking tokens" of arXiv 2506.01939. Needs no attention.
 
@@ -38,6 +41,8 @@ class ForkingTokens(SimpleScore):
         min_entropy (`float`, *optional*, defaults to `0.5`):
             Entropy in nats that a token must exceed.
     """
+
+    name = "forking_tokens"
 
     min_entropy: float = 0.5
 
@@ -47,14 +52,15 @@ class ForkingTokens(SimpleScore):
 
 
 @dataclass(frozen=True)
-class SelfCertainty(SimpleScore):
+class SelfCertainty(Score):
     """
     Self-certainty (arXiv 2502.18581, equation 8) with its sign turned, since higher is to mean less sure: minus the
     mean over the response tokens of the divergence in nats of the uniform distribution from the model's,
     `-mean_v log p_v - log V`.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"self_certainty"})
+    name = "self_certainty"
+    needs = frozenset({"self_certainty"})
 
     def score(self, trace: ResponseTrace) -> float:
         """Return minus the mean self-certainty in nats, at most 0."""

@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import numpy as np
 from scipy.optimize import minimize
 
 from ..tracing.pivots import find_pivots, pivot_threshold
 from ..tracing.trace import ResponseTrace
+from .base import Score
 
 
 # Probes left out at a time when they are scored themselves.
@@ -16,7 +16,7 @@ _NUM_FOLDS = 8
 
 
 @dataclass(frozen=True)
-class ProbeCalibrated:
+class ProbeCalibrated(Score):
     """
     Logistic regression of "the answer is wrong" on simple signals of one response, fitted on the labels of the probe
     set. Each signal is one that rises with uncertainty, so that no weight may be negative; a ridge draws the weights
@@ -37,7 +37,7 @@ class ProbeCalibrated:
             `calibrate`.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    name = "probe_calibrated"
 
     strength: float = 3.0
     threshold: float | None = None
@@ -65,9 +65,9 @@ class ProbeCalibrated:
         kept = [np.ones(len(traces), bool)] + [fold != number for number in range(_NUM_FOLDS)]
         return replace(self, weights=[_fit(signals[k], is_wrong[k], self.strength).tolist() for k in kept])
 
-    def __call__(self, traces: Sequence[ResponseTrace]) -> np.ndarray:
-        """Return the log-odds of failure up to a constant, shape `(num_traces,)`; NaN for an empty response."""
-        return np.array([self._score(trace, 0) if len(trace) else np.nan for trace in traces], dtype=float)
+    def score(self, trace: ResponseTrace) -> float:
+        """Return the log-odds of failure up to a constant."""
+        return self._score(trace, 0)
 
     def score_probe(self, probe: int, trace: ResponseTrace) -> float:
         """Return the score of a probe by the fit without its fold."""

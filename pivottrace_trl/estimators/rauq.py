@@ -1,16 +1,15 @@
 """Token probability passed on along attention to the previous token."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
 from ..tracing.trace import ResponseTrace
-from .base import SimpleScore
+from .base import Score
 
 
 @dataclass(frozen=True)
-class RAUQ(SimpleScore):
+class RAUQ(Score):
     """
     Recurrent attention-based uncertainty (RAUQ, arXiv 2505.20045). In each layer `l` of the middle third, the head
     that looks most at the previous token passes confidence on from token to token,
@@ -25,7 +24,8 @@ class RAUQ(SimpleScore):
             Weight of the token's own probability, in `(0, 1]`; the paper's value.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"newest"})
+    name = "rauq"
+    needs = frozenset({"newest"})
 
     alpha: float = 0.2
 

@@ -1,4 +1,4 @@
-"""From a signal (one number per response token) to pivots and their density. Pure arrays, no model."""
+"""From a signal (one number per response token) to pivots. Pure arrays, no model."""
 
 from collections.abc import Sequence
 
@@ -7,19 +7,12 @@ import numpy as np
 
 def signal_jumps(signal: np.ndarray) -> np.ndarray:
     """
-    How far a signal moves while each response token is written.
+    How far a signal, of shape `(num_tokens,)`, moves while each response token is written: entry `t` is
+    `abs(signal[t + 1] - signal[t])`, and 0 for the last token, after which nothing is traced.
 
     Both directions count: a look back that begins and one that ends are "pivotal changes" alike. On 200 GSM8K
     questions (Qwen2.5-Coder-0.5B-Instruct) the density of rises alone told right from wrong answers no better than
     chance (AUROC 0.51, both directions 0.57).
-
-    Args:
-        signal (`np.ndarray` of shape `(num_tokens,)`):
-            Long-range attention mass at the position that produced each response token, in `[0, 1]`.
-
-    Returns:
-        `np.ndarray` of shape `(num_tokens,)`: `abs(signal[t + 1] - signal[t])`, attention after token `t` against
-        attention before it; 0 for the last token, after which nothing is traced.
     """
     return np.abs(np.diff(signal, append=signal[-1:]))
 
@@ -29,16 +22,8 @@ def pivot_threshold(signals: Sequence[np.ndarray], quantile: float) -> float:
     Size a jump must exceed to count as a pivot: a quantile of all jumps in the pool.
 
     One threshold for the whole pool, rather than one per response, keeps the number of pivots comparable between
-    responses: with a quantile of its own every response would have the same density.
-
-    Args:
-        signals (`Sequence[np.ndarray]`):
-            One signal of shape `(num_tokens,)` per response.
-        quantile (`float`):
-            Share of the jumps that are not pivots, in `(0, 1)`.
-
-    Returns:
-        `float`: the threshold, in the unit of the signal. 0.0 if no response has two tokens.
+    responses: with a quantile of its own every response would have the same density. 0.0 if no response has two
+    tokens.
     """
     if not 0.0 < quantile < 1.0:
         raise ValueError(f"`quantile` is {quantile}, but must lie strictly between 0 and 1.")
@@ -49,33 +34,6 @@ def pivot_threshold(signals: Sequence[np.ndarray], quantile: float) -> float:
 def find_pivots(signal: np.ndarray, threshold: float) -> np.ndarray:
     """
     Mark the tokens at which long-range attention jumps ("pivotal changes in long-range attention signals",
-    arXiv 2606.04503).
-
-    Args:
-        signal (`np.ndarray` of shape `(num_tokens,)`):
-            Long-range attention mass of each response token.
-        threshold (`float`):
-            Size that the jump must exceed; see [`pivot_threshold`].
-
-    Returns:
-        `np.ndarray` of shape `(num_tokens,)`, `bool`: whether each token is a pivot.
+    arXiv 2606.04503) by more than a threshold: `bool`, of shape `(num_tokens,)`.
     """
     return signal_jumps(signal) > threshold
-
-
-def pivot_density(signal: np.ndarray, threshold: float) -> float:
-    """
-    Pivots per response token.
-
-    Args:
-        signal (`np.ndarray` of shape `(num_tokens,)`):
-            Long-range attention mass of each response token.
-        threshold (`float`):
-            Size that the jump must exceed; see [`pivot_threshold`].
-
-    Returns:
-        `float`: number of pivots divided by the number of tokens, in `[0, 1]`; NaN for an empty response.
-    """
-    if len(signal) == 0 or np.isnan(signal).any():
-        return float("nan")
-    return float(find_pivots(signal, threshold).mean())

@@ -3,8 +3,10 @@
 import importlib
 import importlib.util
 import json
+import re
 import sys
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +66,8 @@ def test_closed_forms():
     traces = [trace(SIGNAL, [1, 2, 4, 8, 16, 32]), trace([0.2, 0.2, 0.2]), trace([])]
     density = PivotDensity(threshold=0.2)
     assert np.allclose(density(traces), [2 / 6, 0, np.nan], equal_nan=True)
+    assert PivotDensity(threshold=0.6)(traces[:1]) == [0.0]
+    assert np.isnan(density([trace([0.1, np.nan])])).all()
     assert np.allclose(PivotEntropy(threshold=0.2)(traces), [2 + 16, 0, np.nan], equal_nan=True)
     assert np.allclose(PivotCount(threshold=0.2)(traces), [2, 0, np.nan], equal_nan=True)
     assert np.allclose(ResponseLength()(traces), [6, 3, np.nan], equal_nan=True)
@@ -179,6 +183,13 @@ def test_estimators_by_name():
     for wrong in (PivotCount, 3):
         with pytest.raises(TypeError, match="must be a name or have `needs`"):
             get_estimator(wrong)
+
+
+def test_the_table_in_the_documents_holds_every_estimator():
+    page = (Path(__file__).parents[2] / "docs" / "estimators.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page.partition("## What was measured")[0], re.MULTILINE)) == list(
+        ESTIMATORS
+    )
 
 
 @pytest.mark.parametrize("kind", [PivotCount, PivotDensity, PivotEntropy])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pivottrace_trl.tracing.pivots import find_pivots, pivot_density, pivot_threshold, signal_jumps
+from pivottrace_trl.tracing.pivots import find_pivots, pivot_threshold, signal_jumps
 
 
 SIGNAL = np.array([0.1, 0.1, 0.6, 0.5, 0.5, 0.0], np.float32)
@@ -17,10 +17,6 @@ def test_jumps_are_changes_after_each_token():
 
 def test_pivots_exceed_the_threshold():
     assert np.flatnonzero(find_pivots(SIGNAL, 0.2)).tolist() == [1, 4]
-    assert pivot_density(SIGNAL, 0.2) == pytest.approx(2 / 6)
-    assert pivot_density(SIGNAL, 0.6) == 0.0
-    assert np.isnan(pivot_density(np.array([]), 0.2))
-    assert np.isnan(pivot_density(np.array([0.1, np.nan]), 0.2))
 
 
 def test_threshold_is_a_quantile_over_the_whole_pool():
