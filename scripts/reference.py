@@ -9,7 +9,8 @@ import pivottrace_trl
 def on_page_markdown(markdown, page, **_):
     if page.file.src_uri != "reference.md":
         return markdown
-    rooms = sorted(stub.parent.name for stub in Path(pivottrace_trl.__file__).parent.glob("*/__init__.pyi"))
+    files = Path(pivottrace_trl.__file__).parent.glob("*/__init__.py")
+    rooms = sorted(file.parent.name for file in files if "__all__" in file.read_text())
     for package in ["pivottrace_trl", *(f"pivottrace_trl.{room}" for room in rooms)]:
         names = importlib.import_module(package).__all__
         if package != "pivottrace_trl":
