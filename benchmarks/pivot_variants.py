@@ -39,7 +39,8 @@ def head_signals(model, rollouts, pad_token_id, window):
     third = len(layers) // 3
     chosen = dict.fromkeys(layers[1:third:2] + layers[third : 2 * third + 1 : 2] + layers[2 * third + 1 :: 2])
     tracer = AttentionTracer(model, heads=chosen, window=window)
-    signals, spans, num_tokens = [None] * len(rollouts), 0.0, 0
+    signals: list[np.ndarray] = [np.empty(0)] * len(rollouts)
+    spans, num_tokens = np.zeros(1), 0
     with progress_bar(f"Window {window}", len(rollouts)) as advance, torch.no_grad():
         for batch in batches_of(rollouts, range(len(rollouts)), pad_token_id, 2048):
             with tracer.capture(batch.attention_mask, num_queries=batch.num_shown) as capture:
@@ -59,7 +60,7 @@ def head_signals(model, rollouts, pad_token_id, window):
 
 def head_sets(spans, thirds):
     """Which heads to average, by name."""
-    sets = {}
+    sets: dict[str, np.ndarray] = {}
     for number, name in enumerate(("lower", "middle", "upper")):
         ranked = np.flatnonzero(thirds == number)[np.argsort(spans[thirds == number])]
         size = max(1, round(SHARE_OF_HEADS * len(ranked)))

@@ -11,6 +11,7 @@ a known shape answer random prompts.
 import argparse
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from common import SHAPES, make_model, report, synchronize
@@ -47,7 +48,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     args = parser.parse_args()
 
-    tokenizer = AutoTokenizer.from_pretrained(args.model or MODEL_PATH)
+    tokenizer: Any = AutoTokenizer.from_pretrained(args.model or MODEL_PATH)
+    model: Any
     if args.model:
         model = AutoModelForCausalLM.from_pretrained(args.model, dtype=getattr(torch, args.dtype))
         model = model.to(args.device).eval()

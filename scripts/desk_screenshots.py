@@ -9,31 +9,36 @@ import re
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
+from transformers import TrainerCallback
 
 from pivottrace_trl import AnnotationLedger, Answer, PivotDensityCallback
 from pivottrace_trl.demo.arithmetic import make_pool, work_out
 from pivottrace_trl.demo.run import make_trainer
 
 
+class Answers(TrainerCallback):
+    """A script that answers two thirds of what is asked, each epoch."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        with closing(AnnotationLedger.open(self._path)) as ledger:
+            queue = ledger.queue()
+            for query in queue[: len(queue) * 2 // 3]:
+                ledger.record([Answer(query.prompt_id, {"solution": work_out(str(query.prompt))[1]}, "ann")])
+
+
 def train(folder: Path) -> None:
-    """Three epochs in which a script answers most of what is asked."""
+    """Three epochs, with somebody who answers."""
     trainer = make_trainer(make_pool(128, seed=0).remove_columns("solution"), folder, seed=0, max_steps=48)
     callback = PivotDensityCallback(trainer, annotator="queue")
     trainer.add_callback(callback)
-    route = callback.router.route
-
-    def answer_and_route(epoch: int, buy: bool = True):
-        ledger = AnnotationLedger.open(callback.ledger.path)
-        queue = ledger.queue()
-        for query in queue[: len(queue) * 2 // 3]:
-            ledger.record([Answer(query.prompt_id, {"solution": work_out(query.prompt)[1]}, "ann")])
-        ledger.close()
-        return route(epoch, buy)
-
-    callback.router.route = answer_and_route
+    trainer.add_callback(Answers(callback.ledger.path))
     trainer.train()
 
 
@@ -48,15 +53,15 @@ def main() -> None:
         command = [sys.executable, "-m", "pivottrace_trl", "desk", name, "--show-attempts", "--author", "bob"]
         server = subprocess.Popen([*command, "--port", "7871"], stdout=subprocess.PIPE, text=True)
         try:
-            for line in server.stdout:
-                if found := re.search(r"The desk is at (\S+)", line):
-                    break
+            assert server.stdout is not None
+            addresses = (re.search(r"The desk is at (\S+)", line) for line in server.stdout)
+            address = next(found[1] for found in addresses if found)
             with sync_playwright() as playwright:
                 browser = playwright.chromium.launch(executable_path=args.chromium, args=["--no-sandbox"])
                 page = browser.new_page(viewport={"width": 1100, "height": 640}, device_scale_factor=1.5)
                 for _ in range(100):
                     try:
-                        page.goto(found[1])
+                        page.goto(address)
                         break
                     except Exception:
                         page.wait_for_timeout(200)

@@ -11,6 +11,7 @@ import argparse
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,9 +69,11 @@ def route_the_demo_pool() -> Routing:
         trainer.get_train_dataloader()  # asks for the sampler, which routes the pool
         router, scorer, summary = callback.router, callback.scorer, callback.summary()
         ranking, calibration = rank_pool(router.scores), router.calibration
-        assert calibration is not None and not calibration.is_flat
+        assert calibration is not None and not calibration.is_flat and scorer.density.threshold is not None
 
-        tokenizer, model = trainer.processing_class, trainer.model.eval()
+        tokenizer: Any = trainer.processing_class
+        model: Any = trainer.model
+        model.eval()
         prompts = [prompt[0]["content"] for prompt in pool["prompt"]]
         problem = next(text for text in prompts if len(text) > 14)
         config = GenerationConfig(max_new_tokens=80, do_sample=False, eos_token_id=1, pad_token_id=0)

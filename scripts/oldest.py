@@ -17,14 +17,15 @@ def oldest_versions(setup: str) -> list[str]:
 
     Args:
         setup (`str`):
-            Source of a setup.py that ends in a call of `setup` with literal requirements.
+            Source of a setup.py that calls `setup` with literal requirements.
 
     Returns:
         `list[str]`: one `name==version` for each requirement of the package itself that has a lower bound, torch
         excepted.
     """
-    call = ast.parse(setup).body[-1].value
-    (requirements,) = [keyword.value for keyword in call.keywords if keyword.arg == "install_requires"]
+    calls = [node for node in ast.walk(ast.parse(setup)) if isinstance(node, ast.Call)]
+    keywords = [keyword for call in calls for keyword in call.keywords]
+    (requirements,) = [keyword.value for keyword in keywords if keyword.arg == "install_requires"]
     bounds = [re.match(r"([\w-]+)>=([\w.]+)", requirement) for requirement in ast.literal_eval(requirements)]
     return [f"{bound[1]}=={bound[2]}" for bound in bounds if bound and bound[1] != "torch"]
 

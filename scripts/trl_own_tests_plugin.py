@@ -104,7 +104,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Put the stand-ins and the trainer's new constructor in place, before the tests are imported."""
     for marker in ("slow", "low_priority", "invariant"):
         config.addinivalue_line("markers", f"{marker}: of TRL")
-    GRPOTrainer.__init__ = _initialise_and_attach
+    GRPOTrainer.__init__ = _initialise_and_attach  # type: ignore[method-assign]
     datasets.load_dataset = _load_stand_in
     # A checkout of another version may ask whether a package is there that the installed TRL never asks for.
     import_utils = import_module("trl.import_utils")

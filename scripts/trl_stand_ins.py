@@ -4,6 +4,7 @@ cache, so that `from_pretrained` finds them by their public name without a netwo
 """
 
 from pathlib import Path
+from typing import Any
 
 import trl
 from datasets import Dataset
@@ -69,8 +70,8 @@ def make_models(hub: Path) -> None:
         hub (`Path`):
             Folder that becomes the hub's cache (`HF_HUB_CACHE`).
     """
-    classes = [*MODEL_FOR_CAUSAL_LM_MAPPING.values(), *MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.values()]
-    by_name = {model_class.__name__: model_class for model_class in classes if isinstance(model_class, type)}
+    classes: list[Any] = [*MODEL_FOR_CAUSAL_LM_MAPPING.values(), *MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING.values()]
+    by_name: dict[str, Any] = {kind.__name__: kind for kind in classes if isinstance(kind, type)}
     for name, settings in MODELS.items():
         folder = hub / f"models--{ORGANISATION}--{name}"
         (folder / "refs").mkdir(parents=True)
