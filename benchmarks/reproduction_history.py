@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pivottrace_trl.report.runs import find_runs
+from pivottrace_trl.report.record import find_runs
 
 
 METRICS = (

@@ -393,7 +393,7 @@ def _run_desk(args: argparse.Namespace) -> int:
 def _run_report(args: argparse.Namespace) -> int:
     from .files import check_writable
     from .report.page import write_report
-    from .report.runs import find_runs
+    from .report.record import find_runs
 
     runs = find_runs(args.runs)
     check_writable(args.output)

@@ -288,7 +288,7 @@ def test_debug_shows_where_an_error_comes_from(tmp_path):
 
 
 def test_what_nobody_expected_says_its_kind(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pivottrace_trl.report.runs.find_runs", lambda paths: {}["arm"])
+    monkeypatch.setattr("pivottrace_trl.report.record.find_runs", lambda paths: {}["arm"])
     assert main(["report", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "pivottrace report: KeyError: 'arm' (--debug shows where)\n"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pivottrace_trl import AnnotationLedger, Route
-from pivottrace_trl.report.runs import find_runs
+from pivottrace_trl.report.record import find_runs
 
 from .conftest import make_model
 

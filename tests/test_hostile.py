@@ -24,7 +24,7 @@ from pivottrace_trl.labels.exchange.reading import read_items
 from pivottrace_trl.labels.exchange.tables import WRITERS
 from pivottrace_trl.labels.queries import Answer
 from pivottrace_trl.pool import load_pool
-from pivottrace_trl.report.runs import find_runs
+from pivottrace_trl.report.record import find_runs
 from pivottrace_trl.routing import PoolRouter
 from pivottrace_trl.routing.collapse import CollapseMonitor
 from pivottrace_trl.training.checkpoint import Position, load_state, save_state

@@ -17,7 +17,7 @@ from pivottrace_trl import PivotDensityCallback, TriageConfig, pool_ids
 from pivottrace_trl.files import PRIVATE_FOLDER
 from pivottrace_trl.processes import PartsFolder, SharedWork
 from pivottrace_trl.report import run as report_module
-from pivottrace_trl.report.runs import find_runs
+from pivottrace_trl.report.record import find_runs
 from pivottrace_trl.training.checkpoint import find_checkpoint
 
 from . import killed_runs

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student
 
-from .runs import Run
+from .record import Run
 
 
 CONFIDENCE = 0.95

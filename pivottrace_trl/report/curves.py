@@ -9,7 +9,7 @@ from ..routing.calibration import calibrate
 from ..routing.triage import Route, rank_pool
 from .comparison import ArmSummary
 from .figures import ROUTE_COLORS
-from .runs import Run
+from .record import Run
 
 
 # The reference in grey, then colours that people who see few colours can tell apart.

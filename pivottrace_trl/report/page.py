@@ -14,7 +14,7 @@ from ..files import replace_atomically, without_nan, write_json
 from .comparison import ArmSummary, Interval, summarise
 from .curves import arm_colors, draw_calibration, draw_curves, draw_labels, draw_pseudo_labels, draw_routes
 from .figures import save_figure
-from .runs import Run
+from .record import Run
 
 
 # How much sooner the paper says, to be set against what was measured.

@@ -13,8 +13,7 @@ from pivottrace_trl import PivotDensityCallback
 from pivottrace_trl.cli import main
 from pivottrace_trl.report.comparison import first_step_at, interval, summarise
 from pivottrace_trl.report.page import collapse_verdicts, write_report
-from pivottrace_trl.report.record import RunRecorder, describe_environment
-from pivottrace_trl.report.runs import find_runs
+from pivottrace_trl.report.record import RunRecorder, describe_environment, find_runs
 
 from ..conftest import FIRST_DIGIT, make_pool
 
