@@ -32,13 +32,7 @@ _PACKAGES = ("pivottrace-trl", "trl", "transformers", "peft", "datasets", "torch
 
 
 def describe_environment() -> dict[str, Any]:
-    """
-    Machine, versions and program of this process; no arguments and no environment variables, which may be secrets.
-
-    Returns:
-        `dict[str, Any]`: `program`, `device`, `cpu_cores`, `memory_gb`, `python`, `platform` and `versions` (package
-        to version).
-    """
+    """Machine, versions and program of this process; no arguments and no environment variables: they may be secret."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({_cpu_name()})"
     return {
         "program": Path(sys.argv[0]).name,
@@ -60,15 +54,8 @@ def _cpu_name() -> str:
 
 def record_run(path: Path, arm: str, args: TrainingArguments, state: TrainerState, **facts: Any) -> None:
     """
-    Write a `run.json`.
-
-    Args:
-        path (`Path`): the file.
-        arm (`str`): name of the arm.
-        args (`~transformers.TrainingArguments`): arguments of the trainer; seed and steps are kept.
-        state (`~transformers.TrainerState`): its log history is kept.
-        **facts: what else the report should know: `num_labels`, `pool_size`, `settings`; without what is called a
-            token, key, secret or password.
+    Write a `run.json`: what the trainer logged, and what else the report should know (`num_labels`, `pool_size`,
+    `settings`), without what is called a token, key, secret or password.
     """
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     run = {
@@ -98,8 +85,8 @@ def _without_secrets(value: Any) -> Any:
 class RunRecorder(TrainerCallback):
     """
     Writes `output_dir/run.json` when training ends, so that `pivottrace report` can compare the run with others. A
-    trainer with a [`PivotDensityCallback`] leaves the like without it; this one is for the other arms, such as full
-    supervision, and names them.
+    [`PivotDensityCallback`] writes such a record by itself; this one is for the other arms, such as full supervision,
+    and gives an arm its name.
 
     Args:
         arm (`str`):
@@ -133,56 +120,30 @@ class RunRecorder(TrainerCallback):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """
-    Accuracy of one run on one set. Arrays have shape `(num_evaluations,)`.
-
-    Attributes:
-        steps (`np.ndarray`, int): optimizer steps.
-        accuracy (`np.ndarray`, float): mean reward.
-        tokens (`np.ndarray`, float): tokens of prompts and rollouts up to there, scoring included, evaluation not.
-        labels (`np.ndarray`, int): labels bought up to there.
-    """
+    """Mean reward of one run on one set, and what was spent by then. Arrays have shape `(num_evaluations,)`."""
 
     steps: np.ndarray
     accuracy: np.ndarray
-    tokens: np.ndarray
+    tokens: np.ndarray  # of prompts and rollouts, scoring included, evaluation not
     labels: np.ndarray
 
 
 @dataclass(frozen=True)
 class Run:
-    """
-    One arm with one seed.
-
-    Attributes:
-        folder (`Path`): where it lies.
-        arm (`str`): name of the arm.
-        seed (`int`): seed.
-        num_labels (`int`): labels bought in all.
-        pool_size (`int` or `None`): prompts in the pool, where a callback routed it.
-        max_steps (`int`): optimizer steps that were planned.
-        steps (`int`): optimizer steps that were made.
-        evaluations (`dict[str, Evaluation]`): evaluated set -> curve; the name is "" where there is one set only.
-        log_history (`list[dict]`): everything the trainer logged.
-        routes (`list[np.ndarray]`): routes of each routing, each of shape `(num_prompts,)`; empty without a callback.
-        scores, pass_rates (`list[np.ndarray]`): score and verified pass rate (NaN if unknown) at each routing.
-        environment (`dict[str, Any]`): machine, versions, program.
-        settings (`dict[str, Any]`): what the run says of itself.
-        peak_gpu_memory_gb (`float` or `None`): highest memory of the first GPU, in GiB.
-    """
+    """One arm with one seed. Routes, scores and pass rates are arrays of shape `(num_prompts,)`, one a routing."""
 
     folder: Path
     arm: str
     seed: int
     num_labels: int
-    pool_size: int | None
+    pool_size: int | None  # where a callback routed the pool
     max_steps: int
     steps: int
-    evaluations: dict[str, Evaluation]
+    evaluations: dict[str, Evaluation]  # by the name of the set; "" where there is only one
     log_history: list[dict[str, Any]]
     routes: list[np.ndarray]
     scores: list[np.ndarray]
-    pass_rates: list[np.ndarray]
+    pass_rates: list[np.ndarray]  # of the verified prompts, NaN for the others
     environment: dict[str, Any]
     settings: dict[str, Any]
     peak_gpu_memory_gb: float | None
@@ -194,19 +155,7 @@ class Run:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
-    """
-    Read all runs in some folders.
-
-    Args:
-        paths (`Sequence[Path]`): folders of runs, or folders that hold such folders, at any depth.
-
-    Returns:
-        `list[Run]`: by the path in which they lie.
-
-    Raises:
-        FileNotFoundError: if a folder holds no finished run.
-        ValueError: if a record cannot be read, or two runs have the same arm and seed.
-    """
+    """Read all runs in some folders, at any depth; two runs with the same arm and seed are refused."""
     runs: list[Run] = []
     for path in paths:
         # A run with a callback has two records, and the one of the recorder knows the name of the arm.
@@ -216,7 +165,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
                 f"There is no finished run in {path}: no {RUN_FILE} at any depth. It is written when training ends, "
                 "by a PivotDensityCallback or a RunRecorder."
             )
-        runs += [_read(file) for file in files]
+        runs += [_read_run(file) for file in files]
     seen: dict[tuple[str, int], Path] = {}
     for run in runs:
         other = seen.setdefault((run.arm, run.seed), run.folder)
@@ -232,7 +181,7 @@ def _has_recorder(file: Path) -> bool:
     return file.parent.name == PRIVATE_FOLDER and (file.parent.parent / RUN_FILE).is_file()
 
 
-def _read(file: Path) -> Run:
+def _read_run(file: Path) -> Run:
     folder = file.parent.parent if file.parent.name == PRIVATE_FOLDER else file.parent
     tables = [_read_routes(path) for path in sorted((folder / PRIVATE_FOLDER).glob("routes-epoch-*.parquet"))]
     with reading(file, "It is no record of a run: remove it, or run again."):
