@@ -364,18 +364,18 @@ class PivotDensityCallback(TrainerCallback):
         self.router.suggestions.update({row: answer for row, answer in enumerate(answers) if answer})
         pool_scores = self.scorer.fit(look.traces, agreement)
         self.router.update_scores(rows, pool_scores.scores, pool_scores.densities)
-        self.report.note_traces(look.rollouts, pool_scores.traces, self.scorer.density)
+        tokenizer = self._trainer._tokenizer
+        self.report.plot_example(look.rollouts, pool_scores.traces, self.scorer.density, tokenizer)
         if self.router.oracle is None:
             path, threshold = self.output_dir / "attempts.parquet", self.scorer.density.threshold or 0.0
-            tokenizer = self._trainer._tokenizer
             write_attempts(path, self.router.prompt_ids, look.rollouts, pool_scores.traces, threshold, tokenizer)
-        self.report.begin()
+        self.report.clear()
         self._gate.look_at(look)
         self._gate.check_answers()
         self._note_routing(0, self.router.first_routing(self._examiner))
 
     def _note_routing(self, epoch: int, result: TriageResult) -> None:
-        self.report.note_routing(epoch, self.router, result, self._trainer._tokenizer)
+        self.report.write_routing(epoch, self.router, result)
         self._gate.judge(result.calibration)
 
     def _resume(self, checkpoint: Path) -> Position:
@@ -492,7 +492,7 @@ class PivotDensityCallback(TrainerCallback):
         if self._first_look is not None:
             self._first_look.end_run()
         summary = self.summary()
-        self.report.finish(summary, self.router, state.log_history)
+        self.report.write_summary(summary, state.log_history)
         record_run(
             self.output_dir / RUN_FILE,
             "PivotTrace",

@@ -270,7 +270,8 @@ def _load_model(args: argparse.Namespace):
 def _run_triage(args: argparse.Namespace) -> int:
     from .offline import plan_triage, run_triage
     from .pool import load_pool
-    from .report.triage import plot_triage, print_triage
+    from .report.run import plot_triage
+    from .report.tables import print_triage
     from .routing.triage import TriageConfig
 
     tokenizer = _load_tokenizer(args)
@@ -364,7 +365,7 @@ def _run_backup(args: argparse.Namespace) -> int:
 
 def _run_status(args: argparse.Namespace) -> int:
     from .labels.exchange import annotation_status
-    from .report.annotation import print_status
+    from .report.tables import print_status
 
     print_status(annotation_status(_open_ledger(args.run)))
     return 0

@@ -78,14 +78,14 @@ def main(folder: Path, num_prompts: int) -> None:
     with step("first routing"):
         result = router.first_routing(examiner)
     with step("report 0"):
-        report.note_routing(0, router, result, None)
+        report.write_routing(0, router, result)
     sampler = PivotRoutedSampler(dataset, mini_repeat_count=8, batch_size=64, seed=0, routes=router.routes)
     for epoch in range(NUM_EPOCHS):
         if epoch:
             with step(f"routing {epoch}"):
                 result = router.route(epoch, examiner)
             with step(f"report {epoch}"):
-                report.note_routing(epoch, router, result, None)
+                report.write_routing(epoch, router, result)
             sampler.set_routes(result.routes)
         sampler.set_epoch(epoch)
         with step(f"epoch {epoch}"):

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 
-from ..routing.triage import Evidence, Route, TriageResult
+from ..routing.triage import Evidence, Route, TriageConfig, TriageResult
 from ..tracing.pivots import find_pivots
 from ..tracing.trace import ResponseTrace
 from .figures import BLUE, GREY, LIGHT, RED, ROUTE_COLORS, save_figure
@@ -69,7 +69,7 @@ def plot_route_flow(routes_by_epoch: Sequence[np.ndarray], path: Path) -> None:
     save_figure(figure, path)
 
 
-def plot_calibration(result: TriageResult, evidence: Evidence, tau_high: float, tau_low: float, path: Path) -> None:
+def plot_calibration(result: TriageResult, evidence: Evidence, config: TriageConfig, path: Path) -> None:
     """
     Draw how often the policy is right along the ranking, as the verified prompts say, and where the thresholds cut.
 
@@ -95,7 +95,7 @@ def plot_calibration(result: TriageResult, evidence: Evidence, tau_high: float, 
     rates = evidence.pass_rate[result.ranking]
     verified = _thin(np.flatnonzero(np.isfinite(rates)))
     axes.plot(verified + 1, rates[verified], "o", color=RED, markersize=4, alpha=0.6, label="verified prompts")
-    for level, name in ((tau_high, "discard above"), (1 - tau_low, "ask for a label below")):
+    for level, name in ((config.tau_high, "discard above"), (1 - config.tau_low, "ask for a label below")):
         axes.axhline(level, color=GREY, linewidth=1, linestyle=":")
         axes.text(1, level, name, ha="left", va="top", fontsize=8, color="#67727e")
     axes.set_xlabel("prompts, least uncertain first")

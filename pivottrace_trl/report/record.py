@@ -1,4 +1,4 @@
-"""Runs as the comparison knows them: written as one `run.json` each, read with the routes beside it."""
+"""Records of runs and their readers: one `run.json` a run, one table of routes a routing."""
 
 import json
 import os
@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..files import PRIVATE_FOLDER, reading, write_json
-from ..routing.triage import Route
+from ..files import PRIVATE_FOLDER, reading, write_json, write_parquet
+from ..routing.router import PoolRouter
+from ..routing.triage import Route, TriageResult
 from ..training.versions import installed
 
 
@@ -118,6 +119,35 @@ class RunRecorder(TrainerCallback):
             record_run(path, self.arm, args, state, num_labels=self.num_labels, settings=self.settings)
 
 
+def write_routes(folder: Path, epoch: int, router: PoolRouter, result: TriageResult) -> None:
+    """Write the routes of an epoch, with what they were made from."""
+    columns = {
+        "prompt_id": router.prompt_ids,
+        "route": np.array([route.name.lower() for route in Route])[result.routes],
+        "score": router.scores,
+        "pivot_density": router.densities,
+        "is_probe": np.isin(np.arange(len(router.prompt_ids)), router.probes),
+        "is_labelled": router.evidence.is_labelled,
+        "pass_rate": router.evidence.pass_rate,
+        "agreement": router.evidence.agreement,
+    }
+    write_parquet(folder / f"routes-epoch-{epoch:03d}.parquet", columns)
+
+
+def find_routes(folder: Path) -> dict[int, Path]:
+    """The tables of routes in a folder, by epoch."""
+    paths = sorted(folder.glob("routes-epoch-*.parquet"))
+    return {int(path.stem.removeprefix("routes-epoch-")): path for path in paths}
+
+
+def read_routes(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Routes, scores and pass rates of one routing, each of shape `(num_prompts,)`."""
+    with reading(path, "It is no table of routes: remove it, or run again."):
+        table = pq.read_table(path, columns=["route", "score", "pass_rate"]).to_pydict()
+        routes = np.array([Route[name.upper()] for name in table["route"]], np.int8)
+        return routes, np.array(table["score"], float), np.array(table["pass_rate"], float)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """Mean reward of one run on one set, and what was spent by then. Arrays have shape `(num_evaluations,)`."""
@@ -183,7 +213,7 @@ def _has_recorder(file: Path) -> bool:
 
 def _read_run(file: Path) -> Run:
     folder = file.parent.parent if file.parent.name == PRIVATE_FOLDER else file.parent
-    tables = [_read_routes(path) for path in sorted((folder / PRIVATE_FOLDER).glob("routes-epoch-*.parquet"))]
+    tables = [read_routes(path) for path in find_routes(folder / PRIVATE_FOLDER).values()]
     with reading(file, "It is no record of a run: remove it, or run again."):
         record = json.loads(file.read_text())
         own = file.parent / PRIVATE_FOLDER / RUN_FILE
@@ -206,14 +236,6 @@ def _read_run(file: Path) -> Run:
             settings=record["settings"],
             peak_gpu_memory_gb=record["peak_gpu_memory_gb"],
         )
-
-
-def _read_routes(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Routes, scores and pass rates of one routing."""
-    with reading(path, "It is no table of routes: remove it, or run again."):
-        table = pq.read_table(path).to_pydict()
-        routes = np.array([Route[name.upper()] for name in table["route"]], np.int8)
-        return routes, np.array(table["score"], float), np.array(table["pass_rate"], float)
 
 
 def _evaluations(log_history: list[dict[str, Any]], num_labels: int) -> dict[str, Evaluation]:

@@ -64,14 +64,14 @@ def test_answers_that_arrive_while_it_runs(make_trainer):
     trainer = make_trainer(dataset=make_pool().remove_columns("solution"), num_train_epochs=3)
     callback = attach(trainer)
     routings = []
-    note = callback.report.note_routing
+    note = callback.report.write_routing
 
-    def spy(epoch, router, result, tokenizer):
+    def spy(epoch, router, result):
         routings.append(result.counts())
-        note(epoch, router, result, tokenizer)
+        note(epoch, router, result)
         answer_queue(callback.ledger.path)
 
-    callback.report.note_routing = spy
+    callback.report.write_routing = spy
     trainer.train()
     # Nothing is known in the first epoch; in the later ones what was answered in between is used.
     assert routings[0] == {"discard": 0, "weak": 32, "annotate": 0}
@@ -111,15 +111,15 @@ def test_a_score_learns_from_every_probe_that_is_answered(make_trainer):
     dataset = make_pool().remove_columns("solution")
     trainer = make_trainer(dataset=dataset, num_train_epochs=4, save_strategy="epoch")
     callback = attach(trainer, estimator="probe_calibrated")
-    learnt, note, weights = [], callback.report.note_routing, []
+    learnt, note, weights = [], callback.report.write_routing, []
 
-    def answer_one(epoch, router, result, tokenizer):
+    def answer_one(epoch, router, result):
         learnt.append(list(callback.scorer.probes))
         weights.append(callback.scorer.estimator.weights)
-        note(epoch, router, result, tokenizer)
+        note(epoch, router, result)
         answer_queue(callback.ledger.path, 1)
 
-    callback.report.note_routing = answer_one
+    callback.report.write_routing = answer_one
     trainer.train()
     assert [len(rows) for rows in learnt] == [0, 1, 2, 3] and set(learnt[1]) < set(learnt[2]) < set(learnt[3])
     assert weights[1] != weights[2] != weights[3]

@@ -171,8 +171,8 @@ def test_the_buying_goes_on_once_training_is_right_now_and_then(make_trainer):
     trainer.add_callback(callback)
     say_instead(trainer, lambda row: (half if trainer.state.global_step else wrong)(row))
     bought = []
-    note = callback.report.note_routing
-    callback.report.note_routing = lambda *args: bought.append(callback.ledger.num_bought) or note(*args)
+    note = callback.report.write_routing
+    callback.report.write_routing = lambda *args: bought.append(callback.ledger.num_bought) or note(*args)
     trainer.train()
     assert bought[0] == 32 < bought[1]
 

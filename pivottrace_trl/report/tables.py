@@ -1,0 +1,86 @@
+"""Tables for the terminal."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ..labels.exchange import AnnotationStatus
+from ..offline import PoolTriage
+from ..routing.triage import Route, count_routes
+
+
+def print_routings(
+    routes: Mapping[int, np.ndarray],
+    summary: Mapping[str, Any],
+    log_history: Sequence[Mapping[str, Any]],
+    output_dir: Path,
+) -> None:
+    """Print how many prompts each epoch of a training run had on each route, and what was bought."""
+    table = Table(title="PivotTrace")
+    for column in ("epoch", *(route.name.lower() for route in Route)):
+        table.add_column(column, justify="right")
+    for epoch, routes_of_epoch in routes.items():
+        table.add_row(str(epoch), *(str(count) for count in count_routes(routes_of_epoch).values()))
+    console = Console()
+    console.print(table)
+    logged = [entry.get("pivottrace/pseudo_label_accuracy") for entry in log_history]
+    known = [value for value in logged if value is not None]
+    accuracy = f"; votes right on annotated prompts: {np.mean(known):.0%}" if known else ""
+    console.print(
+        f"Labels bought: {summary['annotated']} of {summary['annotation_budget']} allowed, "
+        f"for a pool of {summary['pool_size']}{accuracy}. Files: {output_dir}"
+    )
+
+
+def print_triage(outcome: PoolTriage, output_dir: Path) -> None:
+    """Print the routes of a triage, what its probes say, and what it took."""
+    router, result = outcome.router, outcome.result
+    table = Table(title=f"Triage of {len(result.routes)} prompts")
+    for column in ("route", "prompts", "share", "mean score", "mean pivot density", "mean tokens"):
+        table.add_column(column, justify="left" if column == "route" else "right")
+    num_tokens = np.array([len(rollout.completion_ids) for rollout in outcome.rollouts])
+    for route in Route:
+        is_here = result.routes == route
+        count = int(is_here.sum())
+        means = [
+            f"{np.nanmean(values[is_here]):.{digits}f}" if count else "-"
+            for values, digits in ((router.scores, 2), (router.densities, 3), (num_tokens, 0))
+        ]
+        table.add_row(route.name.lower(), str(count), f"{count / len(result.routes):.1%}", *means)
+    console = Console()
+    console.print(table)
+    if router.ledger.num_bought:
+        console.print(
+            f"Probe set: {router.ledger.num_bought} labels of a budget of {router.ledger.budget}, "
+            f"{np.nanmean(router.evidence.pass_rate):.0%} of the probed responses are right."
+        )
+    else:
+        console.print(
+            f"No label column: nothing was verified, nothing is discarded. Answer the {len(router.probes)} probes at "
+            f"the top of {output_dir / 'queue.jsonl'} first."
+        )
+    total = sum(outcome.seconds.values())
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in outcome.seconds.items())
+    console.print(f"Took {total:.1f} s ({stages}); peak memory {outcome.peak_memory_gb:.1f} GiB. Files: {output_dir}")
+
+
+def print_status(status: AnnotationStatus) -> None:
+    """Print where the annotation stands."""
+    table = Table(title="Annotation", show_header=False)
+    table.add_row("labels bought", f"{status.bought} of {status.budget} ({status.bought / max(status.budget, 1):.0%})")
+    table.add_row("in the queue", f"{status.queue['probe']} probes, {status.queue['annotate']} others")
+    table.add_row("paid", f"{status.price:.2f}")
+    pace = f"{status.per_hour:.1f} an hour over the last day" if status.per_hour else "too few answers to tell"
+    table.add_row("throughput", pace)
+    if status.per_hour:
+        table.add_row("queue done in", f"{sum(status.queue.values()) / status.per_hour:.1f} hours at this pace")
+    table.add_row("last answer", status.last_answer or "none yet")
+    table.add_row("broken, declined", f"{status.broken}, {status.declined}")
+    table.add_row("not used", str(status.unused))
+    for author, count in status.answers_by_author.items():
+        table.add_row(f"answered by {author}", str(count))
+    Console().print(table)
