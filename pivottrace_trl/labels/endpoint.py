@@ -6,13 +6,14 @@ import math
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import as_completed
 from contextlib import contextmanager
 from typing import Any
 
 from ..answers import AnswerFormat
 from ..answers.format import resolve_format
+from .queries import Answer, Query
 from .replies import Kind, Reply, read_body, read_status
 from .spending import Spending, most_tokens
 
@@ -115,7 +116,9 @@ class EndpointAnnotator:
             import openai
         except ImportError as error:
             raise ImportError('EndpointAnnotator needs openai: pip install "pivottrace-trl[endpoint]"') from error
-        self.__name__ = self.model = model
+        self.model = model
+        # Each is recorded as it comes; the more, the less it matters that the last ones of a batch are waited for.
+        self.batch_size = 4 * concurrency
         self._openai = openai
         # Retries of its own would be neither counted nor charged.
         options: dict[str, Any] = {"base_url": base_url, "api_key": api_key, "max_retries": 0, "timeout": timeout}
@@ -144,39 +147,38 @@ class EndpointAnnotator:
         """What was charged so far."""
         return self._spending.cost
 
-    def __call__(self, rows: list[dict[str, Any]]) -> Iterator[tuple[int, str | None, float]]:
+    def ask(self, queries: Sequence[Query]) -> Iterator[Answer]:
         """
-        Answer rows of the pool, in the order in which the replies arrive.
+        Answer queries, in the order in which the replies arrive.
 
         Args:
-            rows (`list[dict]`): rows with the prompt column.
+            queries (`Sequence[Query]`):
+                What is asked for; the `row` of each holds the prompt column.
 
         Yields:
-            `tuple[int, str | None, float]`: position of the row, its answer (`None` if there is none) and what it
-            cost. Rows that the cost limit leaves no money for are not yielded.
+            [`Answer`]: with what it cost; the label is `None` if there is none. Queries that the cost limit leaves no
+            money for are not answered.
 
         Raises:
             RuntimeError: if the endpoint fails for good; what was answered is yielded before.
         """
-        requests = [self._messages(row[self._prompt_column]) for row in rows]
         failure: RuntimeError | None = None
         is_over = threading.Event()
         with _hiding(self._key), _running_loop() as loop:
             client, gate = self._make_client(), asyncio.Semaphore(self._concurrency)
-            futures = {
-                asyncio.run_coroutine_threadsafe(self._ask(client, gate, is_over, messages), loop): position
-                for position, messages in enumerate(requests)
-            }
+            futures = [
+                asyncio.run_coroutine_threadsafe(self._answer(client, gate, is_over, query), loop) for query in queries
+            ]
             try:
                 for future in as_completed(futures):
                     try:
-                        answered = future.result()
+                        answer = future.result()
                     except RuntimeError as error:
                         failure = failure or error
                         is_over.set()
                         continue
-                    if answered is not None:
-                        yield futures[future], *answered
+                    if answer is not None:
+                        yield answer
             finally:
                 asyncio.run_coroutine_threadsafe(_close(client), loop).result(_SECONDS_TO_CLOSE)
         if failure is not None:
@@ -188,10 +190,11 @@ class EndpointAnnotator:
             return [messages[0] | {"content": f"{messages[0]['content']}\n\n{self._instruction}"}, *messages[1:]]
         return [{"role": "system", "content": self._instruction}, *messages]
 
-    async def _ask(
-        self, client: Any, gate: asyncio.Semaphore, is_over: threading.Event, messages: list[dict[str, str]]
-    ) -> tuple[str | None, float] | None:
-        """The answer to a prompt and what it cost; `None` if it was not asked for, or not to its end."""
+    async def _answer(
+        self, client: Any, gate: asyncio.Semaphore, is_over: threading.Event, query: Query
+    ) -> Answer | None:
+        """The answer to a query; `None` if it was not asked for, or not to its end."""
+        messages = self._messages(query.row[self._prompt_column])
         spent, num_unreadable = 0.0, 0
         async with gate:
             for attempt in range(self._max_retries + 1):
@@ -216,13 +219,13 @@ class EndpointAnnotator:
                 spent += charge
                 num_unreadable += reply.kind is Kind.UNREADABLE
                 if reply.kind is Kind.ANSWER:
-                    return reply.label, spent
+                    return Answer(query.prompt_id, reply.label, self.model, spent)
                 is_last = attempt == self._max_retries
                 if reply.kind is Kind.DECLINED or num_unreadable == 2 or (num_unreadable and is_last):
                     logger.warning(
                         "%s gave no answer to a prompt, which counts as declined: %s.", self.model, reply.reason
                     )
-                    return None, spent
+                    return Answer(query.prompt_id, None, self.model, spent)
                 if reply.kind is Kind.LASTING or is_last:
                     break
                 growing = min(0.5 * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)

@@ -1,25 +1,25 @@
 """Queries, answers, and what was paid for them: one SQLite file. The only module that asks for labels."""
 
+import dataclasses
 import json
 import logging
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from ..answers import AnswerFormat
+from ..answers.format import format_of_ledger
 from .file import LedgerFile, check_header
 from .journal import LedgerJournal, to_json
 from .lock import hold
-from .queries import Answer, Oracle, Outcome, Query, is_empty
+from .queries import Answer, Oracle, Outcome, Query, as_written, is_empty
 from .vault import LabelVault
 
 
 logger = logging.getLogger(__name__)
-
-# Questions an oracle gets at a time, unless it has a `batch_size`. What a list holds is recorded at once, what a
-# generator yields as it comes.
-_BATCH_SIZE = 16
 
 
 class AnnotationLedger(LedgerJournal):
@@ -40,8 +40,8 @@ class AnnotationLedger(LedgerJournal):
             The pool. It may have changed since the last time, as long as some answered prompt is still in it.
         label_column (`str`, *optional*, defaults to `"solution"`):
             Column under which the reward functions expect an answer.
-        answer_format (`str`, *optional*, defaults to `"math"`):
-            Name of the format of the answers. It stays once there are labels.
+        answer_format ([`AnswerFormat`] or `str`, *optional*, defaults to `"math"`):
+            Reads the answers of oracles. It stays once there are labels.
 
     Raises:
         ValueError: if the budget is no number of labels, or the file is no ledger, damaged, or of another pool. It is
@@ -67,7 +67,7 @@ class AnnotationLedger(LedgerJournal):
         budget: int,
         prompt_ids: Sequence[str],
         label_column: str = "solution",
-        answer_format: str = "math",
+        answer_format: AnswerFormat | str = "math",
     ):
         if isinstance(budget, bool) or not isinstance(budget, Integral) or budget < 0:
             raise ValueError(
@@ -88,15 +88,17 @@ class AnnotationLedger(LedgerJournal):
                 f"{self.path} belongs to another pool: none of its {len(self._state.paid)} answered prompts is in "
                 "this one. Its labels are kept: choose another `output_dir` for this pool, or move the file away."
             )
-        former = self._state.settings.get("answer_format", answer_format)
-        if self._state.paid and former != answer_format:
+        name = answer_format if isinstance(answer_format, str) else answer_format.name
+        former = self._state.settings.get("answer_format", name)
+        if self._state.paid and former != name:
             self.close()
             raise ValueError(
                 f"{self.path} holds {len(self._state.paid)} labels in the answer format {former!r}, but "
-                f"`answer_format` is {answer_format!r}, which may read them differently. Go on with "
+                f"`answer_format` is {name!r}, which may read them differently. Go on with "
                 f"`answer_format={former!r}`, or choose another `output_dir`."
             )
-        self._own_settings = {"budget": int(budget), "label_column": label_column, "answer_format": answer_format}
+        self._own_settings = {"budget": int(budget), "label_column": label_column, "answer_format": name}
+        self._own_format: AnswerFormat | str | None = answer_format
         self._write(lambda: None)
 
     @classmethod
@@ -119,6 +121,7 @@ class AnnotationLedger(LedgerJournal):
             raise FileNotFoundError(f"There is no ledger {path}. Start the training or the triage that makes it.")
         ledger = cls.__new__(cls)
         LedgerJournal.__init__(ledger, Path(path))
+        ledger._own_format = None
         if not ledger._state.settings:
             ledger.close()
             raise ValueError(f"{path} was never given a budget. Start the run that it belongs to once.")
@@ -147,6 +150,10 @@ class AnnotationLedger(LedgerJournal):
 
     def _query(self, identity: str) -> Query:
         return Query(identity, self._file.prompt(identity), **self._state.requests[identity])
+
+    def _paid_first(self, identity: str) -> tuple[Any, ...]:
+        # What was paid for before costs nothing: it comes first, whatever is left of the budget.
+        return identity not in self._state.paid, *self._urgency(identity)
 
     def _urgency(self, identity: str) -> tuple[int, bool, float]:
         asked = self._state.requests[identity]
@@ -183,14 +190,17 @@ class AnnotationLedger(LedgerJournal):
             if query.prompt_id not in self._state.open_ids or value != self._state.requests[query.prompt_id]:
                 self._append("request", query.prompt_id, value=value, epoch=epoch)
 
-    def buy(self, oracle: Oracle) -> int:
+    def buy(self, oracle: Oracle, rows: Callable[[list[str]], Sequence[dict[str, Any]]] | None = None) -> int:
         """
         Let an oracle answer the queue, most valuable first, as far as the budget goes. What was recorded stays, also
-        when the oracle fails later on.
+        when the oracle fails later on. An answer that the answer format cannot read counts as none.
 
         Args:
             oracle ([`Oracle`]):
                 Whom to ask.
+            rows (`Callable[[list[str]], Sequence[dict]]`, *optional*):
+                Returns what the oracle may know of the prompts with the given ids. Defaults to the text of the prompt,
+                as `prompt`.
 
         Returns:
             `int`: number of labels recorded.
@@ -200,26 +210,13 @@ class AnnotationLedger(LedgerJournal):
         """
         self.refresh()
         with self._lock:
-            waiting = sorted(self._state.open_ids, key=self._urgency)
-        # Prompts that were paid for before cost nothing: they come first, whatever is left of the budget.
-        waiting.sort(key=lambda identity: identity not in self._state.paid)
-        batch_size = getattr(oracle, "batch_size", _BATCH_SIZE)
-        num_recorded = place = 0
-        while place < len(waiting):
-            batch: list[str] = []
-            num_left = self.num_left
-            while place < len(waiting) and len(batch) < batch_size:
-                identity = waiting[place]
-                is_free = identity in self._state.paid
-                if not is_free and num_left == 0:
-                    break
-                num_left -= not is_free
-                if identity in self._state.open_ids:  # another process may have answered it meanwhile
-                    batch.append(identity)
-                place += 1
-            if not batch:
-                break
-            missing = set(batch)
+            waiting = deque(sorted(self._state.open_ids, key=self._paid_first))
+        num_recorded = 0
+        while batch := self._next_batch(waiting, oracle.batch_size):
+            if rows is not None:
+                found = zip(batch, rows([query.prompt_id for query in batch]), strict=True)
+                batch = [dataclasses.replace(query, row=row) for query, row in found]
+            missing = {query.prompt_id for query in batch}
             answers: Iterable[Answer] = []
             try:
                 answers = oracle.ask(batch)
@@ -228,7 +225,7 @@ class AnnotationLedger(LedgerJournal):
                     if strangers := [a.prompt_id for a in chunk if a.prompt_id not in missing]:
                         raise ValueError(f"it answered {strangers[0]!r}, which it was not asked")
                     missing -= {answer.prompt_id for answer in chunk}
-                    num_recorded += self.record(chunk).count(Outcome.RECORDED)
+                    num_recorded += self.record([self._read(a) for a in chunk]).count(Outcome.RECORDED)
             except sqlite3.Error:
                 raise
             except Exception as error:
@@ -241,6 +238,35 @@ class AnnotationLedger(LedgerJournal):
                 if isinstance(answers, Generator):
                     answers.close()  # what it has under way ends now, and not when a traceback is forgotten
         return num_recorded
+
+    def _next_batch(self, waiting: deque[str], most: int) -> list[Query]:
+        """The next queries that the budget pays for; another process may have answered some of them meanwhile."""
+        batch: list[Query] = []
+        with self._lock:
+            num_left = self.num_left
+            while waiting and len(batch) < most:
+                is_free = waiting[0] in self._state.paid
+                if num_left == 0 and not is_free:
+                    break
+                identity = waiting.popleft()
+                if identity in self._state.open_ids:
+                    num_left -= not is_free
+                    query = self._query(identity)
+                    batch.append(dataclasses.replace(query, row={"prompt": query.prompt}))
+        return batch
+
+    def _read(self, answer: Answer) -> Answer:
+        """An answer as it is kept: read by the answer format; declined if that cannot be done."""
+        if isinstance(answer.label, dict):
+            return answer
+        label = None if is_empty(answer.label) else as_written(answer.label)
+        if isinstance(label, str):
+            try:
+                label = format_of_ledger(self.answer_format, self._own_format).read(label).label
+            except ValueError as error:
+                logger.warning("An answer of %s to prompt %s is not used: %s", answer.author, answer.prompt_id, error)
+                label = None
+        return dataclasses.replace(answer, label=label)
 
     def record(
         self,
@@ -269,6 +295,8 @@ class AnnotationLedger(LedgerJournal):
         self, answer: Answer, is_same: Callable[[dict[str, Any], dict[str, Any]], bool], replace: bool
     ) -> Outcome:
         identity, label = answer.prompt_id, answer.label
+        if label is not None and not isinstance(label, dict):
+            label = {self.label_column: as_written(label)}
         if identity not in self._state.requests:
             return Outcome.UNKNOWN
         standing = self._state.labels.get(identity)
@@ -360,7 +388,7 @@ class AnnotationLedger(LedgerJournal):
         bought = [i for i, author in self._state.authors.items() if author == vault.author and i in vault]
         changed = []
         for start in range(0, len(bought), vault.batch_size):
-            for answer in vault.ask(bought[start : start + vault.batch_size]):
+            for answer in vault.ask([Query(identity) for identity in bought[start : start + vault.batch_size]]):
                 old, new = self.label(answer.prompt_id), answer.label
                 if old and new and json.dumps(old.get(column)) != json.dumps(new.get(column)):
                     changed.append(answer)

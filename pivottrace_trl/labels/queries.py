@@ -3,9 +3,11 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import Enum
-from typing import Any, Protocol
+from numbers import Rational, Real
+from typing import Any, Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,8 @@ class Query:
         route (`str` or `None`): route of the prompt when the label was asked for.
         score (`float` or `None`): its uncertainty then.
         suggestion (`str` or `None`): the policy's own answer then.
+        row (`dict[str, Any]`): what a function or an endpoint may know of the prompt, and nothing else: `prompt` and
+            the free columns. Filled in by [`AnnotationLedger.buy`]; the ledger does not keep it.
     """
 
     prompt_id: str
@@ -28,6 +32,7 @@ class Query:
     route: str | None = None
     score: float | None = None
     suggestion: str | None = None
+    row: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,14 @@ class Answer:
 
     Attributes:
         prompt_id (`str`): the prompt.
-        label (`dict[str, Any]` or `None`): label column -> value; `None` if the annotator has no answer.
+        label (`Any`): the answer, a text or a number, which [`AnnotationLedger.buy`] reads by the answer format; or
+            a dictionary, label column -> value, which is kept as it stands; `None` if the annotator has no answer.
         author (`str`): who said it.
         price (`float`): what it cost, in the user's currency.
     """
 
     prompt_id: str
-    label: dict[str, Any] | None
+    label: Any
     author: str
     price: float = 0.0
 
@@ -52,12 +58,12 @@ class Answer:
             raise ValueError(f"`price` is {self.price!r}, but must be a number of at least 0.")
         try:
             f"{self.label}{self.author}".encode()
-            json.dumps(self.label, ensure_ascii=False, allow_nan=False).encode()
+            json.dumps(as_written(self.label), ensure_ascii=False, allow_nan=False).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"The label {self.label!r:.100} of prompt {self.prompt_id!r} by {self.author!r:.100} cannot be kept "
-                f"({str(error)[:100]}). A label is a dictionary of texts, numbers and lists, without half characters "
-                "(lone surrogates), NaN and infinity."
+                f"({str(error)[:100]}). A label is made of texts, numbers and lists, without half characters (lone "
+                "surrogates), NaN and infinity."
             ) from error
 
 
@@ -77,13 +83,29 @@ class Outcome(str, Enum):
     """Nobody asked for this prompt: nothing is done."""
 
 
+@runtime_checkable
 class Oracle(Protocol):
-    """Whoever knows the labels."""
+    """
+    Whoever knows the labels: the label column of a dataset, a function, an endpoint, people. Only
+    [`AnnotationLedger.buy`] asks.
 
-    def ask(self, prompt_ids: Sequence[str]) -> Iterable[Answer]:
+    Attributes:
+        batch_size (`int`): most queries it wants at a time.
+    """
+
+    batch_size: int
+
+    def ask(self, queries: Sequence[Query]) -> Iterable[Answer]:
         """
-        Return an answer for each prompt, in any order. The answers of a list are recorded at once, those of a
-        generator one by one as they come, so that an interruption loses none.
+        Answer queries, in any order. What is left out stays in the queue.
+
+        Args:
+            queries (`Sequence[Query]`):
+                What is asked for, with the `row` of each prompt.
+
+        Returns:
+            `Iterable[Answer]`: a list is recorded at once; what a generator yields is recorded as it comes, so that an
+            interruption loses none of it.
         """
         ...
 
@@ -97,3 +119,11 @@ def is_empty(value: Any) -> bool:
     if isinstance(value, str):
         return not value.strip()
     return value is None or value != value  # NaN
+
+
+def as_written(value: Any) -> Any:
+    """A number, NumPy's too, as it is written: a verifier of texts reads no other. Anything else as it is."""
+    if isinstance(value, Rational) and not isinstance(value, bool):
+        return str(value)
+    is_number = isinstance(value, (Real, Decimal)) and not isinstance(value, bool) and value == value
+    return f"{Decimal(str(value)):f}" if is_number else value

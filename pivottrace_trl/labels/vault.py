@@ -6,7 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from .queries import Answer, is_empty
+from .queries import Answer, Query, is_empty
 from .view import LedgerView
 
 
@@ -59,11 +59,11 @@ class LabelVault:
             self._locked = plain.select_columns(list(locked_columns))
         self._row = {identity: row for row, identity in enumerate(prompt_ids)}
 
-    def ask(self, prompt_ids: Sequence[str]) -> list[Answer]:
-        """Return the labels of these rows; `None` where the first label column is empty, whatever the others hold."""
+    def ask(self, queries: Sequence[Query]) -> list[Answer]:
+        """Return the labels; `None` where the first label column is empty, whatever the others hold."""
         answers = []
-        labels = self._read(self._labels, prompt_ids)
-        for identity, label in zip(prompt_ids, labels, strict=True):
+        prompt_ids = [query.prompt_id for query in queries]
+        for identity, label in zip(prompt_ids, self._read(self._labels, prompt_ids), strict=True):
             # NaN is how tables write that there is nothing; JSON has no word for it.
             label = {name: None if value != value else value for name, value in label.items()}
             has_none = is_empty(label[self._label_columns[0]])

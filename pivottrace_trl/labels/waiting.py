@@ -1,67 +1,60 @@
-"""Waiting for people, with a live display."""
+"""People, who answer through the ledger."""
 
 import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from rich.live import Live
 from rich.table import Table
 
 from .ledger import AnnotationLedger
+from .queries import Answer, Query
 
 
-class AnnotationWait:
+class People:
     """
-    Waits until enough of the queue is answered, declined or called broken.
-
-    Args:
-        share (`float`):
-            Share of the queue in `(0, 1]` that must be closed before training goes on.
-        poll_seconds (`float`, *optional*, defaults to `2.0`):
-            Time between two looks at the ledger.
-        is_shown (`bool`, *optional*, defaults to `True`):
-            Whether to show the display.
-        sleep (`Callable[[float], None]`, *optional*):
-            How to wait. Defaults to `time.sleep`.
-
-    Raises:
-        ValueError: if the share does not lie in `(0, 1]`.
+    People, who answer through the ledger, now or later: as an oracle they say nothing themselves. With a `share`,
+    asking them takes until that share of the queries in `(0, 1]` is answered, declined or called broken.
     """
+
+    batch_size = sys.maxsize  # they see the queue as a whole
 
     def __init__(
         self,
-        share: float,
-        poll_seconds: float = 2.0,
+        ledger: AnnotationLedger,
+        share: float | None = None,
         is_shown: bool = True,
+        poll_seconds: float = 2.0,
         sleep: Callable[[float], None] = time.sleep,
     ):
-        if not 0.0 < share <= 1.0:
+        if share is not None and not 0.0 < share <= 1.0:
             raise ValueError(
                 f"`wait_for_annotations` is {share!r}, but must be a share of the queue in (0, 1], such as 0.5. Leave "
                 "it out to train without waiting."
             )
-        self._share, self._poll_seconds, self._is_shown, self._sleep = share, poll_seconds, is_shown, sleep
+        self._ledger, self._share, self._is_shown = ledger, share, is_shown
+        self._poll_seconds, self._sleep = poll_seconds, sleep
 
-    def __call__(self, ledger: AnnotationLedger) -> None:
-        """
-        Return when the share of the present queue is closed; at once if it is empty.
+    def ask(self, queries: Sequence[Query]) -> list[Answer]:
+        """Wait, if asked to; the answers are in the ledger."""
+        if self._share is not None:
+            self._wait([query.prompt_id for query in queries], self._share)
+        return []
 
-        Args:
-            ledger ([`AnnotationLedger`]): the ledger that others write to.
-        """
-        asked = {query.prompt_id for query in ledger.queue()}
-        needed = math.ceil(self._share * len(asked) - 1e-9)
+    def _wait(self, asked: Sequence[str], share: float) -> None:
+        needed = math.ceil(share * len(asked) - 1e-9)
         start = time.monotonic()
         # `Live` takes the terminal over as soon as it is entered, also with nothing to show.
         with Live(refresh_per_second=4, transient=True) if self._is_shown else nullcontext() as live:
             while True:
-                ledger.refresh()
-                num_closed = sum(ledger.query(identity) is None for identity in asked)
+                self._ledger.refresh()
+                num_closed = sum(self._ledger.query(identity) is None for identity in asked)
                 if num_closed >= needed:
                     return
                 if live is not None:
-                    live.update(_display(ledger, num_closed, needed, time.monotonic() - start))
+                    live.update(_display(self._ledger, num_closed, needed, time.monotonic() - start))
                 self._sleep(self._poll_seconds)
 
 

@@ -9,7 +9,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pivottrace_trl import AnnotationLedger, EndpointAnnotator, Query
-from pivottrace_trl.labels import CallableAnnotator
 
 
 IDS = [f"p{number}" for number in range(20)]
@@ -106,20 +105,13 @@ def ledger(tmp_path):
     return ledger
 
 
-def oracle(annotator):
-    def rows(ids):
-        return [{"prompt": [{"role": "user", "content": f"What is {int(i[1:])}?"}]} for i in ids]
-
-    return CallableAnnotator(annotator, rows, "solution")
-
-
 def make(endpoint, **options):
     return EndpointAnnotator("big-model", endpoint.url, "key", **options)
 
 
 def test_answers_prices_and_author(endpoint, ledger):
     annotator = make(endpoint, price_per_million_tokens=(1.0, 4.0))
-    assert ledger.buy(oracle(annotator)) == 20
+    assert ledger.buy(annotator) == 20
     assert all(ledger.label(i) == {"solution": str(n + 1)} for n, i in enumerate(IDS))
     assert ledger.author("p3") == "big-model"
     assert annotator.cost == pytest.approx(20 * 300e-6)
@@ -129,17 +121,17 @@ def test_answers_prices_and_author(endpoint, ledger):
 
 def test_passing_failures_are_repeated(endpoint, ledger):
     endpoint.behave = lambda number, request: (429 if number % 2 else 503, "busy") if number <= 10 else None
-    assert ledger.buy(oracle(make(endpoint))) == 20
+    assert ledger.buy(make(endpoint)) == 20
     assert len(endpoint.requests) == 30
 
 
 def test_lasting_failures_keep_what_was_answered(endpoint, ledger):
     endpoint.behave = lambda number, request: (401, "who are you") if number > 5 else None
     with pytest.raises(RuntimeError, match="HTTP 401 Unauthorized.*are kept"):
-        ledger.buy(oracle(make(endpoint, concurrency=1, max_retries=0)))
+        ledger.buy(make(endpoint, concurrency=1, max_retries=0))
     assert ledger.num_bought == 5
     endpoint.behave = lambda number, request: None
-    assert ledger.buy(oracle(make(endpoint))) == 15
+    assert ledger.buy(make(endpoint)) == 15
 
 
 def test_no_answer_costs_money_but_no_budget(endpoint, ledger):
@@ -147,7 +139,7 @@ def test_no_answer_costs_money_but_no_budget(endpoint, ledger):
     replies = {0: (200, "I do not know."), 1: (400, "not allowed"), 2: (200, r"\boxed{(1,2)}"), 3: (200, "")}
     endpoint.behave = lambda number, request: replies.get(int(request["messages"][-1]["content"].split()[-1][:-1]))
     annotator = make(endpoint, price_per_million_tokens=(1.0, 4.0))
-    assert ledger.buy(oracle(annotator)) == 17
+    assert ledger.buy(annotator) == 17
     assert ledger.label("p2") == {"solution": "$(1,2)$"}
     assert all(ledger.has_declined(i) for i in ("p0", "p1", "p3"))
     assert len(endpoint.requests) == 22
@@ -162,7 +154,7 @@ def test_no_answer_costs_money_but_no_budget(endpoint, ledger):
 def test_the_cost_limit_holds(endpoint, ledger, caplog):
     # A request may cost 0.004 and does cost 0.0003: the limit pays for some, and never for one too many.
     annotator = make(endpoint, price_per_million_tokens=(1.0, 4.0), max_completion_tokens=900, max_cost=0.006)
-    bought = ledger.buy(oracle(annotator))
+    bought = ledger.buy(annotator)
     assert 7 <= bought < 20 and annotator.cost == pytest.approx(bought * 300e-6) and annotator.cost <= 0.006
     assert len(endpoint.requests) == bought and len(ledger.queue()) == 20 - bought
     assert "leaves no money for another request" in caplog.text
@@ -170,7 +162,7 @@ def test_the_cost_limit_holds(endpoint, ledger, caplog):
 
 def test_the_rate_limit_holds(endpoint, ledger):
     ledger.request(ledger.queue()[:5])
-    ledger.buy(oracle(make(endpoint, requests_per_minute=600)))
+    ledger.buy(make(endpoint, requests_per_minute=600))
     times = sorted(endpoint.times)
     assert times[-1] - times[0] >= 4 * 0.1 - 0.05
 
@@ -185,24 +177,27 @@ def test_interrupted_and_resumed(endpoint, ledger):
     annotator = make(endpoint, concurrency=2)
     seen = []
 
-    def impatient(rows):
-        for answer in annotator(rows):
-            yield answer
-            seen.append(answer)
-            if len(seen) == 7:
-                raise KeyboardInterrupt
+    class Impatient:
+        batch_size = annotator.batch_size
+
+        def ask(self, queries):
+            for answer in annotator.ask(queries):
+                yield answer
+                seen.append(answer)
+                if len(seen) == 7:
+                    raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ledger.buy(oracle(impatient))
+        ledger.buy(Impatient())
     assert ledger.num_bought == 7
-    assert ledger.buy(oracle(annotator)) == 13
+    assert ledger.buy(annotator) == 13
 
 
 KEY = "sk-SECRET-0123456789"
 PRICES = (1.0, 4.0)
 
 
-ONE = [{"prompt": "What is 6?"}]
+ONE = [Query("p6", row={"prompt": "What is 6?"})]
 NO_LABEL = {
     "cut off by length": completion(r"so far \boxed{3}", ending="length"),
     "content filter": completion(r"\boxed{3}", ending="content_filter"),
@@ -230,7 +225,7 @@ def test_what_is_no_label_is_none(kind, endpoint, ledger):
     ledger.request([Query("p6", "What is 6?")])
     annotator = make(endpoint, price_per_million_tokens=PRICES, max_retries=1)
     try:
-        assert ledger.buy(oracle(annotator)) == 0
+        assert ledger.buy(annotator) == 0
         assert ledger.has_declined("p6")
     except RuntimeError as error:
         assert "failed 2 times in a row, at last with HTTP 200 without a finished reply" in str(error)
@@ -242,16 +237,16 @@ def test_what_is_no_label_is_none(kind, endpoint, ledger):
 def test_the_last_box_is_the_answer(endpoint):
     text = r"First \boxed{1}. Then \boxed{\frac{1}{\sqrt{2}}} follows, 20 times."
     endpoint.behave = lambda number, request: (200, completion(text))
-    ((_, answer, _),) = make(endpoint)(ONE)
-    assert answer == r"$\frac{1}{\sqrt{2}}$"
+    (answer,) = make(endpoint).ask(ONE)
+    assert answer.label == r"$\frac{1}{\sqrt{2}}$"
     endpoint.behave = lambda number, request: (200, completion(r"\boxed{b}"))
-    ((_, answer, _),) = make(endpoint, answer_format="choice")(ONE)
-    assert answer == "B"
+    (answer,) = make(endpoint, answer_format="choice").ask(ONE)
+    assert answer.label == "B"
 
 
 def test_every_request_asks_for_the_box(endpoint):
     prompt = [{"role": "system", "content": "You are kind."}, {"role": "user", "content": "What is 6?"}]
-    list(make(endpoint)([{"prompt": prompt}, {"prompt": "What is 6?"}]))
+    list(make(endpoint).ask([Query("p0", row={"prompt": prompt}), *ONE]))
     for request in endpoint.requests:
         system, user = request["messages"]
         assert "\\boxed{}" in system["content"] and user["content"] == "What is 6?"
@@ -278,12 +273,13 @@ BAD_USAGE = {
 def test_usage_that_proves_nothing_costs_the_most(kind, endpoint, ledger):
     endpoint.behave = lambda number, request: (200, completion(usage=BAD_USAGE[kind]))
     most = make(endpoint, price_per_million_tokens=PRICES, max_completion_tokens=1000)
-    ((_, answer, price),) = most(ONE)
-    assert answer == "7" and price == most.cost >= 1000 * 4e-6
+    (answer,) = most.ask(ONE)
+    price = answer.price
+    assert answer.label == "7" and price == most.cost >= 1000 * 4e-6
     # A limit that pays for two such requests pays for two.
     annotator = make(endpoint, price_per_million_tokens=PRICES, max_completion_tokens=1000, max_cost=2.5 * price)
     before = len(endpoint.requests)
-    assert ledger.buy(oracle(annotator)) == 2
+    assert ledger.buy(annotator) == 2
     assert len(endpoint.requests) - before == 2 and annotator.cost == pytest.approx(2 * price)
 
 
@@ -292,13 +288,13 @@ def test_every_attempt_is_charged(failure, endpoint):
     endpoint.behave = lambda number, request: failure if number < 3 else None
     options = {"price_per_million_tokens": PRICES, "max_completion_tokens": 1000, "timeout": 0.3}
     annotator = make(endpoint, **options)
-    ((_, answer, price),) = annotator(ONE)
-    assert len(endpoint.requests) == 3 and answer == "7"
+    (answer,) = annotator.ask(ONE)
+    assert len(endpoint.requests) == 3 and answer.label == "7"
     # Two failures at the most they can cost, and one reply that says what it did.
-    assert price == annotator.cost >= 2 * 1000 * 4e-6 + 300e-6
+    assert answer.price == annotator.cost >= 2 * 1000 * 4e-6 + 300e-6
     endpoint.requests.clear()
     limited = make(endpoint, **options, max_cost=1.5 * 1000 * 4e-6)
-    assert list(limited(ONE)) == [] and len(endpoint.requests) == 1 and limited.cost <= 1.5 * 1000 * 4e-6
+    assert list(limited.ask(ONE)) == [] and len(endpoint.requests) == 1 and limited.cost <= 1.5 * 1000 * 4e-6
 
 
 def test_a_slow_drip_ends_in_time(endpoint):
@@ -306,7 +302,7 @@ def test_a_slow_drip_ends_in_time(endpoint):
     annotator = make(endpoint, timeout=0.5, max_retries=1, price_per_million_tokens=PRICES)
     start = time.monotonic()
     with pytest.raises(RuntimeError, match="failed 2 times in a row.*no reply within 0.5 s"):
-        list(annotator(ONE))
+        list(annotator.ask(ONE))
     assert time.monotonic() - start < 5.0 and len(endpoint.requests) == 2
     assert annotator.cost >= 2 * 4096 * 4e-6
 
@@ -314,7 +310,7 @@ def test_a_slow_drip_ends_in_time(endpoint):
 def test_what_is_under_way_when_it_ends_is_charged(endpoint):
     endpoint.behave = lambda number, request: "late" if number > 1 else None
     annotator = make(endpoint, price_per_million_tokens=PRICES, max_completion_tokens=1000, concurrency=3)
-    answers = annotator([{"prompt": f"What is {n}?"} for n in range(3)])
+    answers = annotator.ask([Query(f"p{n}", row={"prompt": f"What is {n}?"}) for n in range(3)])
     next(answers)
     while len(endpoint.requests) < 3:
         time.sleep(0.01)
@@ -330,7 +326,7 @@ def test_what_others_answered_is_kept_when_one_fails(endpoint, ledger):
 
     endpoint.behave = behave
     with pytest.raises(RuntimeError, match="HTTP 404 Not Found"):
-        ledger.buy(oracle(make(endpoint, concurrency=20)))
+        ledger.buy(make(endpoint, concurrency=20))
     assert ledger.num_bought > 0 and ledger.num_left == 20 - ledger.num_bought
 
 
@@ -349,7 +345,7 @@ def test_a_server_that_echoes_the_key(status, retries, endpoint, ledger, caplog,
         for name in ("openai", "httpx", "httpcore"):
             caplog.set_level("DEBUG", name)
         try:
-            ledger.buy(oracle(annotator))
+            ledger.buy(annotator)
         except RuntimeError as error:
             while error is not None:
                 shown += ["".join(traceback.format_exception(error)), repr(error.args), str(vars(error))]

@@ -11,8 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trl.rewards import accuracy_reward
 
-from pivottrace_trl import AnnotationLedger, Answer, Query, pool_ids
-from pivottrace_trl.answers import MathFormat
+from pivottrace_trl import AnnotationLedger, Answer, Oracle, Query, pool_ids
 from pivottrace_trl.labels import CallableAnnotator, LabelVault, Outcome
 
 from ..conftest import make_pool
@@ -198,8 +197,16 @@ def test_what_failed_half_way_left_nothing(ids, open_ledger):
     assert ledger.record([Answer(ids[0], {"solution": "1"}, "ann")]) == [Outcome.RECORDED]
 
 
-def rows_of(pool, ids):
-    return lambda wanted: [{"prompt": pool["prompt"][ids.index(i)]} for i in wanted]
+class Saying:
+    """An oracle that says what it is told to, one by one."""
+
+    batch_size = 16
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def ask(self, queries):
+        yield from self.answers
 
 
 def test_an_annotator_is_asked_with_rows(pool, ids, open_ledger):
@@ -210,10 +217,10 @@ def test_an_annotator_is_asked_with_rows(pool, ids, open_ledger):
         return [None if "3+" in row["prompt"][0]["content"] else "7" for row in rows]
 
     ledger = open_ledger()
-    oracle = CallableAnnotator(annotator, rows_of(pool, ids), "solution")
+    oracle = CallableAnnotator(annotator)
     ask_for(ledger, ids[:5])
-    assert ledger.buy(oracle) == 4
-    assert set(seen[0]) == {"prompt"}
+    assert ledger.buy(oracle, lambda wanted: [pool.select_columns("prompt")[ids.index(i)] for i in wanted]) == 4
+    assert seen[0] == {"prompt": pool["prompt"][0]}
     assert ledger.label(ids[0]) == {"solution": "7"} and ledger.author(ids[0]) == "annotator"
     # Who declined is not asked again, and was not paid.
     assert ledger.has_declined(ids[3]) and ledger.label(ids[3]) is None and ledger.num_bought == 4
@@ -225,7 +232,7 @@ def test_an_annotator_is_asked_with_rows(pool, ids, open_ledger):
 @pytest.mark.parametrize("answers", [[], ["1"], ["1"] * 40])
 def test_the_wrong_number_of_answers(answers, pool, ids, open_ledger):
     ledger = open_ledger()
-    oracle = CallableAnnotator(lambda rows: answers, rows_of(pool, ids), "solution")
+    oracle = CallableAnnotator(lambda rows: answers)
     ask_for(ledger, ids[:5])
     with pytest.raises(RuntimeError, match=f"returned {len(answers)} answers for 5 rows"):
         ledger.buy(oracle)
@@ -242,7 +249,7 @@ def test_what_an_annotator_returned_before_it_failed_is_kept(pool, ids, open_led
         return ["1"] * len(rows)
 
     ledger = open_ledger(budget=40)
-    oracle = CallableAnnotator(annotator, rows_of(pool, ids), "solution")
+    oracle = CallableAnnotator(annotator)
     ask_for(ledger, ids[:40])
     with pytest.raises(RuntimeError, match="ConnectionError: gone for lunch.*16 labels.*are kept") as info:
         ledger.buy(oracle)
@@ -251,34 +258,52 @@ def test_what_an_annotator_returned_before_it_failed_is_kept(pool, ids, open_led
     assert ledger.buy(oracle) == 24
 
 
-def test_a_generator_is_recorded_answer_by_answer(pool, ids, open_ledger):
+def test_what_an_oracle_yields_is_recorded_answer_by_answer(ids, open_ledger):
     ledger = open_ledger()
     recorded = []
 
-    def annotator(rows):
-        for position in reversed(range(len(rows))):  # answers come in any order
-            recorded.append(ledger.num_bought)
-            yield position, str(position), 0.25
-            if position == 2:
-                raise KeyboardInterrupt
+    class Interrupted:
+        batch_size = 16
+
+        def ask(self, queries):
+            for position in reversed(range(len(queries))):  # answers come in any order
+                recorded.append(ledger.num_bought)
+                yield Answer(queries[position].prompt_id, str(position), "maria", 0.25)
+                if position == 2:
+                    raise KeyboardInterrupt
 
     ask_for(ledger, ids[:6])
     with pytest.raises(KeyboardInterrupt):
-        ledger.buy(CallableAnnotator(annotator, rows_of(pool, ids), "solution"))
+        ledger.buy(Interrupted())
     assert recorded == [0, 1, 2, 3]
     assert [ledger.label(i) for i in ids[:6]] == [None, None, *({"solution": str(n)} for n in range(2, 6))]
-    assert sum(event["price"] for event in ledger.events()) == 1.0
+    assert sum(event["price"] for event in ledger.events()) == 1.0 and ledger.author(ids[5]) == "maria"
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(2, [2, 2, 1]), (5, [5]), (100, [5])])
+def test_an_oracle_says_how_many_queries_it_wants(batch_size, sizes, ids, open_ledger):
+    asked = []
+
+    class Counting:
+        def __init__(self):
+            self.batch_size = batch_size
+
+        def ask(self, queries):
+            asked.append([(query.prompt_id, query.purpose, query.suggestion, query.row) for query in queries])
+            return [Answer(query.prompt_id, "1", "x") for query in queries]
+
+    ledger = open_ledger()
+    ask_for(ledger, ids[:5])
+    assert isinstance(Counting(), Oracle) and ledger.buy(Counting()) == 5
+    assert [len(batch) for batch in asked] == sizes
+    assert asked[0][0] == (ids[0], "annotate", "7", {"prompt": f"text of {ids[0]}"})
 
 
 def test_an_oracle_that_answers_something_else(ids, open_ledger):
-    class Confused:
-        def ask(self, prompt_ids):
-            return [Answer(ids[40], {"solution": "1"}, "x")]
-
     ledger = open_ledger()
     ask_for(ledger, ids[:3])
     with pytest.raises(RuntimeError, match="answered .* which it was not asked"):
-        ledger.buy(Confused())
+        ledger.buy(Saying([Answer(ids[40], "1", "x")]))
     assert ledger.num_bought == 0
 
 
@@ -317,9 +342,11 @@ class Racing:
     def __init__(self, other, ids):
         self.other, self.ids = other, ids
 
-    def ask(self, prompt_ids):
+    batch_size = 16
+
+    def ask(self, queries):
         self.other.record([Answer(i, {"solution": "other"}, "bob") for i in self.ids])
-        return [Answer(i, {"solution": f"SECRET {i}"}, "oracle") for i in prompt_ids]
+        return [Answer(query.prompt_id, {"solution": f"SECRET {query.prompt_id}"}, "oracle") for query in queries]
 
 
 def test_labels_that_came_too_late_are_not_written(ids, open_ledger, tmp_path):
@@ -345,7 +372,7 @@ def test_an_empty_label_is_no_label(value, pool, ids, open_ledger):
         with pytest.raises(ValueError, match="cannot be kept"):
             Answer(ids[0], {"solution": value}, "ann")
     assert ledger.num_bought == 0 and kinds(ledger) == ["request", "request"]
-    oracle = CallableAnnotator(lambda rows: [value, "7"], rows_of(pool, ids), "solution")
+    oracle = CallableAnnotator(lambda rows: [value, "7"])
     assert ledger.buy(oracle) == 1 and ledger.has_declined(ids[0])
 
 
@@ -369,48 +396,27 @@ def test_impossible_prices(price):
 
 def test_an_annotator_may_return_answers(pool, ids, open_ledger):
     def annotator(rows):
-        return [Answer(i, {"solution": str(n)}, "maria", 0.4) for n, i in enumerate(asked)]
+        return [Answer(i, str(n), "maria", 0.4) for n, i in enumerate(asked)]
 
     ledger = open_ledger()
     ask_for(ledger, ids[:3])
     asked = ids[:3]
-    assert ledger.buy(CallableAnnotator(annotator, rows_of(pool, ids), "solution")) == 3
+    assert ledger.buy(CallableAnnotator(annotator)) == 3
     assert ledger.label(ids[2]) == {"solution": "2"} and ledger.author(ids[2]) == "maria"
     assert sum(event["price"] for event in ledger.events()) == pytest.approx(1.2)
     ask_for(ledger, ids[3:6])
     asked = ids[6:9]
     with pytest.raises(RuntimeError, match=f"answered '{ids[6]}' in the place of '{ids[3]}'"):
-        ledger.buy(CallableAnnotator(annotator, rows_of(pool, ids), "solution"))
+        ledger.buy(CallableAnnotator(annotator))
 
 
-def test_a_generator_may_yield_answers(pool, ids, open_ledger):
+@pytest.mark.parametrize("said", ["five", b"five", {"a": "5"}, iter([(0, "5", 0.1)])])
+def test_what_is_no_list_of_answers(said, ids, open_ledger):
     ledger = open_ledger()
-    ask_for(ledger, ids[:4])
-
-    def annotator(rows):
-        yield Answer(ids[3], {"solution": "three"}, "maria", 0.4)
-        yield 1, Answer(ids[1], {"solution": "one"}, "joe"), 0.0
-        yield 0, "zero", 0.1
-
-    assert ledger.buy(CallableAnnotator(annotator, rows_of(pool, ids), "solution")) == 3
-    assert [ledger.author(i) for i in ids[:4]] == ["annotator", "joe", None, "maria"]
-
-
-@pytest.mark.parametrize("item", ["7", (0, "7"), (-1, "7", 0.0), (4, "7", 0.0), ("0", "7", 0.0)])
-def test_a_generator_that_yields_something_else(item, pool, ids, open_ledger):
-    ledger = open_ledger()
-    ask_for(ledger, ids[:4])
-    oracle = CallableAnnotator(lambda rows: iter([item]), rows_of(pool, ids), "solution")
-    with pytest.raises(RuntimeError, match="The annotator yielded .* but a generator yields an `Answer`"):
-        ledger.buy(oracle)
+    ask_for(ledger, ids[:1])
+    with pytest.raises(RuntimeError, match="returned .*, but must return a list.* pass an `Oracle`"):
+        ledger.buy(CallableAnnotator(lambda rows: said))
     assert ledger.num_bought == 0
-
-
-def test_one_text_is_not_a_list_of_answers(pool, ids, open_ledger):
-    ledger = open_ledger()
-    ask_for(ledger, ids[:4])
-    with pytest.raises(RuntimeError, match="returned 'five', but must return a list"):
-        ledger.buy(CallableAnnotator(lambda rows: "five", rows_of(pool, ids), "solution"))
 
 
 def test_labels_that_were_corrected_in_the_dataset(pool, ids, open_ledger, caplog):
@@ -488,10 +494,9 @@ def test_whatever_people_do(actions, tmp_path_factory):
 
 def test_answers_of_an_annotator_are_read_by_the_format(pool, ids, open_ledger, caplog):
     ledger = open_ledger()
-    said = ["2pi", "I don't know", r"\boxed{7}", Answer(ids[3], {"solution": "5 cm"}, "bob"), 4]
-    oracle = CallableAnnotator(lambda rows: said, rows_of(pool, ids), "solution", MathFormat())
+    said = ["2pi", "I don't know", r"\boxed{7}", Answer(ids[3], "5 cm", "bob"), 4]
     ask_for(ledger, ids[:5])
-    assert ledger.buy(oracle) == 3
+    assert ledger.buy(CallableAnnotator(lambda rows: said)) == 3
     assert [ledger.label(i) for i in ids[:5]] == [
         {"solution": r"$2\pi$"}, None, {"solution": "7"}, None, {"solution": "4"}
     ]  # fmt: skip
@@ -521,7 +526,8 @@ def test_the_answer_format_stays_once_there_are_labels(pool, ids, tmp_path):
         (np.float32(0.1), "0.1"),
         (Fraction(1, 2), "1/2"),
         (Decimal("1.50"), "1.50"),
-        (Answer("p0", {"solution": 5}, "me"), "5"),
+        (Answer("p0", 5, "me"), "5"),
+        (Answer("p0", Fraction(1, 2), "me"), "1/2"),
         (float("inf"), None),
         (np.float64("nan"), None),
     ],
@@ -530,7 +536,7 @@ def test_numbers_of_an_annotator_are_labels_that_a_verifier_reads(tmp_path, said
     """`accuracy_reward` gives no reward at all, not even 0, where the label is a number."""
     ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 1, ["p0"])
     ledger.request([Query("p0")])
-    ledger.buy(CallableAnnotator(lambda rows: [said], lambda ids: [{} for _ in ids], "solution", MathFormat()))
+    ledger.buy(CallableAnnotator(lambda rows: [said]))
     assert ledger.label("p0") == (None if label is None else {"solution": label})
     if label is not None:
         assert accuracy_reward([[{"content": rf"\boxed{{{label}}}"}]], [ledger.label("p0")["solution"]]) == [1.0]
@@ -539,7 +545,6 @@ def test_numbers_of_an_annotator_are_labels_that_a_verifier_reads(tmp_path, said
 def test_a_pair_is_no_answer(tmp_path):
     ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 1, ["p0"])
     ledger.request([Query("p0")])
-    oracle = CallableAnnotator(lambda rows: [("5", 0.1)], lambda ids: [{} for _ in ids], "solution")
     with pytest.raises(RuntimeError, match=r"returned \('5', 0.1\) for a row"):
-        ledger.buy(oracle)
+        ledger.buy(CallableAnnotator(lambda rows: [("5", 0.1)]))
     assert ledger.num_bought == 0

@@ -116,10 +116,12 @@ def import_answers(path, author):
 
 
 class Everything:
-    def ask(self, prompt_ids):
-        for identity in prompt_ids:
+    batch_size = 16
+
+    def ask(self, queries):
+        for query in queries:
             time.sleep(0.005)
-            yield Answer(identity, {"solution": identity}, "oracle")
+            yield Answer(query.prompt_id, {"solution": query.prompt_id}, "oracle")
 
 
 def train(path):

@@ -21,9 +21,11 @@ IDS = [f"p{number}" for number in range(8)]
 class Everyone:
     """An oracle that answers one by one."""
 
-    def ask(self, prompt_ids):
-        for identity in prompt_ids:
-            yield Answer(identity, {"solution": identity}, "oracle", 0.5)
+    batch_size = 16
+
+    def ask(self, queries):
+        for query in queries:
+            yield Answer(query.prompt_id, {"solution": query.prompt_id}, "oracle", 0.5)
 
 
 def answer(ledger):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pivottrace_trl import AnnotationLedger, Answer, PivotDensityCallback, Query, Route
-from pivottrace_trl.labels.waiting import AnnotationWait
+from pivottrace_trl.labels.waiting import People
 
 from ..conftest import FIRST_DIGIT, make_pool
 
@@ -31,9 +31,12 @@ def test_waits_for_a_share_of_the_queue(share, polls, tmp_path):
         naps.append(seconds)
         answer_queue(path, 1)
 
-    AnnotationWait(share, poll_seconds=0.5, sleep=sleep)(ledger)
+    assert ledger.buy(People(ledger, share, poll_seconds=0.5, sleep=sleep)) == 0
     assert naps == [0.5] * polls and ledger.num_bought == polls
-    AnnotationWait(share, sleep=sleep)(AnnotationLedger(tmp_path / "empty.sqlite", 10, ["p0"]))
+    empty = AnnotationLedger(tmp_path / "empty.sqlite", 10, ["p0"])
+    empty.buy(People(empty, share, sleep=sleep))
+    assert len(naps) == polls
+    ledger.buy(People(ledger, sleep=sleep))  # asked to wait for nobody
     assert len(naps) == polls
 
 
@@ -43,14 +46,30 @@ def test_the_display_is_drawn_only_where_it_is_wanted(is_shown, tmp_path, monkey
     path = tmp_path / "ledger.sqlite"
     ledger = AnnotationLedger(path, 10, ["p0"])
     ledger.request([Query("p0", "text")])
-    AnnotationWait(1.0, is_shown=is_shown, sleep=lambda seconds: answer_queue(path))(ledger)
+    ledger.buy(People(ledger, 1.0, is_shown=is_shown, sleep=lambda seconds: answer_queue(path)))
     assert bool(capsys.readouterr().out) == is_shown
 
 
 @pytest.mark.parametrize("share", [0.0, -1, 1.5, float("nan")])
-def test_impossible_shares(share):
+def test_impossible_shares(share, tmp_path):
+    ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 10, ["p0"])
     with pytest.raises(ValueError, match="`wait_for_annotations` is .* share of the queue"):
-        AnnotationWait(share)
+        People(ledger, share)
+
+
+def test_nobody_waits_for_what_the_budget_does_not_pay_for(tmp_path):
+    ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 2, [f"p{n}" for n in range(4)])
+    ledger.request([Query(f"p{n}", score=-n) for n in range(4)])
+    naps = []
+
+    def sleep(seconds):
+        naps.append(seconds)
+        answer_queue(ledger.path, 1)
+
+    ledger.buy(People(ledger, 1.0, is_shown=False, sleep=sleep))
+    assert len(naps) == 2 and ledger.num_left == 0
+    ledger.buy(People(ledger, 1.0, is_shown=False, sleep=sleep))
+    assert len(naps) == 2
 
 
 def attach(trainer, **options):
@@ -94,7 +113,7 @@ def test_training_waits(make_trainer):
                 answer_queue(callback.ledger.path, 2)
             time.sleep(0.05)
 
-    callback.router._wait._poll_seconds = 0.05
+    callback.router.oracle._poll_seconds = 0.05
     thread = threading.Thread(target=person)
     thread.start()
     try:
