@@ -16,12 +16,12 @@ from .answers.format import check_name, resolve_format
 from .estimators import CalibratedEstimator, Estimator
 from .files import PRIVATE_FOLDER
 from .labels.ledger import AnnotationLedger
-from .labels.oracles import CallableAnnotator
+from .labels.oracles import as_oracle
 from .labels.queries import Oracle
 from .labels.state import LedgerState
 from .labels.vault import LabelVault
 from .labels.view import LedgerView
-from .labels.waiting import AnnotationWait
+from .labels.waiting import People, check_share
 from .pool import pool_ids
 from .processes import Processes
 from .report.attempts import write_attempts
@@ -94,11 +94,12 @@ class PivotDensityCallback(TrainerCallback):
             Columns that tell nothing of the label and stay in the training data. All others but `prompt` are locked
             up with the label and come back only with a bought one. Naming `prompt` as well says that prompts may
             hold their label, as multiple-choice questions hold the text of each choice.
-        annotator (`Callable[[list[dict]], list]` or `"queue"`, *optional*):
-            Who is asked for labels: takes a list of rows (prompt and free columns) and returns as many answers,
-            `None` where it has none. `"queue"` leaves the questions in the ledger, where people answer them at the
-            desk or through files; answers that arrive while training runs are used from the next epoch on. Defaults
-            to the label column of the dataset.
+        annotator (`Callable[[list[dict]], list]`, [`Oracle`] or `"queue"`, *optional*):
+            Who is asked for labels: a function that takes a list of rows (prompt and free columns) and returns as many
+            answers, `None` where it has none; or an object such as an [`EndpointAnnotator`], whose answers are
+            recorded as they come. `"queue"` leaves the questions in the ledger, where people answer them at the desk
+            or through files; answers that arrive while training runs are used from the next epoch on. Defaults to the
+            label column of the dataset.
         wait_for_annotations (`float`, *optional*):
             With `annotator="queue"`, share of the queue in `(0, 1]` that must be answered before training goes on,
             for the probes and after each routing. By default it does not wait.
@@ -142,7 +143,7 @@ class PivotDensityCallback(TrainerCallback):
         *,
         label_column: str | None = None,
         free_columns: Sequence[str] = (),
-        annotator: Callable[[list[dict[str, Any]]], Any] | Literal["queue"] | None = None,
+        annotator: Callable[[list[dict[str, Any]]], Any] | Oracle | Literal["queue"] | None = None,
         wait_for_annotations: float | None = None,
         estimator: Estimator | str | None = None,
         config: TriageConfig | None = None,
@@ -154,11 +155,13 @@ class PivotDensityCallback(TrainerCallback):
         self._answer_format = resolve_format(answer_format)
         if annotator == "queue":
             check_name(self._answer_format)
-        elif annotator is not None and not callable(annotator):
+            check_share(wait_for_annotations)
+        elif wait_for_annotations is not None:
             raise ValueError(
-                f'`annotator` is {annotator!r:.80}, but must be `"queue"`, or a function from a list of rows to a '
-                "list of answers. Leave it out if the dataset has the labels."
+                f"`wait_for_annotations` is {wait_for_annotations!r}, but nobody is waited for unless labels come "
+                'through the ledger. Pass `annotator="queue"` as well, or leave it out.'
             )
+        oracle = None if annotator is None or annotator == "queue" else as_oracle(annotator)
         # TRL annotates attributes more loosely than what a built trainer holds.
         self._trainer = cast(Any, trainer)
         dataset: Dataset = self._trainer.train_dataset
@@ -179,18 +182,6 @@ class PivotDensityCallback(TrainerCallback):
         attachment = TrainerAttachment(trainer, columns, ids, self._processes)
         if self._trainer.eval_dataset is not None:
             check_evaluation_data(self._trainer.eval_dataset, attachment.questions)
-        oracle: Oracle | None = None
-        if annotator is None:
-            oracle = vault
-        elif annotator != "queue":
-            oracle = CallableAnnotator(annotator, attachment.rows, label_column, self._answer_format)
-        if wait_for_annotations is not None and annotator != "queue":
-            raise ValueError(
-                f"`wait_for_annotations` is {wait_for_annotations!r}, but nobody is waited for unless labels come "
-                'through the ledger. Pass `annotator="queue"` as well, or leave it out.'
-            )
-        is_shown = not self._trainer.args.disable_tqdm
-        wait = None if wait_for_annotations is None else AnnotationWait(wait_for_annotations, is_shown=is_shown)
         config = config or TriageConfig()
         config.resolve_probe_size(budget, len(ids))
         scorer = PoolScorer(
@@ -208,7 +199,10 @@ class PivotDensityCallback(TrainerCallback):
 
         self.output_dir = Path(self._trainer.args.output_dir) / PRIVATE_FOLDER
         self.ledger = self._open_ledger(budget, ids, label_column, vault if annotator is None else None)
-        self.router = PoolRouter(ids, self.ledger, oracle, config, attachment.texts, wait)
+        if oracle is None:
+            people = People(self.ledger, wait_for_annotations, not self._trainer.args.disable_tqdm)
+            oracle = vault if annotator is None else people
+        self.router = PoolRouter(ids, self.ledger, oracle, config, attachment.rows)
         self.scorer = scorer
         self.sampler: PivotRoutedSampler | None = None
         self.label_router = LabelRouter(
@@ -266,7 +260,7 @@ class PivotDensityCallback(TrainerCallback):
                         f"{former} holds labels that are paid for, where the trainer would upload them to the hub. "
                         f"Move the files of that run or triage to {self.output_dir}."
                     )
-            ledger = AnnotationLedger(path, budget, ids, label_column, self._answer_format.name)
+            ledger = AnnotationLedger(path, budget, ids, label_column, self._answer_format)
             if vault is not None:
                 ledger.take_corrections(vault)
             opened.append(ledger)
@@ -366,7 +360,7 @@ class PivotDensityCallback(TrainerCallback):
         self.router.update_scores(rows, pool_scores.scores, pool_scores.densities)
         tokenizer = self._trainer._tokenizer
         self.report.plot_example(look.rollouts, pool_scores.traces, self.scorer.density, tokenizer)
-        if self.router.oracle is None:
+        if self.router.asks_people:
             path, threshold = self.output_dir / "attempts.parquet", self.scorer.density.threshold or 0.0
             write_attempts(path, self.router.prompt_ids, look.rollouts, pool_scores.traces, threshold, tokenizer)
         self.report.clear()

@@ -4,9 +4,10 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -22,7 +23,8 @@ from .files import check_writable, replace_atomically
 from .labels.exchange import export_queue
 from .labels.ledger import AnnotationLedger
 from .labels.vault import LabelVault
-from .pool import pool_ids, prompt_text
+from .labels.waiting import People
+from .pool import pool_ids, prompt_text, read_rows
 from .routing.router import PoolRouter
 from .routing.triage import Route, TriageConfig, TriageResult, resolve_budget
 from .scoring.scorer import PoolScorer, PoolScores
@@ -135,17 +137,16 @@ def plan_triage(
     estimator, answer_format = get_estimator(estimator), resolve_format(answer_format)
     output_dir = Path(output_dir)
     check_writable(output_dir)
-    ledger = AnnotationLedger(
-        output_dir / "ledger.sqlite", budget, ids, label_column or "solution", answer_format.name
-    )
+    ledger = AnnotationLedger(output_dir / "ledger.sqlite", budget, ids, label_column or "solution", answer_format)
     vault = None if label_column is None else LabelVault(dataset, [label_column], ids)
     if vault is not None:
         ledger.take_corrections(vault)
 
-    def texts(rows: Sequence[int]) -> list[str]:
-        return [prompt_text(prompt) for prompt in dataset.select(list(rows))[prompt_column]]
+    def read(rows: Sequence[int]) -> Iterator[dict[str, Any]]:
+        return ({"prompt": row[prompt_column]} for row in read_rows(prompts, rows))
 
-    router = PoolRouter(ids, ledger, vault, config, texts)
+    prompts = dataset.select_columns(prompt_column)
+    router = PoolRouter(ids, ledger, vault or People(ledger), config, read)
     return TriagePlan(dataset, prompt_column, router, estimator, answer_format, output_dir)
 
 

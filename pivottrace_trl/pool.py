@@ -149,6 +149,13 @@ def pool_ids(dataset: Dataset, prompt_column: str = "prompt") -> list[str]:
     return ids
 
 
+def read_rows(dataset: Dataset, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Rows of a dataset, a thousand at a time: one by one takes five times as long, all at once all the memory."""
+    for start in range(0, len(rows), 1000):
+        columns = dataset[[int(row) for row in rows[start : start + 1000]]]
+        yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+
+
 def pool_fingerprint(prompt_ids: Sequence[str]) -> str:
     """
     Identify a pool by its prompts, whatever their order.

@@ -19,7 +19,7 @@ from datasets import Dataset, load_from_disk
 from pivottrace_trl import AnnotationLedger, PivotRoutedSampler, Route, TriageConfig, pool_ids
 from pivottrace_trl.labels.vault import LabelVault
 from pivottrace_trl.offline import peak_memory_gb
-from pivottrace_trl.pool import prompt_text
+from pivottrace_trl.pool import read_rows
 from pivottrace_trl.report.run import RunReport
 from pivottrace_trl.routing.collapse import CollapseMonitor
 from pivottrace_trl.routing.router import PoolRouter
@@ -65,10 +65,8 @@ def main(folder: Path, num_prompts: int) -> None:
         ledger = AnnotationLedger(folder / "ledger.sqlite", budget, ids)
         vault = LabelVault(dataset, ["solution"], ids)
 
-    def texts(rows):
-        return [prompt_text(prompt) for prompt in dataset.select(list(rows))["prompt"]]
-
-    router = PoolRouter(ids, ledger, vault, TriageConfig(probe_size=256), texts)
+    prompts = dataset.select_columns("prompt")
+    router = PoolRouter(ids, ledger, vault, TriageConfig(probe_size=256), lambda rows: read_rows(prompts, rows))
     report = RunReport(folder / "report")
     # Votes find an answer in most responses: they are suggested to whoever answers.
     router.suggestions.update((row, str(row)) for row in range(0, num_prompts, 2))
@@ -107,7 +105,7 @@ def main(folder: Path, num_prompts: int) -> None:
     routes, probes, is_labelled = router.routes, router.probes, router.evidence.is_labelled
     del router, report, result  # whoever resumes is another process
     with step("load"):
-        fresh = PoolRouter(ids, ledger, vault, TriageConfig(probe_size=256), texts)
+        fresh = PoolRouter(ids, ledger, vault, TriageConfig(probe_size=256), lambda rows: read_rows(prompts, rows))
         load_state(checkpoint, fresh, PoolScorer(None, 0), CollapseMonitor(), seed=0)
     assert (fresh.routes == routes).all() and (fresh.probes == probes).all()
     del fresh

@@ -23,6 +23,7 @@ from pivottrace_trl.labels.exchange import annotation_status
 from pivottrace_trl.labels.exchange.reading import read_items
 from pivottrace_trl.labels.exchange.tables import WRITERS
 from pivottrace_trl.labels.queries import Answer
+from pivottrace_trl.labels.waiting import People
 from pivottrace_trl.pool import load_pool
 from pivottrace_trl.report.record import find_runs
 from pivottrace_trl.routing import PoolRouter
@@ -78,7 +79,8 @@ def read_ledger(path: Path) -> None:
 
 
 def make_router(folder: Path) -> PoolRouter:
-    router = PoolRouter(IDS, AnnotationLedger(folder / "fresh.sqlite", 10, IDS), None, TriageConfig(probe_size=4))
+    ledger = AnnotationLedger(folder / "fresh.sqlite", 10, IDS)
+    router = PoolRouter(IDS, ledger, People(ledger), TriageConfig(probe_size=4))
     router.update_scores(np.arange(len(IDS)), np.arange(20.0), np.arange(20.0))
     return router
 

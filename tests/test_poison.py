@@ -3,6 +3,7 @@ A secret of its own is planted in every place of every row where a value can hid
 leaves behind is searched for secrets of rows whose label was not bought.
 """
 
+import dataclasses
 import functools
 import re
 import sqlite3
@@ -15,7 +16,7 @@ from datasets import Dataset
 from transformers import TrainerState
 from trl import GRPOTrainer, RLOOTrainer
 
-from pivottrace_trl import PivotDensityCallback, TriageConfig
+from pivottrace_trl import Answer, PivotDensityCallback, TriageConfig
 from pivottrace_trl.cli import main
 
 from .conftest import FIRST_DIGIT, LORA
@@ -217,6 +218,29 @@ def test_nothing_that_was_not_bought_is_seen_anywhere(
     assert "report/report.html" in places
     # A column that is declared free is shown of every row that is rewarded.
     assert len(watcher.levels) > len(bought) and watcher.levels <= {f"level {row}" for row in range(NUM_PROMPTS)}
+
+
+def test_queries_hold_no_label_and_nothing_that_is_locked(make_trainer):
+    asked = []
+
+    class Annotator:
+        batch_size = 2
+
+        def ask(self, queries):
+            asked.extend(queries)
+            return [Answer(query.prompt_id, "7", "me") for query in queries]
+
+    def reward(completions, solution, **kwargs):
+        return [1.0] * len(completions)
+
+    trainer = make_trainer(poisoned_pool(), reward, max_steps=1)
+    callback = attach(trainer, annotator=Annotator())
+    trainer.train()
+    assert len(asked) >= 2 and callback.summary()["annotated"] == len(asked)
+    assert secrets([dataclasses.asdict(query) for query in asked]) == set()
+    for query in asked:
+        row = callback.router.prompt_ids.index(query.prompt_id)
+        assert query.row == {"prompt": poisoned_pool()[row]["prompt"], "level": f"level {row}"}
 
 
 def test_no_exception_tells_what_was_not_bought(make_trainer):

@@ -190,7 +190,7 @@ class AnnotationLedger(LedgerJournal):
             if query.prompt_id not in self._state.open_ids or value != self._state.requests[query.prompt_id]:
                 self._append("request", query.prompt_id, value=value, epoch=epoch)
 
-    def buy(self, oracle: Oracle, rows: Callable[[list[str]], Sequence[dict[str, Any]]] | None = None) -> int:
+    def buy(self, oracle: Oracle, rows: Callable[[list[str]], Iterable[dict[str, Any]]] | None = None) -> int:
         """
         Let an oracle answer the queue, most valuable first, as far as the budget goes. What was recorded stays, also
         when the oracle fails later on. An answer that the answer format cannot read counts as none.
@@ -198,7 +198,7 @@ class AnnotationLedger(LedgerJournal):
         Args:
             oracle ([`Oracle`]):
                 Whom to ask.
-            rows (`Callable[[list[str]], Sequence[dict]]`, *optional*):
+            rows (`Callable[[list[str]], Iterable[dict]]`, *optional*):
                 Returns what the oracle may know of the prompts with the given ids. Defaults to the text of the prompt,
                 as `prompt`.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..pool import read_rows
 from .queries import Answer, Query, is_empty
 from .view import LedgerView
 
@@ -122,8 +123,7 @@ class LabelVault:
         return sorted({row for row, text in found if len(labels_of[text]) == 1})
 
     def _read(self, dataset: Dataset, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:
-        columns = dataset[[self._row[identity] for identity in prompt_ids]]
-        return [{name: values[place] for name, values in columns.items()} for place in range(len(prompt_ids))]
+        return list(read_rows(dataset, [self._row[identity] for identity in prompt_ids]))
 
 
 def messages(prompt: Any) -> Iterator[tuple[str, str]]:

@@ -29,11 +29,7 @@ class People:
         poll_seconds: float = 2.0,
         sleep: Callable[[float], None] = time.sleep,
     ):
-        if share is not None and not 0.0 < share <= 1.0:
-            raise ValueError(
-                f"`wait_for_annotations` is {share!r}, but must be a share of the queue in (0, 1], such as 0.5. Leave "
-                "it out to train without waiting."
-            )
+        check_share(share)
         self._ledger, self._share, self._is_shown = ledger, share, is_shown
         self._poll_seconds, self._sleep = poll_seconds, sleep
 
@@ -56,6 +52,15 @@ class People:
                 if live is not None:
                     live.update(_display(self._ledger, num_closed, needed, time.monotonic() - start))
                 self._sleep(self._poll_seconds)
+
+
+def check_share(share: float | None) -> None:
+    """Raise `ValueError` if this is no share of a queue that can be waited for."""
+    if share is not None and not 0.0 < share <= 1.0:
+        raise ValueError(
+            f"`wait_for_annotations` is {share!r}, but must be a share of the queue in (0, 1], such as 0.5. Leave it "
+            "out to train without waiting."
+        )
 
 
 def _display(ledger: AnnotationLedger, num_closed: int, needed: int, seconds: float) -> Table:

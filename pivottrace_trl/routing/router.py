@@ -1,6 +1,6 @@
 """What is known of a pool and what follows from it: buys probes, triages, buys labels, remembers the evidence."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -8,6 +8,8 @@ from transformers.utils import logging
 
 from ..labels.ledger import AnnotationLedger
 from ..labels.queries import Oracle, Query
+from ..labels.waiting import People
+from ..pool import prompt_text
 from .calibration import Calibration
 from .triage import Evidence, Route, TriageConfig, TriageResult, assign_routes, choose_probes
 
@@ -40,15 +42,12 @@ class PoolRouter:
             Id of every prompt.
         ledger ([`AnnotationLedger`]):
             Where labels are bought and kept; a [`LedgerView`] will do in a process that does not route.
-        oracle ([`Oracle`], *optional*):
-            Who knows the labels. Without one, labels come through the ledger from other processes, now or later;
-            what is not answered is trained on votes until it is.
+        oracle ([`Oracle`]):
+            Who knows the labels. What it does not answer is trained on votes until it does.
         config ([`TriageConfig`], *optional*):
             How to triage.
-        texts (`Callable[[Sequence[int]], list[str]]`, *optional*):
-            Returns the text of each prompt, for the people who answer.
-        wait (`Callable[[AnnotationLedger], None]`, *optional*):
-            Called after labels were asked for where there is no oracle; returns when training may go on.
+        rows (`Callable[[Sequence[int]], Iterable[dict]]`, *optional*):
+            Returns what the oracle may know of the given rows: `prompt` and the free columns.
 
     Attributes:
         scores (`np.ndarray` of shape `(num_prompts,)`): latest uncertainty of each prompt.
@@ -68,10 +67,9 @@ class PoolRouter:
         self,
         prompt_ids: Sequence[str],
         ledger: AnnotationLedger,
-        oracle: Oracle | None,
+        oracle: Oracle,
         config: TriageConfig | None = None,
-        texts: Callable[[Sequence[int]], list[str]] | None = None,
-        wait: Callable[[AnnotationLedger], None] | None = None,
+        rows: Callable[[Sequence[int]], Iterable[dict[str, Any]]] | None = None,
     ):
         self.prompt_ids = list(prompt_ids)
         self.ledger = ledger
@@ -86,10 +84,15 @@ class PoolRouter:
         self.suggestions: dict[int, str] = {}
         self.calibration: Calibration | None = None
         self.start = ledger.last_event
-        self._texts, self._wait = texts, wait
+        self._rows = rows
         self.is_traced = np.zeros(len(self.prompt_ids), bool)
         self.first_outcomes: dict[int, bool] = {}
         self.num_examined = 0
+
+    @property
+    def asks_people(self) -> bool:
+        """Whether labels come through the ledger, now or later, and not at once."""
+        return isinstance(self.oracle, People)
 
     def label(self, row: int) -> dict[str, Any] | None:
         """The label of a row if it was bought and is known at this point of the run, else `None`."""
@@ -181,7 +184,7 @@ class PoolRouter:
             )
             budget_left = 0
         # Before the first answer there is nothing to triage by: the most uncertain prompts are put up.
-        is_blind = self.oracle is None and not self.evidence.is_labelled.any()
+        is_blind = self.asks_people and not self.evidence.is_labelled.any()
         result = assign_routes(self.scores, self.evidence, 0 if is_blind else budget_left, self.config)
         self.calibration = result.calibration
         if result.calibration.is_flat and self.config.discard_ratio is None:
@@ -206,7 +209,9 @@ class PoolRouter:
 
     def _request(self, rows: np.ndarray, epoch: int) -> None:
         rows = np.array([row for row in rows if self._can_be_answered(row)], int)
-        texts: Sequence[str | None] = [None] * len(rows) if self._texts is None else self._texts(rows.tolist())
+        texts: Sequence[str | None] = [None] * len(rows)
+        if self._rows is not None:
+            texts = [prompt_text(row["prompt"]) for row in self._rows(rows.tolist())]
         probes = set(self.probes.tolist())
         queries = [
             Query(
@@ -222,12 +227,11 @@ class PoolRouter:
         self.ledger.request(queries, epoch)
 
     def _collect(self, examiner: Examiner, wanted: np.ndarray, routing: int) -> None:
-        """Get what was asked for: from the oracle, or as far as others have answered."""
+        """Get what was asked for, as far as the oracle, and people meanwhile, have answered."""
+        row_of = {self.prompt_ids[row]: row for row in wanted.tolist()}
+        read = self._rows
         try:
-            if self.oracle is not None:
-                self.ledger.buy(self.oracle)
-            elif self._wait is not None:
-                self._wait(self.ledger)
+            self.ledger.buy(self.oracle, None if read is None else lambda ids: read([row_of[i] for i in ids]))
             self.ledger.refresh()
         finally:
             # Also after an annotator failed half way: what it had returned is in the ledger.

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import logging as python_logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +17,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import is_async_callable
 
-from ..pool import prompt_text, question_id
+from ..pool import question_id, read_rows
 from ..processes import Processes, SharedWork
 from ..tracing.response_tracer import ResponseTracer
 from ..tracing.rollouts import Rollout, generate_rollouts
@@ -73,7 +73,6 @@ class TrainerAttachment:
         # TRL annotates attributes more loosely than what a built trainer holds.
         self.trainer = cast(Any, trainer)
         self._dataset: Dataset = self.trainer.train_dataset
-        self._row = {identity: row for row, identity in enumerate(prompt_ids)}
         self.reward_funcs: list[Any] = self.trainer.reward_funcs
         self.resume_path: Path | None = None
         self._filter: python_logging.Filter | None = None
@@ -214,14 +213,9 @@ class TrainerAttachment:
         kind = "rloo" if isinstance(self.trainer, RLOOTrainer) else "grpo"
         return python_logging.getLogger(f"trl.trainer.{kind}_trainer")
 
-    def rows(self, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:
-        """Rows of the pool with the given ids: prompts and free columns."""
-        blind = self._blind_dataset.remove_columns(ROW_COLUMN)
-        return [blind[self._row[identity]] for identity in prompt_ids]
-
-    def texts(self, rows: Sequence[int]) -> list[str]:
-        """Prompts of the given rows, for people."""
-        return [prompt_text(prompt) for prompt in self._blind_dataset.select(list(rows))["prompt"]]
+    def rows(self, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
+        """What an oracle may know of the given rows: prompt and free columns."""
+        return read_rows(self._blind_dataset.remove_columns(ROW_COLUMN), rows)
 
     @property
     def model(self) -> Any:

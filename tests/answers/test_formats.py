@@ -5,8 +5,9 @@ import re
 import pytest
 from datasets import ClassLabel, Value
 
-from pivottrace_trl import PivotDensityCallback, TextFormat, majority_vote
-from pivottrace_trl.answers import ChoiceFormat, MathFormat, NumberFormat, resolve_format
+from pivottrace_trl import PivotDensityCallback, Query, TextFormat, majority_vote
+from pivottrace_trl.answers import ChoiceFormat, MathFormat, NumberFormat
+from pivottrace_trl.answers.format import resolve_format
 from pivottrace_trl.offline import is_right
 
 from ..conftest import FIRST_DIGIT, FormatBy
@@ -180,8 +181,10 @@ def test_people_answer_only_by_a_format_that_the_command_line_finds(make_trainer
 
 def test_an_annotator_of_the_callback_is_read_by_the_format(make_trainer):
     callback = PivotDensityCallback(make_trainer(), 4, annotator=lambda rows: ["five", "5"], answer_format="number")
-    answers = callback.router.oracle.ask(callback.router.prompt_ids[:2])
-    assert [answer.label for answer in answers] == [None, {"solution": "5"}]
+    first, second = callback.router.prompt_ids[:2]
+    callback.ledger.request([Query(first, score=1.0), Query(second, score=0.0)])
+    assert callback.ledger.buy(callback.router.oracle) == 1
+    assert callback.ledger.label(first) is None and callback.ledger.label(second) == {"solution": "5"}
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pivottrace_trl import AnnotationLedger, Answer, Route, TriageConfig
+from pivottrace_trl.labels.waiting import People
 from pivottrace_trl.routing import PoolRouter
 
 from .examiners import FirstResponses
@@ -12,21 +13,26 @@ from .examiners import FirstResponses
 class Oracle:
     """Knows every label but those it declines."""
 
+    batch_size = 16
+
     def __init__(self, declined=()):
         self.asked, self.declined = [], set(declined)
 
-    def ask(self, prompt_ids):
+    def ask(self, queries):
+        prompt_ids = [query.prompt_id for query in queries]
         self.asked += prompt_ids
         return [Answer(i, None if i in self.declined else {"solution": "1"}, "oracle") for i in prompt_ids]
 
 
 @pytest.fixture
 def make_router(tmp_path):
-    def make(budget=20, num_prompts=100, oracle=None, wait=None, **config):
+    def make(budget=20, num_prompts=100, oracle=None, people=None, **config):
         ids = [f"p{row:03d}" for row in range(num_prompts)]
         ledger = AnnotationLedger(tmp_path / "ledger.sqlite", budget, ids)
-        texts = lambda rows: [f"text {row}" for row in rows]  # noqa: E731
-        router = PoolRouter(ids, ledger, oracle, TriageConfig(**config), texts, wait)
+        if oracle is None:
+            oracle = People(ledger) if people is None else People(ledger, 1.0, is_shown=False, sleep=people)
+        rows = lambda numbers: [{"prompt": f"text {row}", "level": row} for row in numbers]  # noqa: E731
+        router = PoolRouter(ids, ledger, oracle, TriageConfig(**config), rows)
         router.update_scores(np.arange(num_prompts), np.arange(float(num_prompts)), np.full(num_prompts, 0.1))
         return router
 
@@ -47,6 +53,22 @@ def test_first_routing_buys_probes_first_and_the_most_uncertain_then(make_router
     assert (result.routes[:40] == Route.DISCARD).all() and (result.routes[95:] == Route.ANNOTATE).all()
     # The scored response of every bought row was verified, not only the probes'.
     assert np.isfinite(router.evidence.pass_rate).sum() == 20
+
+
+def test_queries_carry_the_row_of_their_prompt(make_router):
+    asked = []
+
+    class Reader(Oracle):
+        def ask(self, queries):
+            asked.extend(queries)
+            return super().ask(queries)
+
+    router = make_router(oracle=Reader())
+    router.first_routing(below(60))
+    assert len(asked) == 20 and [query.purpose for query in asked] == ["probe"] * 10 + ["annotate"] * 10
+    for query in asked:
+        row = int(query.prompt_id[1:])
+        assert query.row == {"prompt": f"text {row}", "level": row} and query.prompt == f"text {row}"
 
 
 def test_a_policy_that_is_always_right_costs_the_probes_only(make_router):
@@ -91,8 +113,8 @@ def answer(router, rows):
     router.ledger.record([Answer(router.prompt_ids[row], {"solution": "1"}, "ann") for row in rows])
 
 
-def test_without_an_oracle_the_queue_holds_what_the_budget_allows(make_router):
-    router = make_router(oracle=None)
+def test_the_queue_of_people_holds_what_the_budget_allows(make_router):
+    router = make_router()
     result = router.first_routing(below(60), buy=False)
     assert result.counts() == {"discard": 0, "weak": 80, "annotate": 20}
     assert (result.routes[router.probes] == Route.ANNOTATE).all() and result.routes[99] == Route.ANNOTATE
@@ -105,7 +127,7 @@ def test_without_an_oracle_the_queue_holds_what_the_budget_allows(make_router):
 
 
 def test_answers_that_arrive_later_are_taken_up_by_the_next_routing(make_router):
-    router = make_router(oracle=None)
+    router = make_router()
     assert router.first_routing(below(60)).counts() == {"discard": 0, "weak": 100, "annotate": 0}
     answer(router, router.probes)
     result = router.route(1, below(60))
@@ -122,18 +144,19 @@ def test_answers_that_arrive_later_are_taken_up_by_the_next_routing(make_router)
 def test_training_waits_for_people(make_router):
     seen = []
 
-    def wait(ledger):
-        seen.append(len(ledger.queue()))
-        ledger.record([Answer(query.prompt_id, {"solution": "1"}, "ann") for query in ledger.queue()])
+    def answer_all(seconds):
+        queue = router.ledger.queue()
+        seen.append(len(queue))
+        router.ledger.record([Answer(query.prompt_id, {"solution": "1"}, "ann") for query in queue])
 
-    router = make_router(oracle=None, wait=wait)
+    router = make_router(people=answer_all)
     result = router.first_routing(below(60))
     assert seen == [10, 10]
     assert (result.routes[99] == Route.ANNOTATE) and router.ledger.num_bought == 20
 
 
 def test_the_queue_shows_what_the_policy_answered(make_router):
-    router = make_router(oracle=None)
+    router = make_router()
     router.first_routing(below(60))
     router.update_votes([99, 98, 97], [0.5, 0.5, 0.0], ["42", "43", None])
     router.route(1, below(60))

@@ -343,6 +343,6 @@ def test_a_bought_label_that_does_not_fit_its_column_is_shown_to_nobody(misfits,
 @pytest.mark.parametrize("annotator", ["queu", ["1"]])
 def test_an_annotator_that_cannot_be_asked_is_refused_before_the_pool_is_answered(annotator, make_trainer):
     trainer = make_trainer(POOL, verifier())
-    with pytest.raises(ValueError, match='`annotator` is .* but must be `"queue"`, or a function'):
+    with pytest.raises(ValueError, match='`annotator` is .* but must be `"queue"`, a function .* or an `Oracle`'):
         PivotDensityCallback(trainer, 16, annotator=annotator)
     assert "solution" in trainer.train_dataset.column_names
