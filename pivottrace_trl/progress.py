@@ -9,15 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 @contextmanager
 def progress_bar(description: str, total: int | None, shown: bool = True) -> Iterator[Callable[[int], None]]:
     """
-    Show a progress bar with an estimate of the time left.
-
-    Args:
-        description (`str`): what is being done.
-        total (`int` or `None`): number of items, if it is known.
-        shown (`bool`, *optional*, defaults to `True`): whether to show it.
-
-    Yields:
-        `Callable[[int], None]`: to be called with the number of items just finished.
+    Show a progress bar with an estimate of the time left. Yields a function that takes the number of items just
+    finished; `total` is `None` if the number of items is not known.
     """
     columns = (
         TextColumn("{task.description}"),

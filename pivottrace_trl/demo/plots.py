@@ -15,13 +15,7 @@ _COLORS = {"full supervision": GREY, "PivotTrace": BLUE}
 
 
 def plot_arms(arms: "list[Arm]", path: Path) -> None:
-    """
-    Draw held-out accuracy against optimizer steps and against labels.
-
-    Args:
-        arms (`list[Arm]`): the arms.
-        path (`Path`): PNG file.
-    """
+    """Draw held-out accuracy against optimizer steps, and the labels used."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     curves, labels = figure.subplots(1, 2, width_ratios=(3, 1))
     for arm in arms:

@@ -26,15 +26,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>:=^])")
 
 
 def to_markdown(text: str) -> str:
-    """
-    Write a prompt as Markdown that shows it as it is, with its formulas rendered.
-
-    Args:
-        text (`str`): the prompt.
-
-    Returns:
-        `str`: Markdown with [`LATEX_DELIMITERS`].
-    """
+    """Write a prompt as Markdown that shows it as it is, its formulas between [`LATEX_DELIMITERS`]."""
     parts, end = [], 0
     for match in _FORMULA.finditer(text):
         parts.append(_escape(text[end : match.start()]))
@@ -53,28 +45,14 @@ def _escape(text: str) -> str:
 
 @dataclass(frozen=True)
 class Attempt:
-    """
-    A response of the policy.
-
-    Attributes:
-        text (`str`): the response.
-        spans (`tuple[tuple[int, int], ...]`): first and last-but-one character of each pivot token.
-    """
+    """A response of the policy."""
 
     text: str
-    spans: tuple[tuple[int, int], ...]
+    spans: tuple[tuple[int, int], ...]  # where each pivot token begins, and the first character after it
 
 
 def load_attempts(path: Path) -> dict[str, Attempt]:
-    """
-    Read what [`~report.attempts.write_attempts`] wrote.
-
-    Args:
-        path (`Path`): the file; it may be absent.
-
-    Returns:
-        `dict[str, Attempt]`: by prompt id.
-    """
+    """Read what [`~report.attempts.write_attempts`] wrote, by prompt id; the file may be absent."""
     if not path.is_file():
         return {}
     with reading(path, "Move it away: the desk works without the attempts."):
@@ -84,15 +62,7 @@ def load_attempts(path: Path) -> dict[str, Attempt]:
 
 
 def attempt_html(attempt: Attempt | None) -> str:
-    """
-    Show a response with its pivots marked.
-
-    Args:
-        attempt ([`Attempt`], *optional*): the response.
-
-    Returns:
-        `str`: HTML.
-    """
+    """Show a response with its pivots marked."""
     if attempt is None:
         return "<p>The policy's attempt was not kept.</p>"
     parts, end = [], 0

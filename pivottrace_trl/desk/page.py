@@ -51,20 +51,7 @@ THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospac
 
 
 def build_page(session: DeskSession, author: str, show_attempts: bool) -> gr.Blocks:
-    """
-    Lay out the pages.
-
-    Args:
-        session ([`DeskSession`]):
-            Takes the answers.
-        author (`str`):
-            Name of the person until the page is told another.
-        show_attempts (`bool`):
-            Whether to show the policy's attempt with its pivots.
-
-    Returns:
-        `gr.Blocks`
-    """
+    """Lay out the pages. `author` is the name of the person until the page is told another."""
     attempts = load_attempts(Path(session.ledger.path).with_name("attempts.parquet")) if show_attempts else {}
 
     def render(shown: Shown) -> list:

@@ -18,15 +18,7 @@ _PLOTS = {
 
 
 def picture_html(ledger: AnnotationLedger) -> str:
-    """
-    Draw the spend and show the plots that the run has written.
-
-    Args:
-        ledger ([`AnnotationLedger`]): the run's ledger.
-
-    Returns:
-        `str`: HTML with the images in it.
-    """
+    """Draw the spend, and show it with the plots that the run has written; the images are in the HTML."""
     status = annotation_status(ledger)
     folder = ledger.path.parent
     times = [datetime.fromisoformat(e["happened_at"]) for e in ledger.events() if e["kind"] == "answer"]

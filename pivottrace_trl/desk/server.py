@@ -20,15 +20,7 @@ from .session import DeskSession
 
 
 def load_token(folder: Path) -> str:
-    """
-    The token of a run's desk: made once, so that open tabs go on after a restart. Only its owner can read the file.
-
-    Args:
-        folder (`Path`): where the ledger is.
-
-    Returns:
-        `str`
-    """
+    """The token of a run's desk: made once, so that open tabs go on after a restart, and read by its owner only."""
     path = folder / "desk-token"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -45,18 +37,7 @@ def load_token(folder: Path) -> str:
 
 
 def make_app(session: DeskSession, author: str, show_attempts: bool, token: str | None) -> FastAPI:
-    """
-    Build the web application.
-
-    Args:
-        session ([`DeskSession`]): takes the answers.
-        author (`str`): name of the person until the page is told another.
-        show_attempts (`bool`): whether to show the policy's attempt with its pivots.
-        token (`str` or `None`): what the URL must carry; `None` lets everybody in.
-
-    Returns:
-        `FastAPI`
-    """
+    """Build the web application. Without a token in the URL nobody is let in, unless `token` is `None`."""
     app = FastAPI(openapi_url=None)
     # Cookies do not tell ports apart: the desks of two runs need two names.
     cookie = f"pivottrace-{secrets.token_hex(4)}" if token is None else f"pivottrace-{token[:8]}"
@@ -100,21 +81,8 @@ def serve(
     announce: Callable[[str], None] = print,
 ) -> None:
     """
-    Serve the desk until interrupted.
-
-    Args:
-        ledger ([`AnnotationLedger`]): the run's ledger.
-        author (`str`): name of the person until the page is told another.
-        host (`str`, *optional*, defaults to `"127.0.0.1"`): address to listen at.
-        port (`int`, *optional*, defaults to `7860`): port to listen at.
-        show_attempts (`bool`, *optional*, defaults to `False`): whether to show the policy's attempt.
-        price (`float`, *optional*, defaults to `0.0`): what each answer costs.
-        has_token (`bool`, *optional*, defaults to `True`): whether the URL must carry a token.
-        answer_format ([`AnswerFormat`] or `str`, *optional*): see [`DeskSession`].
-        announce (`Callable[[str], None]`, *optional*): told where to open the page.
-
-    Raises:
-        ValueError: if the address cannot be had, or the answer format is not that of the run.
+    Serve the desk until interrupted. The defaults are those of `pivottrace desk`, which says what each argument does;
+    `announce` is told where to open the page.
     """
     # The address is taken first: with another desk there, no page is built and no token made.
     with listen(host, port) as listener:
@@ -127,19 +95,7 @@ def serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """
-    Take an address.
-
-    Args:
-        host (`str`): name or number of the machine.
-        port (`int`): port.
-
-    Returns:
-        `socket.socket`
-
-    Raises:
-        ValueError: if it cannot be had.
-    """
+    """Take an address; one that cannot be had is refused with the cure."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

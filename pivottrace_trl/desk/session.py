@@ -17,34 +17,18 @@ _CLAIM_SECONDS = 15 * 60.0
 
 @dataclass(frozen=True)
 class Shown:
-    """
-    What a tab shows next.
+    """What a tab shows next."""
 
-    Attributes:
-        query ([`Query`] or `None`): the question; `None` if the queue is empty.
-        message (`str`): what became of the last action.
-        draft (`str`): what stands in the answer box.
-    """
-
-    query: Query | None
-    message: str
-    draft: str = ""
+    query: Query | None  # `None` if the queue is empty
+    message: str  # what became of the last action
+    draft: str = ""  # what stands in the answer box
 
 
 class DeskSession:
     """
     Hands out questions to tabs and takes their answers, on the ledger. Safe to use from several threads; all that it
-    keeps besides the ledger is which tab shows what, which a restart may forget.
-
-    Args:
-        ledger ([`AnnotationLedger`]):
-            The run's ledger.
-        answer_format ([`AnswerFormat`] or `str`, *optional*):
-            Reads answers; that of the run. Defaults to what the ledger names, unless that is code of yours.
-        price (`float`, *optional*, defaults to `0.0`):
-            What each answer costs.
-        now (`Callable[[], float]`, *optional*):
-            Clock in seconds.
+    keeps besides the ledger is which tab shows what, which a restart may forget. Answers are read in the format that
+    the ledger names; one that is code of yours must be given. `now` is a clock in seconds.
     """
 
     def __init__(
@@ -63,16 +47,9 @@ class DeskSession:
 
     def next(self, tab: str, message: str = "", after: str | None = None, shown: str = "") -> Shown:
         """
-        The most valuable question that no other tab shows; the one this tab shows already, if it is still open.
-
-        Args:
-            tab (`str`): id of the tab.
-            message (`str`, *optional*): passed on.
-            after (`str`, *optional*): prompt that must not come again at once, as it was just skipped.
-            shown (`str`, *optional*): prompt that this tab says it shows; a restarted desk has forgotten.
-
-        Returns:
-            [`Shown`]
+        The most valuable question that no other tab shows; the one this tab shows already, if it is still open. A prompt
+        that was just skipped (`after`) does not come again at once. The tab itself says what it shows (`shown`), since
+        a restarted desk has forgotten.
         """
         with self._lock:
             self.ledger.refresh()
@@ -93,33 +70,11 @@ class DeskSession:
             return Shown(query, message)
 
     def preview(self, text: str) -> str:
-        """
-        How an answer is read.
-
-        Args:
-            text (`str`): what stands in the answer box.
-
-        Returns:
-            `str`: what was read; formulas stand between dollar signs.
-
-        Raises:
-            ValueError: if it cannot be read.
-        """
+        """How an answer is read, formulas between dollar signs; a `ValueError` says why it cannot be read."""
         return self._format.read(text).preview
 
     def answer(self, tab: str, author: str, prompt_id: str, text: str) -> Shown:
-        """
-        Record an answer and show the next question; show the same one, with the reason, if it cannot be read.
-
-        Args:
-            tab (`str`): id of the tab.
-            author (`str`): the person.
-            prompt_id (`str`): the question.
-            text (`str`): the answer as typed.
-
-        Returns:
-            [`Shown`]
-        """
+        """Record an answer and show the next question; show the same one, with the reason, if it cannot be read."""
         try:
             label = self._format.read(text).label
             answer = Answer(prompt_id, {self.ledger.label_column: label}, author or "unknown", self._price)

@@ -79,17 +79,9 @@ def text_places(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], places: Sequence[int]
 ) -> tuple[str, list[int]]:
     """
-    Decode a response and find where some of its tokens begin: after the text of all tokens before. Tokens decoded one
-    by one would lose their spaces and the characters that are split over several, and decoding all that comes before
-    each takes time that grows with the square of the length: here only the tokens shortly before it are decoded.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): turns tokens into text.
-        ids (`Sequence[int]`): tokens of the response.
-        places (`Sequence[int]`): positions in `ids`, from 0 to its length.
-
-    Returns:
-        `tuple[str, list[int]]`: the text, and for each place the number of characters before it.
+    Decode a response, and find how many characters of its text stand before some of its tokens (places from 0 to
+    `len(ids)`). Tokens decoded one by one would lose their spaces and the characters that are split over several;
+    decoding all that comes before each takes quadratic time. So only the tokens shortly before a place are decoded.
     """
     reader = _Reader(tokenizer, list(ids))
     lengths = {len(ids): len(reader.text)}
@@ -111,17 +103,7 @@ def write_attempts(
     threshold: float,
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    """
-    Write the text of each response and where its pivots stand in it.
-
-    Args:
-        path (`Path`): Parquet file.
-        prompt_ids (`Sequence[str]`): id of each prompt.
-        rollouts (`Sequence[Rollout]`): one response per prompt.
-        traces (`Sequence[ResponseTrace]`): their traces.
-        threshold (`float`): height of a jump that makes a pivot.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): turns tokens into text.
-    """
+    """Write the text of each response, one a prompt, and where its pivots stand in it, as Parquet."""
     texts, starts, ends = [], [], []
     for rollout, trace in zip(rollouts, traces, strict=True):
         pivots = np.flatnonzero(find_pivots(trace.long_range_mass, threshold)).tolist() if len(trace) else []

@@ -13,15 +13,8 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
-class Interval:
-    """
-    A mean over seeds with its 95% confidence interval (Student's t); the limits are NaN for one seed.
-
-    Attributes:
-        mean (`float`): the mean.
-        low, high (`float`): limits.
-        num_seeds (`int`): number of values.
-    """
+class SeedMean:
+    """A mean over seeds with its 95% confidence interval (Student's t); the limits are NaN for one seed."""
 
     mean: float
     low: float
@@ -29,13 +22,13 @@ class Interval:
     num_seeds: int
 
 
-def interval(values: Sequence[float] | np.ndarray) -> Interval:
+def mean_over_seeds(values: Sequence[float] | np.ndarray) -> SeedMean:
     """Mean of one value a seed, with its 95% interval."""
     array = np.asarray(values, float)
     if len(array) < 2:
-        return Interval(float(array.mean()), float("nan"), float("nan"), len(array))
+        return SeedMean(float(array.mean()), float("nan"), float("nan"), len(array))
     half = student.ppf((1 + CONFIDENCE) / 2, len(array) - 1) * array.std(ddof=1) / len(array) ** 0.5
-    return Interval(float(array.mean()), float(array.mean() - half), float(array.mean() + half), len(array))
+    return SeedMean(float(array.mean()), float(array.mean() - half), float(array.mean() + half), len(array))
 
 
 def first_step_at(steps: np.ndarray, accuracy: np.ndarray, goal: float) -> int | None:
@@ -46,55 +39,28 @@ def first_step_at(steps: np.ndarray, accuracy: np.ndarray, goal: float) -> int |
 
 @dataclass(frozen=True)
 class ArmSummary:
-    """
-    What one arm reached on one set.
-
-    Attributes:
-        arm (`str`): its name.
-        seeds (`tuple[int, ...]`): seeds.
-        labels (`Interval`): labels bought.
-        tokens (`Interval`): tokens of prompts and rollouts, scoring included.
-        steps (`np.ndarray` of shape `(num_evaluations,)`): evaluated steps that all seeds have.
-        curves (`np.ndarray` of shape `(num_seeds, num_evaluations)`): accuracies.
-        final (`Interval`): accuracy at the last of these steps.
-        area (`Interval`): mean accuracy over the evaluated steps after the start: how early an arm learns, with less
-            noise than any single step.
-        against_reference, against_random (`Interval` or `None`): difference of the final accuracy from that arm,
-            paired over the seeds that both have.
-        area_against_reference (`Interval` or `None`): the same of the area.
-        goal_step (`int` or `None`): first step at which the mean curve reaches the reference's final mean accuracy.
-        speed_up (`float` or `None`): the reference's own first such step, divided by `goal_step`.
-        goal_steps (`tuple[int or None, ...]`): the same for each seed that both arms have.
-    """
+    """What one arm reached on one set. A difference is paired over the seeds that both arms have."""
 
     arm: str
     seeds: tuple[int, ...]
-    labels: Interval
-    tokens: Interval
-    steps: np.ndarray
-    curves: np.ndarray
-    final: Interval
-    area: Interval
-    against_reference: Interval | None
-    against_random: Interval | None
-    area_against_reference: Interval | None
-    goal_step: int | None
-    speed_up: float | None
-    goal_steps: tuple[int | None, ...]
+    labels: SeedMean
+    tokens: SeedMean  # of prompts and rollouts, scoring included
+    steps: np.ndarray  # shape (num_evaluations,): evaluated steps that all seeds have
+    curves: np.ndarray  # shape (num_seeds, num_evaluations): accuracies
+    final: SeedMean  # accuracy at the last of these steps
+    area: SeedMean  # mean accuracy after the start: how early an arm learns, with less noise than a single step
+    against_reference: SeedMean | None  # difference of `final`
+    against_random: SeedMean | None
+    area_against_reference: SeedMean | None
+    goal_step: int | None  # the first step at which the mean curve reaches the reference's mean final accuracy
+    speed_up: float | None  # the reference's own first such step, divided by `goal_step`
+    goal_steps: tuple[int | None, ...]  # the first such step of each seed that both arms have
 
 
 def summarise(runs: Sequence[Run], name: str, reference: str, random: str = "Random") -> list[ArmSummary]:
     """
-    Summarise the arms on one evaluated set.
-
-    Args:
-        runs (`Sequence[Run]`): the runs.
-        name (`str`): name of the set, as in `Run.evaluations`.
-        reference (`str`): arm to compare with; may be absent.
-        random (`str`, *optional*, defaults to `"Random"`): the control arm; may be absent.
-
-    Returns:
-        `list[ArmSummary]`: in the order of the runs, the reference first.
+    Summarise the arms on one evaluated set, the reference first, then in the order of the runs. The reference and the
+    control arm may be absent.
     """
     arms: dict[str, dict[int, Run]] = {}
     for run in runs:
@@ -123,12 +89,12 @@ def summarise(runs: Sequence[Run], name: str, reference: str, random: str = "Ran
             ArmSummary(
                 arm=arm,
                 seeds=seeds,
-                labels=interval([arms[arm][seed].num_labels for seed in seeds]),
-                tokens=interval([arms[arm][seed].evaluations[name].tokens[-1] for seed in seeds]),
+                labels=mean_over_seeds([arms[arm][seed].num_labels for seed in seeds]),
+                tokens=mean_over_seeds([arms[arm][seed].evaluations[name].tokens[-1] for seed in seeds]),
                 steps=steps,
                 curves=values,
-                final=interval(values[:, -1]),
-                area=interval(values[:, 1:].mean(1) if values.shape[1] > 1 else values[:, 0]),
+                final=mean_over_seeds(values[:, -1]),
+                area=mean_over_seeds(values[:, 1:].mean(1) if values.shape[1] > 1 else values[:, 0]),
                 against_reference=_paired(arms, curves, arm, reference, lambda curve: curve[-1]),
                 against_random=_paired(arms, curves, arm, random, lambda curve: curve[-1]),
                 area_against_reference=_paired(arms, curves, arm, reference, lambda curve: curve[1:].mean()),
@@ -152,14 +118,14 @@ def _common_curves(runs: dict[int, Run], name: str) -> tuple[np.ndarray, np.ndar
     return np.array(common), np.array(curves, float)
 
 
-def _paired(arms, curves, arm: str, other: str, measure) -> Interval | None:
+def _paired(arms, curves, arm: str, other: str, measure) -> SeedMean | None:
     if other not in arms or arm == other:
         return None
     shared = sorted(set(arms[arm]) & set(arms[other]))
     if not shared:
         return None
     rows = {name: [sorted(arms[name]).index(seed) for seed in shared] for name in (arm, other)}
-    return interval(
+    return mean_over_seeds(
         [
             measure(curves[arm][1][mine]) - measure(curves[other][1][theirs])
             for mine, theirs in zip(rows[arm], rows[other], strict=True)

@@ -27,16 +27,8 @@ def arm_colors(arms: Sequence[str]) -> dict[str, str]:
 
 def draw_curves(summaries: Sequence[ArmSummary], runs: Sequence[Run], name: str, colors: dict[str, str]) -> Figure:
     """
-    Draw accuracy against optimizer steps, tokens and labels; bands and bars are one standard error over the seeds.
-
-    Args:
-        summaries (`Sequence[ArmSummary]`): the arms, the reference first.
-        runs (`Sequence[Run]`): their runs.
-        name (`str`): evaluated set.
-        colors (`dict[str, str]`): colour of each arm.
-
-    Returns:
-        `Figure`
+    Draw accuracy against optimizer steps, tokens and labels; bands and bars are one standard error over the seeds. The
+    first arm is the reference.
     """
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     by_steps, by_tokens, by_labels = figure.subplots(1, 3, sharey=True, width_ratios=(3, 3, 2.2))
@@ -77,16 +69,7 @@ def draw_labels(summaries: Sequence[ArmSummary], colors: dict[str, str]) -> Figu
 
 
 def draw_pseudo_labels(runs: Sequence[Run], colors: dict[str, str]) -> Figure | None:
-    """
-    Draw over the steps how often votes are right where a label is known, and what the collapse monitor compares.
-
-    Args:
-        runs (`Sequence[Run]`): the runs.
-        colors (`dict[str, str]`): colour of each arm.
-
-    Returns:
-        `Figure`, or `None` if no run has pseudo-labels.
-    """
+    """Draw over the steps how often votes equal a known label, and what the collapse monitor compares."""
     panels = {
         "pivottrace/pseudo_label_accuracy": "votes that equal the label\n(annotated prompts)",
         "pivottrace/weak_reward": "reward on pseudo-labels",
@@ -120,17 +103,7 @@ def draw_pseudo_labels(runs: Sequence[Run], colors: dict[str, str]) -> Figure | 
 
 
 def draw_calibration(runs: Sequence[Run], colors: dict[str, str]) -> Figure | None:
-    """
-    Draw how often the policy is right along each arm's ranking, by its annotated prompts, at the first and the last
-    routing.
-
-    Args:
-        runs (`Sequence[Run]`): the runs.
-        colors (`dict[str, str]`): colour of each arm.
-
-    Returns:
-        `Figure`, or `None` if no run was routed with a verified prompt.
-    """
+    """Draw how often the policy is right along each ranking, by the labels, at the first and the last routing."""
     curves: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
     places = np.linspace(0, 1, 101)
     for run in runs:
@@ -156,15 +129,7 @@ def draw_calibration(runs: Sequence[Run], colors: dict[str, str]) -> Figure | No
 
 
 def draw_routes(runs: Sequence[Run]) -> Figure | None:
-    """
-    Draw the shares of the three routes at each routing, a panel an arm, averaged over its seeds.
-
-    Args:
-        runs (`Sequence[Run]`): the runs.
-
-    Returns:
-        `Figure`, or `None` if no run was routed.
-    """
+    """Draw the shares of the three routes at each routing, a panel an arm, averaged over its seeds."""
     arms = list(dict.fromkeys(run.arm for run in runs if run.routes))
     if not arms:
         return None

@@ -3,15 +3,17 @@
 import base64
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from ..files import replace_atomically, without_nan, write_json
-from .comparison import ArmSummary, Interval, summarise
+from .comparison import ArmSummary, SeedMean, summarise
 from .curves import arm_colors, draw_calibration, draw_curves, draw_labels, draw_pseudo_labels, draw_routes
 from .figures import save_figure
 from .record import Run
@@ -22,17 +24,7 @@ PUBLISHED_SPEED_UP = 2.75
 
 
 def write_report(runs: Sequence[Run], output: Path, reference: str = "full supervision") -> Path:
-    """
-    Write `report.html`, the figures in it as PNG files, and its figures as `report.json`.
-
-    Args:
-        runs (`Sequence[Run]`): the runs, see [`find_runs`].
-        output (`Path`): folder.
-        reference (`str`, *optional*, defaults to `"full supervision"`): arm to compare the others with.
-
-    Returns:
-        `Path`: the page.
-    """
+    """Write `report.html`, the pictures in it as PNG, and its figures as `report.json`; `reference` is an arm."""
     arms = sorted(dict.fromkeys(run.arm for run in runs), key=lambda arm: arm != reference)
     colors = arm_colors(arms)
     sets = sorted({name for run in runs for name in run.evaluations})
@@ -72,15 +64,8 @@ def write_report(runs: Sequence[Run], output: Path, reference: str = "full super
 
 def collapse_verdicts(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """
-    What the collapse monitor said.
-
-    Args:
-        runs (`Sequence[Run]`): the runs.
-
-    Returns:
-        `list[dict[str, Any]]`: for each arm with pseudo-labels `arm`, `num_runs`, `num_paused` (runs that were paused
-        at least once), `first_step` (of the first pause, or `None`), `vote_accuracy` (mean share of votes that equal
-        the label, in the first and the last third of the run).
+    What the collapse monitor said of each arm with pseudo-labels: how many of its runs were paused, the step of the
+    first pause, and the mean share of votes that equal the label in the first and the last third of the run.
     """
     verdicts = []
     for arm in dict.fromkeys(run.arm for run in runs):
@@ -122,30 +107,25 @@ def _environments(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _plain(summary: ArmSummary) -> dict[str, Any]:
     """A summary as JSON can hold it."""
-    values = dict(vars(summary))
-    for key, value in values.items():
-        if isinstance(value, Interval):
-            values[key] = without_nan(vars(value))
-        elif hasattr(value, "tolist"):
-            values[key] = value.tolist()
-    return values
+    values = asdict(summary).items()
+    return without_nan({name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in values})
 
 
-def _share(value: Interval | float | None) -> str:
+def _share(value: SeedMean | float | None) -> str:
     if value is None:
         return "–"
-    if not isinstance(value, Interval):
+    if not isinstance(value, SeedMean):
         return f"{value:.1%}" if value == value else "–"
     limits = "" if value.low != value.low else f" ({value.low:.1%} to {value.high:.1%})"
     return f"{value.mean:.1%}{limits}"
 
 
-def _change(value: Interval | None) -> str:
+def _change(value: SeedMean | None) -> str:
     if value is None:
         return "–"
     limits = "" if value.low != value.low else f" ({value.low:+.1%} to {value.high:+.1%})"
     return f"{value.mean:+.1%}{limits}"
 
 
-def _number(value: Interval) -> str:
+def _number(value: SeedMean) -> str:
     return f"{value.mean:,.0f}"

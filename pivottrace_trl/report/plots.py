@@ -21,15 +21,7 @@ _MAX_ROUTINGS = 12
 
 
 def plot_route_flow(routes_by_epoch: Sequence[np.ndarray], path: Path) -> None:
-    """
-    Draw how prompts move between routes from one routing to the next; of more than twelve, twelve evenly spaced.
-
-    Args:
-        routes_by_epoch (`Sequence[np.ndarray]`):
-            One array of routes of shape `(num_prompts,)` per routing.
-        path (`Path`):
-            PNG file.
-    """
+    """Draw how prompts move between routes from one routing to the next; of more than twelve, twelve evenly spaced."""
     num_prompts = len(routes_by_epoch[0])
     numbers = np.unique(np.linspace(0, len(routes_by_epoch) - 1, _MAX_ROUTINGS).astype(int)).tolist()
     routes_by_epoch = [routes_by_epoch[number] for number in numbers]
@@ -70,21 +62,7 @@ def plot_route_flow(routes_by_epoch: Sequence[np.ndarray], path: Path) -> None:
 
 
 def plot_calibration(result: TriageResult, evidence: Evidence, config: TriageConfig, path: Path) -> None:
-    """
-    Draw how often the policy is right along the ranking, as the verified prompts say, and where the thresholds cut.
-
-    Args:
-        result ([`TriageResult`]):
-            A triage with at least one verified prompt.
-        evidence ([`Evidence`]):
-            What it was made from.
-        tau_high (`float`):
-            Probability of success from which prompts are discarded.
-        tau_low (`float`):
-            Probability of failure above which votes are not trusted.
-        path (`Path`):
-            PNG file.
-    """
+    """Draw how often the policy is right along the ranking, by the verified prompts, and where the thresholds cut."""
     calibration = result.calibration
     figure = Figure(figsize=(6.5, 3.8), layout="constrained")
     axes = figure.add_subplot()
@@ -108,19 +86,7 @@ def plot_calibration(result: TriageResult, evidence: Evidence, config: TriageCon
 
 
 def plot_scores(scores: np.ndarray, densities: np.ndarray, result: TriageResult, path: Path) -> None:
-    """
-    Draw how scores and pivot densities are spread over the pool, by route, and the scores at which the zones end.
-
-    Args:
-        scores (`np.ndarray` of shape `(num_prompts,)`):
-            Uncertainty of each prompt.
-        densities (`np.ndarray` of shape `(num_prompts,)`):
-            Pivots per response token of each prompt.
-        result ([`TriageResult`]):
-            The triage.
-        path (`Path`):
-            PNG file.
-    """
+    """Draw how scores and pivot densities, both of shape `(num_prompts,)`, are spread over the routes."""
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     for axes, values, name in zip(figure.subplots(1, 2), (scores, densities), ("score", "pivot density"), strict=True):
         is_known = np.isfinite(values)
@@ -144,17 +110,7 @@ def plot_scores(scores: np.ndarray, densities: np.ndarray, result: TriageResult,
 
 
 def plot_spend(times: Sequence[datetime], budget: int, path: Path) -> None:
-    """
-    Draw the labels bought over time.
-
-    Args:
-        times (`Sequence[datetime]`):
-            When each label was bought.
-        budget (`int`):
-            Labels that may be bought.
-        path (`Path`):
-            PNG file.
-    """
+    """Draw the labels bought over time, below the budget."""
     figure = Figure(figsize=(6.5, 3.0), layout="constrained")
     axes = figure.add_subplot()
     if times:
@@ -173,21 +129,7 @@ def plot_spend(times: Sequence[datetime], budget: int, path: Path) -> None:
 
 
 def plot_trace(trace: ResponseTrace, tokens: Sequence[str], threshold: float, path: Path, title: str = "") -> None:
-    """
-    Draw the long-range attention and the entropy of one response, with its pivots.
-
-    Args:
-        trace ([`ResponseTrace`]):
-            The trace.
-        tokens (`Sequence[str]`):
-            Text of each response token.
-        threshold (`float`):
-            Height of a jump that makes a pivot.
-        path (`Path`):
-            PNG file.
-        title (`str`, *optional*):
-            Title, such as the prompt.
-    """
+    """Draw the long-range attention and the entropy of one response, with its pivots."""
     shown = slice(0, 160)  # more tokens than this cannot be read on one plot
     signal, entropy, tokens = trace.long_range_mass[shown], trace.entropy[shown], list(tokens)[shown]
     pivots = np.flatnonzero(find_pivots(trace.long_range_mass, threshold)[shown])

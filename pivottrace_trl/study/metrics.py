@@ -8,13 +8,7 @@ from scipy.stats import rankdata, spearmanr
 
 @dataclass(frozen=True)
 class Interval:
-    """
-    An estimate with its 95% bootstrap interval over prompts.
-
-    Attributes:
-        value (`float`): the estimate.
-        low, high (`float`): limits of the interval.
-    """
+    """An estimate with its 95% bootstrap interval over prompts."""
 
     value: float
     low: float
@@ -25,16 +19,7 @@ class Interval:
 
 
 def auroc(scores: np.ndarray, is_wrong: np.ndarray) -> float:
-    """
-    Probability that a wrong response scores higher than a right one, ties counted half.
-
-    Args:
-        scores (`np.ndarray` of shape `(num_prompts,)`): higher = less sure.
-        is_wrong (`np.ndarray` of shape `(num_prompts,)`, `bool`): whether the response is wrong.
-
-    Returns:
-        `float`: in `[0, 1]`, 0.5 = chance; NaN if all are right or all are wrong.
-    """
+    """Probability that a wrong response scores higher than a right one, ties counted half; NaN without either kind."""
     num_wrong, num_right = int(is_wrong.sum()), int((~is_wrong).sum())
     if not num_wrong or not num_right:
         return float("nan")
@@ -44,13 +29,7 @@ def auroc(scores: np.ndarray, is_wrong: np.ndarray) -> float:
 def without_length(scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """
     What a score says beyond response length: its ranks less their regression on the ranks of length and their square.
-
-    Args:
-        scores (`np.ndarray` of shape `(num_prompts,)`): higher = less sure.
-        lengths (`np.ndarray` of shape `(num_prompts,)`): tokens of each response.
-
-    Returns:
-        `np.ndarray` of shape `(num_prompts,)`
+    Arrays have shape `(num_prompts,)`.
     """
     length = rankdata(lengths) / len(lengths)
     design = np.stack([np.ones_like(length), length, length**2], axis=1)
@@ -61,20 +40,8 @@ def without_length(scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
 
 def bootstrap(statistic, *columns: np.ndarray, num_resamples: int = 1000, seed: int = 0) -> Interval:
     """
-    Estimate with a percentile interval over resampled prompts; resamples without a value (all right) are left out.
-
-    Args:
-        statistic (`Callable[..., float]`):
-            Takes the columns and returns a number.
-        columns (`np.ndarray` of shape `(num_prompts,)`):
-            What the statistic takes.
-        num_resamples (`int`, *optional*, defaults to `1000`):
-            Number of resamples.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed; the same for every score, so that two scores see the same resamples.
-
-    Returns:
-        [`Interval`]
+    Estimate a statistic of some columns, each of shape `(num_prompts,)`, with a percentile interval over resampled
+    prompts. Resamples without a value (all right) are left out. With one seed, two scores see the same resamples.
     """
     rng = np.random.default_rng(seed)
     draws = [rng.integers(0, len(columns[0]), len(columns[0])) for _ in range(num_resamples)]
@@ -94,20 +61,12 @@ def spearman(scores: np.ndarray, pass_rate: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Purchase:
-    """
-    What a score buys when the most uncertain share of the pool is annotated and the least uncertain is discarded.
+    """What a score buys: the most uncertain share of the pool is annotated, the least uncertain is discarded."""
 
-    Attributes:
-        share (`float`): share annotated.
-        recall (`float`): share of all wrong responses that is annotated.
-        purity (`float`): share of right responses among the discarded; NaN if none is discarded.
-        vote_accuracy (`float`): share of the prompts in between whose majority vote is right; NaN without samples.
-    """
-
-    share: float
-    recall: float
-    purity: float
-    vote_accuracy: float
+    share: float  # annotated
+    recall: float  # share of all wrong responses that is annotated
+    purity: float  # share of right responses among the discarded; NaN if none is discarded
+    vote_accuracy: float  # share of the prompts in between whose majority vote is right; NaN without samples
 
 
 def purchase(
@@ -118,17 +77,8 @@ def purchase(
     discarded: float = 0.421,
 ) -> Purchase:
     """
-    Spend a budget by a ranking.
-
-    Args:
-        scores (`np.ndarray` of shape `(num_prompts,)`): higher = less sure.
-        is_wrong (`np.ndarray` of shape `(num_prompts,)`, `bool`): whether the response is wrong.
-        vote_is_right (`np.ndarray` of shape `(num_prompts,)`, `bool`, *optional*): whether the majority vote is right.
-        share (`float`): share to annotate.
-        discarded (`float`, *optional*, defaults to `0.421`): share to discard, as far as it is left (the paper's).
-
-    Returns:
-        [`Purchase`]
+    Spend a budget by a ranking, higher scores being less sure. Of what is not annotated, `discarded` is discarded, as
+    far as it goes; the default is the paper's. Arrays have shape `(num_prompts,)`.
     """
     num = len(scores)
     ranking = np.argsort(scores, kind="stable")
@@ -145,15 +95,6 @@ def purchase(
 
 
 def risk_coverage(scores: np.ndarray, is_wrong: np.ndarray) -> np.ndarray:
-    """
-    Share of wrong responses among the `k` least uncertain, for every `k`.
-
-    Args:
-        scores (`np.ndarray` of shape `(num_prompts,)`): higher = less sure.
-        is_wrong (`np.ndarray` of shape `(num_prompts,)`, `bool`): whether the response is wrong.
-
-    Returns:
-        `np.ndarray` of shape `(num_prompts,)`: the risk at coverage `k / num_prompts`.
-    """
+    """Share of wrong responses among the `k` least uncertain, for every `k` from 1 to `num_prompts`."""
     ranked = is_wrong[np.argsort(scores, kind="stable")]
     return np.cumsum(ranked) / np.arange(1, len(ranked) + 1)

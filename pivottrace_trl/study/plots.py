@@ -17,14 +17,7 @@ _NUM_LINES = 6
 
 
 def plot_auroc(reports: Mapping[str, ScoreReport], path: Path, title: str = "") -> None:
-    """
-    Draw the AUROC of every score with its interval.
-
-    Args:
-        reports (`Mapping[str, ScoreReport]`): by name, the best first.
-        path (`Path`): PNG file.
-        title (`str`, *optional*): what was studied.
-    """
+    """Draw the AUROC of every score with its interval, the best first."""
     figure = Figure(figsize=(7, 0.32 * len(reports) + 1.2), layout="constrained")
     axes = figure.add_subplot()
     names = list(reports)[::-1]
@@ -40,15 +33,7 @@ def plot_auroc(reports: Mapping[str, ScoreReport], path: Path, title: str = "") 
 
 
 def plot_risk_coverage(reports: Mapping[str, ScoreReport], pool: LabelledPool, path: Path, title: str = "") -> None:
-    """
-    Draw the share of wrong responses among the least uncertain ones.
-
-    Args:
-        reports (`Mapping[str, ScoreReport]`): by name, the best first.
-        pool ([`LabelledPool`]): the pool.
-        path (`Path`): PNG file.
-        title (`str`, *optional*): what was studied.
-    """
+    """Draw the share of wrong responses among the least uncertain ones, for the best scores."""
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.add_subplot()
     coverage = np.arange(1, len(pool.is_wrong) + 1) / len(pool.is_wrong)
@@ -66,13 +51,8 @@ def plot_risk_coverage(reports: Mapping[str, ScoreReport], pool: LabelledPool, p
 
 def plot_reliability(reports: Mapping[str, ScoreReport], pool: LabelledPool, path: Path, title: str = "") -> None:
     """
-    Draw, for each score, the success that the probe set predicts along the ranking, with its band, and what is so.
-
-    Args:
-        reports (`Mapping[str, ScoreReport]`): by name, the best first.
-        pool ([`LabelledPool`]): the pool.
-        path (`Path`): PNG file.
-        title (`str`, *optional*): what was studied.
+    Draw, for the best scores, the success that the probe set predicts along the ranking, with its band, and the
+    observed one.
     """
     names = _chosen(reports)
     figure = Figure(figsize=(9, 2.6 * ((len(names) + 2) // 3)), layout="constrained")

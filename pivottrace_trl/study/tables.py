@@ -10,13 +10,7 @@ from .run import SHARES, LabelledPool, ScoreReport
 
 
 def print_study(reports: Mapping[str, ScoreReport], pool: LabelledPool) -> None:
-    """
-    Print what every score is worth.
-
-    Args:
-        reports (`Mapping[str, ScoreReport]`): by name, the best first.
-        pool ([`LabelledPool`]): the pool.
-    """
+    """Print what every score is worth, the best first."""
     console = Console()
     votes = "" if pool.vote_is_right is None else f", {pool.vote_is_right.mean():.1%} of the majority votes are right"
     table = Table(title=f"{len(pool.is_wrong)} prompts, {pool.is_wrong.mean():.1%} of the responses are wrong{votes}")

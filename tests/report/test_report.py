@@ -11,7 +11,7 @@ from scipy import stats
 
 from pivottrace_trl import PivotDensityCallback
 from pivottrace_trl.cli import main
-from pivottrace_trl.report.comparison import first_step_at, interval, summarise
+from pivottrace_trl.report.comparison import first_step_at, mean_over_seeds, summarise
 from pivottrace_trl.report.page import collapse_verdicts, write_report
 from pivottrace_trl.report.record import RunRecorder, describe_environment, find_runs
 
@@ -86,12 +86,12 @@ def test_runs_are_read_with_what_was_spent_by_then(runs_path):
     assert run.routes[1].tolist() == [0, 1, 2, 2] and np.isnan(run.pass_rates[0][0])
 
 
-def test_interval_is_students():
+def test_the_interval_of_a_mean_is_students():
     values = [0.1, 0.4, 0.2, 0.7, 0.3]
     expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    result = interval(values)
+    result = mean_over_seeds(values)
     assert (result.low, result.high) == pytest.approx((expected.low, expected.high))
-    assert result.mean == pytest.approx(0.34) and np.isnan(interval([0.3]).low)
+    assert result.mean == pytest.approx(0.34) and np.isnan(mean_over_seeds([0.3]).low)
 
 
 def test_first_step_at():
