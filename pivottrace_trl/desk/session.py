@@ -47,9 +47,9 @@ class DeskSession:
 
     def next(self, tab: str, message: str = "", after: str | None = None, shown: str = "") -> Shown:
         """
-        The most valuable question that no other tab shows; the one this tab shows already, if it is still open. A prompt
-        that was just skipped (`after`) does not come again at once. The tab itself says what it shows (`shown`), since
-        a restarted desk has forgotten.
+        The most valuable question that no other tab shows; the one this tab shows already, if it is still open. A
+        prompt that was just skipped (`after`) does not come again at once. The tab says itself what it shows
+        (`shown`): a restarted desk has forgotten.
         """
         with self._lock:
             self.ledger.refresh()

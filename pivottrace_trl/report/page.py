@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment
 from matplotlib.figure import Figure
 
-from ..files import replace_atomically, without_nan, write_json
+from ..files import check_writable, replace_atomically, without_nan, write_json
 from .comparison import ArmSummary, SeedMean, summarise
 from .curves import arm_colors, draw_calibration, draw_curves, draw_labels, draw_pseudo_labels, draw_routes
 from .figures import save_figure
@@ -25,6 +25,7 @@ PUBLISHED_SPEED_UP = 2.75
 
 def write_report(runs: Sequence[Run], output: Path, reference: str = "full supervision") -> Path:
     """Write `report.html`, the pictures in it as PNG, and its figures as `report.json`; `reference` is an arm."""
+    check_writable(output)
     arms = sorted(dict.fromkeys(run.arm for run in runs), key=lambda arm: arm != reference)
     colors = arm_colors(arms)
     sets = sorted({name for run in runs for name in run.evaluations})
