@@ -3,6 +3,8 @@
 import json
 import socket
 import sqlite3
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -301,3 +303,13 @@ def test_users_without_a_name(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["desk", "--help"])
     assert "(default: unknown)" in capsys.readouterr().out
+
+
+def test_help_is_there_at_once():
+    """What takes seconds to import waits until a command needs it."""
+    code = (
+        "import sys; from pivottrace_trl.cli import main\ntry: main(['triage', '--help'])\nexcept SystemExit: pass\n"
+    )
+    heavy = "{'torch', 'transformers', 'datasets', 'pyarrow', 'numpy', 'rich', 'matplotlib', 'gradio'}"
+    code += f"assert not {heavy} & sys.modules.keys(), {heavy} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

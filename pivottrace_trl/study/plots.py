@@ -16,6 +16,13 @@ from .run import LabelledPool, ScoreReport
 _NUM_LINES = 6
 
 
+def plot_study(reports: Mapping[str, ScoreReport], pool: LabelledPool, output_dir: Path, title: str = "") -> None:
+    """Draw what every score is worth, the best first; the title says what was studied."""
+    plot_auroc(reports, output_dir / "auroc.png", title)
+    plot_risk_coverage(reports, pool, output_dir / "risk_coverage.png", title)
+    plot_reliability(reports, pool, output_dir / "reliability.png", title)
+
+
 def plot_auroc(reports: Mapping[str, ScoreReport], path: Path, title: str = "") -> None:
     """Draw the AUROC of every score with its interval, the best first."""
     figure = Figure(figsize=(7, 0.32 * len(reports) + 1.2), layout="constrained")
