@@ -18,9 +18,8 @@ from .files import PRIVATE_FOLDER
 from .labels.ledger import AnnotationLedger
 from .labels.oracles import as_oracle
 from .labels.queries import Oracle
-from .labels.state import LedgerState
+from .labels.state import LedgerState, LedgerView
 from .labels.vault import LabelVault
-from .labels.view import LedgerView
 from .labels.waiting import People, check_share
 from .pool import pool_ids
 from .processes import Processes

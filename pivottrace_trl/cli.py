@@ -219,7 +219,7 @@ def _backup(args: argparse.Namespace) -> None:
 
 
 def _status(args: argparse.Namespace) -> None:
-    from .labels.exchange import annotation_status
+    from .labels.status import annotation_status
     from .report.tables import print_status
 
     print_status(annotation_status(_open_ledger(args.run)))

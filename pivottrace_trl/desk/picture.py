@@ -4,8 +4,8 @@ import base64
 from datetime import datetime
 from pathlib import Path
 
-from ..labels.exchange import annotation_status
 from ..labels.ledger import AnnotationLedger
+from ..labels.status import annotation_status
 from ..report.plots import plot_spend
 
 

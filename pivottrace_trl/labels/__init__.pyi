@@ -1,8 +1,9 @@
 from .endpoint import EndpointAnnotator
-from .exchange import AnnotationStatus, ImportReport, annotation_status, export_queue, import_answers
+from .exchange import ImportReport, export_queue, import_answers
 from .ledger import AnnotationLedger
 from .oracles import CallableAnnotator
 from .queries import Answer, Oracle, Outcome, Query
+from .status import AnnotationStatus, annotation_status
 from .vault import LabelVault
 
 __all__ = [

@@ -14,8 +14,7 @@ from typing import Any
 from ..answers import AnswerFormat
 from ..answers.format import resolve_format
 from .queries import Answer, Query
-from .replies import Kind, Reply, read_body, read_status
-from .spending import Spending, most_tokens
+from .replies import Kind, Reply, Spending, most_tokens, read_body, read_status
 
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from .file import Event, LedgerFile
 from .lock import RunLock
-from .state import LedgerState
-from .view import LedgerView
+from .state import LedgerState, LedgerView
 
 
 T = TypeVar("T")

@@ -1,6 +1,7 @@
-"""What a reply of an endpoint amounts to."""
+"""What a reply of an endpoint amounts to, and what attempts cost at most, under a limit that holds."""
 
 import json
+import threading
 from dataclasses import dataclass
 from enum import Enum, auto
 from http import HTTPStatus
@@ -20,6 +21,8 @@ _ENDINGS = {
 # The request will not be taken, however often it is sent.
 _REFUSED = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+# Tokens that a chat template may put around a message.
+_TOKENS_AROUND = 64
 
 
 class Kind(Enum):
@@ -133,3 +136,79 @@ def last_box(text: str) -> str | None:
             return text[start:place].strip() or None
         place += 1
     return None
+
+
+class Spending:
+    """
+    Counts money. Before an attempt its worst case is reserved; afterwards that is charged, unless the reply proves
+    that it cost less.
+
+    Args:
+        prices (`tuple[float, float]`):
+            Price of a million tokens of prompt and of reply.
+        limit (`float`, *optional*):
+            Most that may be spent.
+
+    Attributes:
+        cost (`float`): what was charged so far.
+    """
+
+    def __init__(self, prices: tuple[float, float], limit: float | None):
+        self._prompt_price, self._reply_price = (price / 1e6 for price in prices)
+        self._limit = limit
+        self._reserved = 0.0
+        self._num_pending = 0
+        self._lock = threading.Lock()
+        self.cost = 0.0
+
+    def reserve(self, num_prompt_tokens: int, num_reply_tokens: int) -> bool:
+        """Set aside the worst case of an attempt; `False` if the limit leaves no money for it."""
+        most = self._price(num_prompt_tokens, num_reply_tokens)
+        with self._lock:
+            if self._limit is not None and self.cost + self._reserved + most > self._limit:
+                return False
+            self._reserved += most
+            self._num_pending += 1
+            return True
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether attempts are under way, whose price is not known yet."""
+        return self._num_pending > 0
+
+    def settle(self, num_prompt_tokens: int, num_reply_tokens: int, usage: Any) -> float:
+        """
+        Charge an attempt.
+
+        Args:
+            num_prompt_tokens, num_reply_tokens (`int`): what was reserved.
+            usage (`Any`): what the reply says of its usage. It is believed if it is a whole number of tokens of each
+                kind, at least one and at most what was reserved.
+
+        Returns:
+            `float`: what was charged.
+        """
+        used = usage if isinstance(usage, dict) else {}
+        most = charge = self._price(num_prompt_tokens, num_reply_tokens)
+        num_prompt: Any = used.get("prompt_tokens")
+        num_reply: Any = used.get("completion_tokens")
+        if _is_count(num_prompt, num_prompt_tokens) and _is_count(num_reply, num_reply_tokens):
+            charge = self._price(num_prompt, num_reply)
+        with self._lock:
+            self._num_pending -= 1
+            # Rounding must not add up: with nothing under way, nothing is reserved.
+            self._reserved = self._reserved - most if self._num_pending else 0.0
+            self.cost += charge
+        return charge
+
+    def _price(self, num_prompt_tokens: int, num_reply_tokens: int) -> float:
+        return num_prompt_tokens * self._prompt_price + num_reply_tokens * self._reply_price
+
+
+def _is_count(value: Any, most: int) -> bool:
+    return type(value) is int and 1 <= value <= most  # neither a bool nor a fraction
+
+
+def most_tokens(messages: list[dict[str, str]]) -> int:
+    """Most tokens that messages can have: a token is at least a byte long."""
+    return sum(len(message["content"].encode()) + _TOKENS_AROUND for message in messages)

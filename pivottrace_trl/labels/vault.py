@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from ..pool import read_rows
 from .queries import Answer, Query, is_empty
-from .view import LedgerView
+from .state import LedgerView
 
 
 # Who asks; whatever another role says may be the beginning of the response.

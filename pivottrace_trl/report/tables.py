@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ..labels.exchange import AnnotationStatus
+from ..labels.status import AnnotationStatus
 from ..offline import PoolTriage
 from ..routing.triage import Route, count_routes
 

@@ -7,7 +7,7 @@ from typing import cast
 import numpy as np
 
 from ..labels.ledger import AnnotationLedger
-from ..labels.view import LedgerView
+from ..labels.state import LedgerView
 from ..processes import Processes
 from ..routing.router import PoolRouter
 from ..scoring.scorer import PoolScorer

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from ..ledger import AnnotationLedger
+from .ledger import AnnotationLedger
 
 
 @dataclass(frozen=True)
