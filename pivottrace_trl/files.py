@@ -23,15 +23,8 @@ PRIVATE_FOLDER = "_pivottrace"
 @contextmanager
 def reading(path: Path, fix: str) -> Iterator[None]:
     """
-    Say which file cannot be read, whatever a parser says about it: a file may be cut short, or hold something else.
-
-    Args:
-        path (`Path`): the file.
-        fix (`str`): a sentence on what to do.
-
-    Raises:
-        FileNotFoundError: if it does not exist.
-        ValueError: if it cannot be understood.
+    Say which file cannot be read, whatever a parser says about it, and how to mend that: a file may be cut short, or
+    hold something else. A file that does not exist stays a `FileNotFoundError`; anything else becomes a `ValueError`.
     """
     try:
         yield
@@ -52,13 +45,7 @@ def reading(path: Path, fix: str) -> Iterator[None]:
 
 def check_writable(folder: Path) -> None:
     """
-    Make a folder and write to it, before work is done whose result would not find a place.
-
-    Args:
-        folder (`Path`): where results will lie.
-
-    Raises:
-        ValueError: if nothing can be written there.
+    Make a folder and write to it, before work is done whose result would not find a place; `ValueError` if that fails.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,13 +57,9 @@ def check_writable(folder: Path) -> None:
 
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
-    Write a file beside its place and move it there. Neither a crash nor a power loss leaves half of one or an empty
-    one, and threads and processes that write the same file do not meet: the last one wins. A file keeps the
-    permissions that it had. A link is replaced, never followed.
-
-    Args:
-        path (`Path`): the file; its folder is made if absent.
-        write (`Callable[[Path], object]`): writes the content to the path it is given.
+    Write a file beside its place, through the path that `write` is given, and move it there. Neither a crash nor a
+    power loss leaves half of one or an empty one, and threads and processes that write the same file do not meet: the
+    last one wins. A file keeps the permissions that it had. A link is replaced, never followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.partial")

@@ -62,16 +62,7 @@ def prompt_id(prompt: Any) -> str:
 
 
 def prompt_text(prompt: Any) -> str:
-    """
-    Text of a prompt for people: the last user message of a conversation, or the plain prompt.
-
-    Args:
-        prompt (`str` or `list[dict]`):
-            Plain text, or a conversation as TRL has it.
-
-    Returns:
-        `str`
-    """
+    """Text of a prompt for people: the last user message of a conversation, or the plain prompt."""
     if isinstance(prompt, str):
         return prompt
     user_messages = [message["content"] for message in prompt if message.get("role") == "user"]
@@ -80,16 +71,7 @@ def prompt_text(prompt: Any) -> str:
 
 
 def question_id(prompt: Any) -> str:
-    """
-    Id of what a prompt asks, under whatever system prompt: [`prompt_id`] without its system messages.
-
-    Args:
-        prompt (`str` or `list[dict]`):
-            Plain text, or a conversation as TRL has it.
-
-    Returns:
-        `str`
-    """
+    """Id of what a prompt asks, under whatever system prompt: [`prompt_id`] without its system messages."""
     if isinstance(prompt, str):
         return prompt_id(prompt)
     asked = [message for message in prompt if message.get("role") not in ("system", "developer")]
@@ -157,16 +139,7 @@ def read_rows(dataset: Dataset, rows: Sequence[int]) -> Iterator[dict[str, Any]]
 
 
 def pool_fingerprint(prompt_ids: Sequence[str]) -> str:
-    """
-    Identify a pool by its prompts, whatever their order.
-
-    Args:
-        prompt_ids (`Sequence[str]`):
-            Id of each prompt.
-
-    Returns:
-        `str`: 16 hexadecimal digits.
-    """
+    """Identify a pool by its prompts, whatever their order: 16 hexadecimal digits."""
     return hashlib.sha256("\n".join(sorted(prompt_ids)).encode()).hexdigest()[:16]
 
 
@@ -196,25 +169,8 @@ def drop_duplicates(dataset: Dataset, prompt_column: str = "prompt", seen_in: Da
 
 def load_pool(source: str, split: str = "train", config_name: str | None = None, limit: int | None = None) -> Dataset:
     """
-    Load a pool.
-
-    Args:
-        source (`str`):
-            A `.jsonl`, `.json`, `.csv` or `.parquet` file, a folder (saved with `save_to_disk`, or of data files), or
-            the id of a dataset on the hub.
-        split (`str`, *optional*, defaults to `"train"`):
-            Split of a folder or hub dataset.
-        config_name (`str`, *optional*):
-            Configuration of a hub dataset.
-        limit (`int`, *optional*):
-            Number of first rows to keep.
-
-    Returns:
-        [`~datasets.Dataset`]
-
-    Raises:
-        ValueError: for an unknown file format, a file that cannot be read, or a limit below 1.
-        FileNotFoundError: if there is nothing of that name, neither here nor on the hub.
+    Load a pool, or its first `limit` rows, from a `.jsonl`, `.json`, `.csv` or `.parquet` file, a folder (saved with
+    `save_to_disk`, or of data files), or the hub. `split` and `config_name` are those of a folder or a hub dataset.
     """
     path = Path(source)
     if limit is not None and limit < 1:

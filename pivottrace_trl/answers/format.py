@@ -63,19 +63,9 @@ _BUILT_IN: dict[str, Callable[[], AnswerFormat]] = {
 
 def resolve_format(answer_format: AnswerFormat | str) -> AnswerFormat:
     """
-    Find a format by its name.
-
-    Args:
-        answer_format ([`AnswerFormat`] or `str`):
-            A format; or `"math"`, `"number"`, `"choice"`, `"text"`, `"choice:yes,no"` for choices of your own, or
-            `"package.module:attribute"` for a format of your own.
-
-    Returns:
-        [`AnswerFormat`]
-
-    Raises:
-        ValueError: if there is no such format, or a format of one's own has a name that is taken.
-        TypeError: if it is no format.
+    The format that a user names: `"math"`, `"number"`, `"choice"`, `"text"`, `"choice:yes,no"` for choices of your
+    own, `"package.module:attribute"` for a format of your own, or the format itself. `ValueError` if there is none of
+    that name, or the name is that of another; `TypeError` if it is no format.
     """
     if isinstance(answer_format, str):
         return _load(answer_format)
@@ -96,20 +86,8 @@ def resolve_format(answer_format: AnswerFormat | str) -> AnswerFormat:
 
 def format_of_ledger(name: str, answer_format: AnswerFormat | str | None = None) -> AnswerFormat:
     """
-    The format of the answers of a ledger. What a file says is enough for those of this package only: any other name is
-    code, which is imported where the user names the same one.
-
-    Args:
-        name (`str`):
-            Name of the format that the ledger holds.
-        answer_format ([`AnswerFormat`] or `str`, *optional*):
-            The format that the user names, see [`resolve_format`].
-
-    Returns:
-        [`AnswerFormat`]
-
-    Raises:
-        ValueError: if the user names another one, or none where the ledger's is not of this package.
+    The format of the answers of a ledger, which holds its name. What a file says is enough for those of this package
+    only: any other name is code, which is imported where the user names the same one as `answer_format`.
     """
     kind = name.partition(":")[0]
     if answer_format is None and kind not in _BUILT_IN:
@@ -124,15 +102,7 @@ def format_of_ledger(name: str, answer_format: AnswerFormat | str | None = None)
 
 
 def check_name(answer_format: AnswerFormat) -> None:
-    """
-    Check that the command line can load a format by its name.
-
-    Args:
-        answer_format ([`AnswerFormat`]): the format.
-
-    Raises:
-        ValueError: if its name is none that can be imported.
-    """
+    """Raise `ValueError` if the command line cannot load a format by its name."""
     module, _, attribute = answer_format.name.partition(":")
     if type(answer_format) not in _BUILT_IN.values() and (not attribute or module == "__main__"):
         raise ValueError(

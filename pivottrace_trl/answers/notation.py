@@ -103,13 +103,8 @@ def from_keyboard(text: str) -> str:
 
 def what_is_not_read(answer: str) -> str | None:
     """
-    What keeps an answer from being read as a whole.
-
-    Args:
-        answer (`str`): the answer, without dollar signs around it.
-
-    Returns:
-        `str` or `None`: the reason, for people; `None` if all of it is notation that math-verify reads.
+    What keeps an answer, without dollar signs around it, from being read as a whole: the reason, for people; `None` if
+    all of it is notation that math-verify reads.
     """
     rest = _THIN_SPACE.sub("", answer.replace("\\$", ""))
     if _SCIENTIFIC.fullmatch(rest):

@@ -67,17 +67,9 @@ def majority_vote(responses: Sequence[str], answer_format: AnswerFormat | str = 
 
 def vote_on(answers: Sequence[str | None], answer_format: AnswerFormat) -> Vote:
     """
-    Vote over answers, see [`majority_vote`].
-
-    Args:
-        answers (`Sequence[str | None]`):
-            Final answer of each rollout of one prompt; `None` where there is none.
-        answer_format ([`AnswerFormat`]):
-            Compares them.
-
-    Returns:
-        [`Vote`]; none if the verifier would pay other votes than the majority's: these must be paid by each other, and
-        no other vote by the first, which becomes the label. What is not read as a whole is no vote.
+    Vote over the final answers of a group (`None` where there is none), see [`majority_vote`]. There is no majority if
+    the verifier would pay other votes than the majority's: these must be paid by each other, and no other vote by the
+    first, which becomes the label. What is not read as a whole is no vote.
     """
     end = time.monotonic() + _VOTE_SECONDS
     counts = Counter(answer for answer in answers if answer is not None)

@@ -42,16 +42,8 @@ _SELECT = (
 
 class LedgerFile:
     """
-    A sound ledger file, open. Opening it reads all of it and writes nothing.
-
-    Args:
-        path (`Path`):
-            The file.
-        take (`Callable[[Event, str | None], None]`):
-            Told of each event, and of the kind of the event that it undoes.
-
-    Raises:
-        ValueError: if it is no ledger, or damaged. In any case it is left as it is.
+    A sound ledger file, open. Opening it reads all of it, tells `take` of each event and of the kind of the event that
+    it undoes, and writes nothing. A file that is no ledger, or damaged, is left as it is: `ValueError`.
     """
 
     def __init__(self, path: Path, take: Callable[[Event, str | None], None]):
@@ -161,15 +153,8 @@ class LedgerFile:
 
     def read(self, after: int, digest: str, take: Callable[[Event, str | None], None]) -> None:
         """
-        Read the events after one.
-
-        Args:
-            after (`int`): its number.
-            digest (`str`): its digest.
-            take (`Callable[[Event, str | None], None]`): told of each event, and of the kind of the one it undoes.
-
-        Raises:
-            ValueError: if an event is not what was written.
+        Tell `take` of the events after one, given by its number and digest; `ValueError` if one is not what was
+        written.
         """
         cursor = self.connection.cursor()
         try:
@@ -184,16 +169,7 @@ class LedgerFile:
             cursor.close()
 
     def append(self, event: Event, previous: str) -> Event:
-        """
-        Write an event.
-
-        Args:
-            event (`Event`): the event, without its digest.
-            previous (`str`): digest of the event before.
-
-        Returns:
-            `Event`: the event with its digest.
-        """
+        """Write an event behind the one with the digest `previous`; returns it with its own digest."""
         event = event._replace(digest=_chain(previous, event))
         self.connection.execute(_INSERT, event)
         return event
@@ -231,14 +207,8 @@ class LedgerFile:
 
     def backup(self, target: Path, take: Callable[[Event, str | None], None]) -> None:
         """
-        Copy the ledger as it is now, its log included, into one file that was read back; others may go on writing.
-
-        Args:
-            target (`Path`): the copy; an older copy is replaced, anything else is not.
-            take (`Callable[[Event, str | None], None]`): told of each event of the copy.
-
-        Raises:
-            ValueError: if `target` is the ledger itself, or something else that is no ledger.
+        Copy the ledger as it is now, its log included, into one file, and read that back; others may go on writing. An
+        older copy is replaced, anything else is not.
         """
         if target.exists():
             check_header(target)
@@ -265,14 +235,8 @@ class LedgerFile:
 
 def check_header(path: Path) -> None:
     """
-    Look at the first bytes of a file, and write nothing: a database of another program must not even be opened as one,
-    as that may change it.
-
-    Args:
-        path (`Path`): the file.
-
-    Raises:
-        ValueError: if it is no ledger.
+    Raise `ValueError` if a file is no ledger by its first bytes. A database of another program must not even be opened
+    as one, as that may change it.
     """
     reason = "it is a folder"
     if not path.is_dir():

@@ -17,16 +17,8 @@ T = TypeVar("T")
 
 class LedgerJournal(LedgerView):
     """
-    Reads, writes and copies events; what they mean, [`AnnotationLedger`] knows.
-
-    Args:
-        path (`Path`):
-            A ledger file.
-        run_lock ([`RunLock`], *optional*):
-            Held until the file is closed.
-
-    Raises:
-        ValueError: if it is no ledger, or damaged.
+    Reads, writes and copies events; what they mean, [`AnnotationLedger`] knows. The lock of the run, if there is one,
+    is held until the file is closed.
     """
 
     def __init__(self, path: Path, run_lock: RunLock | None = None):

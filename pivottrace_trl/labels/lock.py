@@ -32,15 +32,6 @@ class RunLock:
     """
     Held by one process at a time. It is free again when nobody in that process refers to it any more; when the process
     dies, the system frees it.
-
-    Args:
-        path (`Path`):
-            The file that is locked.
-        descriptor (`int`):
-            The file, opened; it is closed with the lock.
-
-    Raises:
-        RuntimeError: if another process holds it.
     """
 
     def __init__(self, path: Path, descriptor: int):
@@ -65,13 +56,8 @@ class RunLock:
 
 def hold(path: Path) -> RunLock:
     """
-    Take the lock, or share it with what holds it in this process.
-
-    Args:
-        path (`Path`): the file that is locked; made if absent, and never deleted.
-
-    Returns:
-        [`RunLock`]: keep it as long as the run lives.
+    Take the lock on a file, or share it with what holds it in this process. The file is made if absent, and never
+    deleted.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     file = os.fstat(descriptor)

@@ -43,14 +43,8 @@ class Kind(Enum):
 @dataclass(frozen=True)
 class Reply:
     """
-    What came back.
-
-    Attributes:
-        kind ([`Kind`]): what is to be done.
-        reason (`str`): why it is no label. It quotes nothing that the server sent, which may hold the key.
-        label (`str` or `None`): the label.
-        usage (`Any`): what the reply says of its usage.
-        pause (`float` or `None`): seconds that the server asks to wait.
+    What came back: what is to be done with it, why it is no label (quoting nothing that the server sent, which may
+    hold the key), the label, what it says of its usage, and the seconds that the server asks to wait.
     """
 
     kind: Kind
@@ -61,16 +55,7 @@ class Reply:
 
 
 def read_status(status: int, retry_after: str | None) -> Reply:
-    """
-    Judge a reply that reports a failure.
-
-    Args:
-        status (`int`): its HTTP status.
-        retry_after (`str`, *optional*): its header `Retry-After`.
-
-    Returns:
-        [`Reply`]
-    """
+    """Judge a reply that reports a failure by its HTTP status and its header `Retry-After`."""
     known = {int(known): known.phrase for known in HTTPStatus}
     reason = f"HTTP {status} {known.get(status, '')}".strip()
     try:
@@ -85,15 +70,8 @@ def read_status(status: int, retry_after: str | None) -> Reply:
 
 def read_body(text: str, answer_format: AnswerFormat, key: str) -> Reply:
     r"""
-    Judge a reply that reports success: a label is what stands in the last `\boxed{}` of a reply that came to its end.
-
-    Args:
-        text (`str`): its body.
-        answer_format ([`AnswerFormat`]): reads the answer.
-        key (`str`): what must not come back as a label.
-
-    Returns:
-        [`Reply`]
+    Judge a reply that reports success: a label is what stands in the last `\boxed{}` of a reply that came to its end,
+    unless that holds the key.
     """
     try:
         body = json.loads(text)
@@ -140,17 +118,8 @@ def last_box(text: str) -> str | None:
 
 class Spending:
     """
-    Counts money. Before an attempt its worst case is reserved; afterwards that is charged, unless the reply proves
-    that it cost less.
-
-    Args:
-        prices (`tuple[float, float]`):
-            Price of a million tokens of prompt and of reply.
-        limit (`float`, *optional*):
-            Most that may be spent.
-
-    Attributes:
-        cost (`float`): what was charged so far.
+    Counts money. Before an attempt its worst case is reserved; afterwards that is charged to `cost`, unless the reply
+    proves that it cost less. `prices` are those of a million tokens of prompt and of reply.
     """
 
     def __init__(self, prices: tuple[float, float], limit: float | None):
@@ -178,15 +147,8 @@ class Spending:
 
     def settle(self, num_prompt_tokens: int, num_reply_tokens: int, usage: Any) -> float:
         """
-        Charge an attempt.
-
-        Args:
-            num_prompt_tokens, num_reply_tokens (`int`): what was reserved.
-            usage (`Any`): what the reply says of its usage. It is believed if it is a whole number of tokens of each
-                kind, at least one and at most what was reserved.
-
-        Returns:
-            `float`: what was charged.
+        Charge an attempt that was reserved, and return the charge. The usage that a reply names is believed if it is a
+        whole number of tokens of each kind, at least one and at most what was reserved.
         """
         used = usage if isinstance(usage, dict) else {}
         most = charge = self._price(num_prompt_tokens, num_reply_tokens)

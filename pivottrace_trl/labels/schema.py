@@ -1,7 +1,6 @@
 """Tables of the ledger's file."""
 
 import sqlite3
-from collections.abc import Iterator
 from functools import cache
 
 
@@ -57,12 +56,8 @@ _DEFINITIONS = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY nam
 
 def create_tables(connection: sqlite3.Connection) -> None:
     """Make the tables in an empty database."""
-    connection.execute("BEGIN IMMEDIATE")
-    for statement in _split_statements(_SCHEMA):
-        connection.execute(statement)
-    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-    connection.execute("COMMIT")
+    marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
+    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {marks} COMMIT;")
 
 
 def has_our_tables(connection: sqlite3.Connection) -> bool:
@@ -78,13 +73,3 @@ def _our_definitions() -> list[tuple[str]]:
         return ours.execute(_DEFINITIONS).fetchall()
     finally:
         ours.close()
-
-
-def _split_statements(script: str) -> Iterator[str]:
-    # `executescript` would commit the running transaction; triggers hold semicolons of their own.
-    statement = ""
-    for line in script.strip().splitlines():
-        statement += line + "\n"
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""

@@ -41,29 +41,15 @@ class LedgerState:
 
     def is_known(self, identity: str, routing: int, start: int) -> bool:
         """
-        Whether a run knew the answer to a prompt after one of its routings. A run that was interrupted goes back to
-        its last checkpoint, while the ledger keeps the labels that were bought later; it takes them up where it asks
-        for them again.
-
-        Args:
-            identity (`str`): the prompt.
-            routing (`int`): epoch of the routing; -1 is the probe set, before the first.
-            start (`int`): the latest event when the run began; what was answered by then was known from the start.
-
-        Returns:
-            `bool`
+        Whether a run that began after the event `start` knew the answer to a prompt after one of its routings (-1 is
+        the probe set, before the first). A run that was interrupted goes back to its last checkpoint, while the ledger
+        keeps the labels that were bought later; it takes them up where it asks for them again.
         """
         event, asked = self.paid.get(identity, (None, 0))
         return event is not None and (event <= start or asked <= routing)
 
     def fold(self, event: Event, undone: str | None) -> None:
-        """
-        Take up the next event.
-
-        Args:
-            event ([`Event`]): the event.
-            undone (`str`, *optional*): kind of the event that it undoes.
-        """
+        """Take up the next event; `undone` is the kind of the event that it undoes."""
         self.last_event, self.digest = event.event_id, event.digest
         kind, identity = event.kind, event.prompt_id or ""
         value: Any = json.loads(event.value) if event.value else None
@@ -101,11 +87,8 @@ class LedgerState:
 
 class LedgerView:
     """
-    The state of an [`AnnotationLedger`] at some time. Of several processes only rank 0 opens the file; the others
-    hold a view, renewed at each routing.
-
-    Args:
-        state ([`LedgerState`]): the state.
+    The state of an [`AnnotationLedger`] at some time. Of several processes only rank 0 opens the file; the others hold
+    a view, renewed at each routing.
     """
 
     def __init__(self, state: LedgerState):

@@ -95,15 +95,7 @@ class LabelVault:
         return [{} for _ in prompt_ids] if self._locked is None else self._read(self._locked, prompt_ids)
 
     def find_given_away(self, prompts: Sequence[Any]) -> list[int]:
-        """
-        Rows whose prompt holds its own label, see [`gives_away`]. Nothing but their numbers leaves the vault.
-
-        Args:
-            prompts (`Sequence`): prompt of each row.
-
-        Returns:
-            `list[int]`
-        """
+        """Rows whose prompt holds its own label, see [`gives_away`]. Nothing but their numbers leaves the vault."""
         if not self._label_columns:
             return []
         labels = self._labels[self._label_columns[0]]
@@ -127,16 +119,7 @@ class LabelVault:
 
 
 def messages(prompt: Any) -> Iterator[tuple[str, str]]:
-    """
-    Role and text of every message of a prompt; a plain text counts as a message of the user's.
-
-    Args:
-        prompt (`str` or `list[dict]`):
-            Plain text, or a conversation as TRL has it.
-
-    Yields:
-        `tuple[str, str]`
-    """
+    """Role and text of every message of a prompt; a plain text counts as a message of the user's."""
     if isinstance(prompt, str):
         yield "user", prompt
         return

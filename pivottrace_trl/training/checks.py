@@ -14,17 +14,9 @@ from .versions import TRL_VERSIONS, installed
 
 def check_trainer(trainer: GRPOTrainer | RLOOTrainer) -> None:
     """
-    Refuse what cannot be attached to, before anything is changed.
-
-    Args:
-        trainer ([`~trl.GRPOTrainer`] or [`~trl.RLOOTrainer`]):
-            The trainer.
-
-    Raises:
-        TypeError: if it is neither a `GRPOTrainer` nor an `RLOOTrainer`.
-        RuntimeError: if training began, a callback is attached already, or TRL changed something we rely on.
-        NotImplementedError: for set-ups that are not supported.
-        ValueError: if the model has no attention that can be traced.
+    Refuse what cannot be attached to, before anything is changed: `TypeError` for another trainer, `RuntimeError` if
+    training began, a callback is attached already, or TRL changed something we rely on, `NotImplementedError` for
+    set-ups that are not supported, `ValueError` for a model without attention that can be traced.
     """
     name = type(trainer).__name__
     # `import unsloth` puts a generated copy of the class, `UnslothGRPOTrainer`, in the place of TRL's own, also where

@@ -35,12 +35,9 @@ _LABEL_TYPES = ("string", "large_string", "int", "uint", "float", "bool", "null"
 @dataclass(frozen=True)
 class PoolColumns:
     """
-    What becomes of the columns of a pool. `prompt` stays.
-
-    Attributes:
-        label (`str`): under which the reward functions expect the answer; the pool need not have it.
-        free (`tuple[str, ...]`): stay in the training data, by the user's word.
-        locked (`tuple[str, ...]`): everything else: goes away with the label, and comes back with a bought one only.
+    What becomes of the columns of a pool; `prompt` stays. The reward functions expect the answer under `label`, which
+    the pool need not have; `free` columns stay in the training data, by the user's word; `locked` ones, all others, go
+    away with the label and come back with a bought one only.
     """
 
     label: str
@@ -58,27 +55,8 @@ def find_columns(
 ) -> PoolColumns:
     """
     Tell what becomes of the columns of a pool, and warn of those that reward functions read and that are locked up.
-
-    Args:
-        reward_funcs (`Sequence`):
-            Reward functions as given to the trainer.
-        reward_names (`Sequence[str]`):
-            Their names.
-        features (`dict[str, Any]`):
-            Columns of the pool and their types.
-        label_column (`str`, *optional*):
-            The user's word.
-        free_columns (`Sequence[str]`):
-            Columns that tell nothing of the answer, by the user's word.
-        has_annotator (`bool`):
-            Whether there is someone to ask besides the dataset.
-
-    Returns:
-        [`PoolColumns`]
-
-    Raises:
-        ValueError: if the label column is missing, ambiguous or of a type that is not supported, if a free column is
-            missing, or if a reward function cannot do without a column that would never be shown.
+    `ValueError` if the label column is missing, ambiguous or of a type that is not supported, if a free column is
+    missing, or if a reward function cannot do without a column that would never be shown.
     """
     free = _check_free(free_columns, features)
     label = _find_label(reward_funcs, list(features), label_column, free, has_annotator)
@@ -100,15 +78,7 @@ def find_columns(
 
 
 def required_parameters(reward_func: Callable | nn.Module) -> set[str]:
-    """
-    Columns without which a reward function cannot be called.
-
-    Args:
-        reward_func (`Callable` or `nn.Module`): the reward function; a reward model reads no column.
-
-    Returns:
-        `set[str]`
-    """
+    """Columns without which a reward function cannot be called; a reward model reads none."""
     return {p.name for p in _column_parameters(reward_func) if p.default is p.empty}
 
 
@@ -205,20 +175,8 @@ def _warn_of_locked(
 
 def find_verifier(reward_funcs: Sequence[Callable | nn.Module], label_column: str) -> int:
     """
-    Tell which reward function says whether a response is right.
-
-    Args:
-        reward_funcs (`Sequence`):
-            Reward functions as given to the trainer.
-        label_column (`str`):
-            Column under which they expect the answer.
-
-    Returns:
-        `int`: position of the first that names the column, or of the only one there is (it may take the column
-        through `**kwargs`).
-
-    Raises:
-        ValueError: if none names it and there are several.
+    Position of the reward function that says whether a response is right: the first that names the label column, or
+    the only one there is (it may take the column through `**kwargs`).
     """
     functions = [i for i, reward in enumerate(reward_funcs) if not isinstance(reward, nn.Module)]
     naming = [i for i in functions if label_column in inspect.signature(cast(Any, reward_funcs[i])).parameters]

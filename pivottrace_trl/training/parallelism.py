@@ -13,14 +13,8 @@ from ..processes import Processes
 
 def check_parallelism(trainer: Any) -> None:
     """
-    Refuse ways of spreading a model under which attention cannot be read.
-
-    Args:
-        trainer ([`~trl.GRPOTrainer`]):
-            The trainer.
-
-    Raises:
-        NotImplementedError: for ZeRO-3, FSDP 1, and tensor, context or sequence parallelism.
+    Refuse ways of spreading a model under which attention cannot be read: ZeRO-3, FSDP 1, and tensor, context or
+    sequence parallelism.
     """
     state = trainer.accelerator.state
     deepspeed, fsdp = getattr(state, "deepspeed_plugin", None), getattr(state, "fsdp_plugin", None)
@@ -48,19 +42,7 @@ def check_parallelism(trainer: Any) -> None:
 def whole_model(trainer: Any, processes: Processes) -> Iterator[Any]:
     """
     The policy before it is wrapped for training, on the device that computes: under FSDP it waits on the CPU until
-    then.
-
-    Args:
-        trainer ([`~trl.GRPOTrainer`]):
-            The trainer.
-        processes ([`Processes`]):
-            The processes of the run.
-
-    Yields:
-        The model.
-
-    Raises:
-        RuntimeError: if the processes hold different weights.
+    then. `RuntimeError` if the processes hold different weights.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     if len(set(weights := processes.gather(fingerprint_weights(model)))) > 1:
@@ -82,12 +64,6 @@ def whole_model(trainer: Any, processes: Processes) -> Iterator[Any]:
 def fingerprint_weights(model: nn.Module) -> str:
     """
     Identify the weights of a model by a thousand numbers of each parameter: any training step changes some of them.
-
-    Args:
-        model (`nn.Module`): the model.
-
-    Returns:
-        `str`: 16 hexadecimal digits.
     """
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():

@@ -27,30 +27,13 @@ ATTRIBUTES = ("_tokenizer",)
 
 
 def has_parameter(trainer: Any, name: str, parameter: str) -> bool:
-    """
-    Whether a method of the trainer's class has a parameter.
-
-    Args:
-        trainer ([`~trl.GRPOTrainer`]): the trainer.
-        name (`str`): name of the method.
-        parameter (`str`): name of the parameter.
-
-    Returns:
-        `bool`
-    """
+    """Whether a method of the trainer's class has a parameter."""
     return parameter in inspect.signature(getattr(type(trainer), name)).parameters
 
 
 def find_differences(trainer: Any) -> list[str]:
     """
-    Compare a trainer with what is used of it.
-
-    Args:
-        trainer ([`~trl.GRPOTrainer`]):
-            The trainer.
-
-    Returns:
-        `list[str]`: what is missing or takes other parameters, in words; empty for a trainer that can be attached to.
+    What a trainer lacks of what is used of it, or takes otherwise, in words; empty for one that can be attached to.
     """
     found = [f"there is no `{name}`" for name in ATTRIBUTES if not hasattr(trainer, name)]
     for name, expected in METHODS.items():

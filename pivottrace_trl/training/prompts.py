@@ -21,17 +21,9 @@ _NUM_LISTED = 10
 
 def check_prompts(prompts: Sequence[Any], vault: LabelVault | None) -> None:
     """
-    Refuse prompts that tell their label, which policy and reward functions would see without a purchase.
-
-    Args:
-        prompts (`Sequence`):
-            Prompt of each row.
-        vault ([`LabelVault`] or `None`):
-            Compares them with the labels; `None` where the user says that prompts may hold theirs.
-
-    Raises:
-        ValueError: if a prompt holds its own label as an answer, see [`gives_away`], or a message holds more than chat
-            templates read.
+    Refuse prompts that tell their label, which policy and reward functions would see without a purchase: those that
+    hold it as an answer, see [`gives_away`] (not without a vault: the user says that they may), and messages with more
+    fields than chat templates read.
     """
     for row, prompt in enumerate(prompts):
         for message in [] if isinstance(prompt, str) else prompt:
@@ -55,17 +47,8 @@ def check_prompts(prompts: Sequence[Any], vault: LabelVault | None) -> None:
 
 def check_evaluation_data(eval_dataset: Any, questions: dict[str, int]) -> None:
     """
-    Refuse an evaluation set that shares prompts with the pool. Streamed ones are checked batch by batch, when they
-    are evaluated on.
-
-    Args:
-        eval_dataset ([`~datasets.Dataset`], `dict` or `None`):
-            The trainer's evaluation set, or several by name.
-        questions (`dict[str, int]`):
-            Row of every question of the pool.
-
-    Raises:
-        ValueError: if they share prompts.
+    Refuse an evaluation set, or one of several, that shares prompts with the pool; `questions` holds the row of every
+    question of the pool. Streamed ones are checked batch by batch, when they are evaluated on.
     """
     if isinstance(eval_dataset, dict):
         for name, dataset in eval_dataset.items():
@@ -80,20 +63,7 @@ def _check_evaluation_set(name: str, dataset: Any, questions: dict[str, int]) ->
 
 
 def check_not_in_pool(name: str, prompts: Iterable[Any], questions: dict[str, int]) -> None:
-    """
-    Refuse prompts of evaluation that are prompts of the pool.
-
-    Args:
-        name (`str`):
-            What holds them, for the error.
-        prompts (`Iterable`):
-            The prompts.
-        questions (`dict[str, int]`):
-            Row of every question of the pool.
-
-    Raises:
-        ValueError: if they share prompts.
-    """
+    """Refuse prompts of evaluation that are prompts of the pool; `name` says what holds them."""
     places = [(place, questions.get(question_id(prompt))) for place, prompt in enumerate(prompts)]
     shared = [(place, row) for place, row in places if row is not None]
     if shared:
@@ -115,21 +85,6 @@ def check_form_of_prompts(
     """
     Refuse plain-text prompts under a reward function that reads conversations. Only for such prompts, each function
     that is not `async` is called once or twice, with a made-up completion and label.
-
-    Args:
-        reward_funcs (`Sequence`):
-            Reward functions as given to the trainer.
-        names (`Sequence[str]`):
-            Their names.
-        dataset ([`~datasets.Dataset`]):
-            The pool.
-        columns ([`PoolColumns`]):
-            What becomes of its columns.
-        trainer_state (`TrainerState`):
-            State of the trainer.
-
-    Raises:
-        ValueError: if a function works with a conversation and fails with a text.
     """
     first = dataset.with_format(None).select_columns(["prompt", *columns.free])[0]
     if not isinstance(first["prompt"], str):

@@ -19,16 +19,7 @@ _OWN_COLUMNS = {"id", "annotation_id", "annotator", "created_at", "updated_at", 
 
 
 def to_tasks(queries: Sequence[Query], with_suggestions: bool) -> list[Row]:
-    """
-    Write queries as tasks, with suggestions as predictions.
-
-    Args:
-        queries (`Sequence[Query]`): the queue.
-        with_suggestions (`bool`): whether to show the policy's own answer.
-
-    Returns:
-        `list[dict]`
-    """
+    """Write queries as tasks, with the policy's own answers as predictions if they are to be shown."""
     tasks: list[Row] = []
     for query in queries:
         data = {"prompt_id": query.prompt_id, "prompt": query.prompt, "purpose": query.purpose, "score": query.score}
@@ -42,16 +33,10 @@ def to_tasks(queries: Sequence[Query], with_suggestions: bool) -> list[Row]:
 
 def from_label_studio(item: Item) -> list[Item]:
     """
-    Read what an export may hold: tasks (JSON), or flat rows (JSON-MIN, CSV). They are told by what they are made of.
-
-    The answer is that of the control `answer`; without one of that name, of the only text area, number or choices.
-
-    Args:
-        item ([`Item`]): a row as it was read.
-
-    Returns:
-        `list[Item]`: rows with `prompt_id`, `answer` and, where known, `author`, one for each annotation of a task;
-        the row itself if it is none of Label Studio's.
+    Read what an export may hold: tasks (JSON), or flat rows (JSON-MIN, CSV), told by what they are made of; a row that
+    is none of Label Studio's comes back as it is. Of a task each annotation is a row, with `prompt_id`, `answer` and,
+    where known, `author`. The answer is that of the control `answer`; without one of that name, of the only text area,
+    number or choices.
     """
     row = item.row
     if item.error is None and isinstance(row.get("data"), dict) and "prompt_id" not in row:

@@ -35,14 +35,7 @@ _PARQUET_COLUMNS = ("prompt_id", "answer", "author", "price")
 
 @dataclass(frozen=True)
 class Item:
-    """
-    A row of a file, or what stands in its place.
-
-    Attributes:
-        number (`int`): its place in the file, from 1; the header of a table does not count.
-        row (`dict[str, Any]`): its values.
-        error (`str` or `None`): why it cannot be taken, if it cannot.
-    """
+    """A row of a file with its place in it, from 1 (the header of a table does not count), or why there is none."""
 
     number: int
     row: Row = field(default_factory=dict)
@@ -51,18 +44,8 @@ class Item:
 
 def read_items(path: Path, is_prompt_id: Callable[[str], bool]) -> Iterator[Item]:
     """
-    Read a file by its ending.
-
-    Args:
-        path (`Path`): a `.jsonl`, `.json`, `.csv` or `.parquet` file.
-        is_prompt_id (`Callable[[str], bool]`): tells the ids of the queue, which betray a row within a cell.
-
-    Yields:
-        [`Item`]: its rows in order.
-
-    Raises:
-        FileNotFoundError: if it does not exist.
-        ValueError: if its ending is unknown, or it cannot be read at all or any further.
+    Read a `.jsonl`, `.json`, `.csv` or `.parquet` file row by row. `is_prompt_id` tells the ids of the queue, which
+    betray a row within a cell. A file that cannot be read at all, or any further, is a `ValueError`.
     """
     suffix = path.suffix.lower()
     if suffix not in (known := [".csv", ".json", ".jsonl", ".parquet"]):

@@ -15,19 +15,8 @@ from .tables import Row
 class RejectedFile:
     """
     Rows that were not taken, with the reason, beside the file that they come from. Its name holds a digest of its
-    content, so that it never takes the place of another file, nor of one that somebody has begun to mend; use it as a
-    context manager.
-
-    Args:
-        source (`Path`):
-            The file that the rows come from.
-
-    Attributes:
-        num_rows (`int`): how many there are.
-        path (`Path` or `None`): the file, once it is finished and if there are any.
-
-    Raises:
-        ValueError: if nothing can be written there.
+    content, so that it never takes the place of another file, nor of one that somebody has begun to mend. A context
+    manager; `path` is set by `finish`, if there are any rows.
     """
 
     def __init__(self, source: Path):
