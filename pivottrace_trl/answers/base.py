@@ -5,6 +5,12 @@ from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
 
+# The end of a response holds its answer; the time a parser takes grows with the square of the length.
+MAX_RESPONSE_LENGTH = 5_000
+# Answers longer than this are prose or runaway generations; parsing them only costs time.
+MAX_ANSWER_LENGTH = 1_000
+
+
 @dataclass(frozen=True)
 class Reading:
     """
@@ -62,6 +68,14 @@ class AnswerFormat(Protocol):
             ValueError: if the answer does not fit the type.
         """
         ...
+
+
+def check_length(answer: str) -> None:
+    """Raise `ValueError` if a text is too long for an answer, or UTF-8, and with it a file, cannot hold it."""
+    if len(answer) > MAX_ANSWER_LENGTH:
+        raise ValueError(f"the answer has {len(answer):,} characters, more than {MAX_ANSWER_LENGTH:,}")
+    if any("\ud800" <= character <= "\udfff" for character in answer):
+        raise ValueError("the answer holds half a character (a lone surrogate)")
 
 
 def to_fraction(text: str) -> Fraction:

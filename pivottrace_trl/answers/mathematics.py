@@ -14,13 +14,11 @@ from latex2sympy2_extended.math_normalization import normalize_latex
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
 from sympy import latex
 
-from .base import Reading
-from .notation import MAX_ANSWER_LENGTH, as_label, bare, from_keyboard, is_number, tokens, what_is_not_read
+from .base import MAX_RESPONSE_LENGTH, Reading, check_length
+from .notation import as_label, bare, from_keyboard, is_number, tokens, what_is_not_read
 from .plain import find_boxed
 
 
-# The end of a response holds its answer; the time the parser takes grows with the square of the length.
-MAX_RESPONSE_LENGTH = 5_000
 _SECONDS = 2
 # How `trl.rewards.accuracy_reward` reads labels and completions.
 _OF_LABELS = LatexExtractionConfig()
@@ -47,8 +45,11 @@ def _timeout() -> int | None:
 
 
 def _is_answer(text: str) -> bool:
-    """Whether a text is short enough, and UTF-8, and with it a file, can hold it."""
-    return 0 < len(text) <= MAX_ANSWER_LENGTH and not any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        check_length(text)
+    except ValueError:
+        return False
+    return bool(text)
 
 
 @lru_cache(maxsize=2048)
@@ -127,10 +128,7 @@ def read_answer(text: str) -> Reading:
     answer = from_keyboard(answer if boxed is None else boxed)
     if not answer.strip("$ "):
         raise ValueError("the answer is empty")
-    if len(answer) > MAX_ANSWER_LENGTH:
-        raise ValueError(f"the answer has {len(answer):,} characters, more than {MAX_ANSWER_LENGTH:,}")
-    if not _is_answer(answer):
-        raise ValueError("the answer holds half a character (a lone surrogate)")
+    check_length(answer)
     label = as_label(answer)
     if not is_number(label) and _DECIMAL_COMMA.fullmatch(bare(label)):
         whole, rest = bare(label).split(",")

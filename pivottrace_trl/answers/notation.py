@@ -9,9 +9,6 @@ import re
 import unicodedata
 
 
-# Answers longer than this are prose or runaway generations; parsing them only costs time.
-MAX_ANSWER_LENGTH = 1000
-
 _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|\d*\.?\d+)(/\d+)?%?")
 _SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})")
 _MIXED_NUMBER = re.compile(r"([+-]?)(\d{1,15})\s+(\d{1,15})/(\d{1,15})")

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from .base import Reading, to_fraction, to_type
+from .base import MAX_RESPONSE_LENGTH, Reading, check_length, to_fraction, to_type
 
 
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:/\d+)?", re.ASCII)
@@ -19,29 +19,29 @@ _GOES_ON = re.compile(
     re.IGNORECASE,
 )
 _SAID = re.compile(r"(?i:\banswers?)(?:\s+(?:is|are)\b\s*:?|[\s*_]*[:=]|[*_]*[^\S\n]*\n)[\s*_$]*")
-# The end of a completion holds its answer.
-_MAX_COMPLETION_LENGTH = 5_000
-_MAX_LENGTH = 1_000
 _WRAPPERS = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}")
+_BOX = "\\boxed{"
+# Escaped braces are characters of the answer.
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _UNICODE = str.maketrans({"−": "-", "–": "-", "⁄": "/"})
 
 
 def find_boxed(text: str) -> str | None:
-    r"""The content of the last `\boxed{}` of a text; `None` if there is none."""
-    start = text.rfind("\\boxed{")
+    r"""The content of the last `\boxed{}` of a text, if it is closed; `None` if there is none."""
+    start = text.rfind(_BOX)
     if start < 0:
         return None
-    depth = 0
-    for place in range(start + len("\\boxed"), len(text)):
-        depth += (text[place] == "{") - (text[place] == "}")
+    start, depth = start + len(_BOX), 1
+    for found in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(found[0], 0)
         if depth == 0:
-            return text[start + len("\\boxed{") : place].strip()
+            return text[start : found.start()].strip()
     return None
 
 
 def _candidates(completion: str) -> list[str]:
     """Where the final answer may stand, the most certain place first."""
-    tail = completion[-_MAX_COMPLETION_LENGTH:]
+    tail = completion[-MAX_RESPONSE_LENGTH:]
     boxed = find_boxed(tail)
     if boxed is not None:
         return [_WRAPPERS.sub(r"\1", boxed)]
@@ -55,10 +55,7 @@ def _check_text(text: str) -> str:
     text = " ".join(text.split())
     if not text:
         raise ValueError("the answer is empty")
-    if len(text) > _MAX_LENGTH:
-        raise ValueError(f"the answer has {len(text):,} characters, more than {_MAX_LENGTH:,}")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("the answer holds half a character (a lone surrogate)")
+    check_length(text)
     return text
 
 
@@ -104,7 +101,7 @@ class NumberFormat:
 
     def extract(self, completion: str) -> str | None:
         """The final number of a completion; `None` if there is none."""
-        tail = completion[-_MAX_COMPLETION_LENGTH:].translate(_UNICODE)
+        tail = completion[-MAX_RESPONSE_LENGTH:].translate(_UNICODE)
         if (boxed := find_boxed(tail)) is not None:
             answer = re.sub(r"\\!\s*|\\\$", "", boxed)
         else:
@@ -179,7 +176,7 @@ class ChoiceFormat:
             choice, rest = self._choices[found[1].casefold()], candidate[found.end() :].split("\n", 1)[0]
             is_alone = self._goes_on.match(rest) is None and (found[1] == choice or self._ends.match(rest))
             return choice if is_alone else None
-        lines = completion[-_MAX_COMPLETION_LENGTH:].strip().rsplit("\n", 1)
+        lines = completion[-MAX_RESPONSE_LENGTH:].strip().rsplit("\n", 1)
         found = self._alone.fullmatch(lines[-1])
         return self._choices[found[1].casefold()] if found else None
 

@@ -8,9 +8,9 @@ from http import HTTPStatus
 from typing import Any
 
 from ..answers import AnswerFormat
+from ..answers.plain import find_boxed
 
 
-_BOX = "\\boxed{"
 # How a model ends without an answer that is whole. Everything but these and "stop" is no end at all.
 _ENDINGS = {
     "length": "it was cut off: raise `max_completion_tokens`",
@@ -88,32 +88,14 @@ def read_body(text: str, answer_format: AnswerFormat, key: str) -> Reply:
         return Reply(Kind.DECLINED, "the model refuses", usage=usage)
     if ending != "stop" or not isinstance(content, str):
         return Reply(Kind.PASSING, "HTTP 200 without a finished reply", usage=usage)
-    boxed = last_box(content)
-    if boxed is None or (key and key in boxed):
+    boxed = find_boxed(content)
+    if not boxed or (key and key in boxed):
         return Reply(Kind.UNREADABLE, "no answer stands in \\boxed{}", usage=usage)
     try:
         return Reply(Kind.ANSWER, label=answer_format.read(boxed).label, usage=usage)
     except ValueError:
         reason = f"what stands in \\boxed{{}} is no answer in the format {answer_format.name!r}"
         return Reply(Kind.UNREADABLE, reason, usage=usage)
-
-
-def last_box(text: str) -> str | None:
-    r"""What stands in the last `\boxed{}` of a text, if it is closed; `None` if there is none."""
-    start = text.rfind(_BOX)
-    if start < 0:
-        return None
-    start, depth = start + len(_BOX), 1
-    place = start
-    while place < len(text):
-        if text[place] == "\\":
-            place += 2
-            continue
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0:
-            return text[start:place].strip() or None
-        place += 1
-    return None
 
 
 class Spending:

@@ -12,6 +12,7 @@ from trl.rewards import accuracy_reward
 
 from pivottrace_trl import is_correct, majority_vote
 from pivottrace_trl.answers import AnswerReader, MathFormat
+from pivottrace_trl.answers.plain import find_boxed
 
 
 MATH = MathFormat()
@@ -33,6 +34,20 @@ MATH = MathFormat()
 )
 def test_extraction(text, answer):
     assert MATH.extract(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        (r"first \boxed{1}, then \boxed{ \frac{1}{2} }.", r"\frac{1}{2}"),
+        (r"\boxed{\left\{ 1 \right.} apples", r"\left\{ 1 \right."),  # escaped braces are characters
+        (r"\boxed{1} \boxed{2", None),
+        (r"\boxed{ }", ""),
+        ("1", None),
+    ],
+)
+def test_the_last_box(text, content):
+    assert find_boxed(text) == content
 
 
 @pytest.mark.parametrize(
