@@ -23,7 +23,7 @@ from pivottrace_trl.pool import load_pool
 from pivottrace_trl.progress import progress_bar
 from pivottrace_trl.study.metrics import auroc, bootstrap
 from pivottrace_trl.study.responses import collect_responses
-from pivottrace_trl.tracing.batches import batches_of
+from pivottrace_trl.tracing.batches import pad_batch, plan_batches
 from pivottrace_trl.tracing.layers import find_attention_modules
 from pivottrace_trl.tracing.pivots import signal_jumps
 from pivottrace_trl.tracing.trace import load_traces
@@ -42,7 +42,8 @@ def head_signals(model, rollouts, pad_token_id, window):
     signals: list[np.ndarray] = [np.empty(0)] * len(rollouts)
     spans, num_tokens = np.zeros(1), 0
     with progress_bar(f"Window {window}", len(rollouts)) as advance, torch.no_grad():
-        for batch in batches_of(rollouts, range(len(rollouts)), pad_token_id, 2048):
+        for indices in plan_batches(rollouts, range(len(rollouts)), 2048):
+            batch = pad_batch(rollouts, indices, pad_token_id)
             with tracer.capture(batch.attention_mask, num_queries=batch.num_shown) as capture:
                 model(batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, logits_to_keep=1)
             masses = torch.cat([layer.long_range_mass for layer in capture.layers.values()], dim=1)

@@ -21,7 +21,7 @@ from pivottrace_trl import PoolScorer, generate_rollouts
 from pivottrace_trl.demo.run import MODEL_PATH
 from pivottrace_trl.estimators import PivotEntropy
 from pivottrace_trl.pool import load_pool
-from pivottrace_trl.tracing.batches import batches_of
+from pivottrace_trl.tracing.batches import pad_batch, plan_batches
 from pivottrace_trl.tracing.rollouts import transformers_generator
 
 
@@ -75,8 +75,8 @@ def main() -> None:
 
     @torch.no_grad()
     def pass_only():
-        for batch in batches_of(rollouts, range(len(rollouts)), tokenizer.pad_token_id, args.token_budget):
-            batch = batch.to(model.device)
+        for indices in plan_batches(rollouts, range(len(rollouts)), args.token_budget):
+            batch = pad_batch(rollouts, indices, tokenizer.pad_token_id, model.device)
             model(batch.input_ids, batch.attention_mask, use_cache=False, logits_to_keep=batch.num_shown)
 
     _, passing = timed(pass_only)

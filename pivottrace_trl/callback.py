@@ -232,7 +232,6 @@ class PivotDensityCallback(TrainerCallback):
             self._verifier,
             self._make_sampler,
             make_tracer=lambda model: ResponseTracer(model, self.scorer.heads, self.scorer.needs),
-            signals=self.scorer.needs,
             take_traces=self._take_traces,
             before_save=self._save_state,
         )

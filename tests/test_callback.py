@@ -285,7 +285,7 @@ def test_traces_of_training_are_those_of_a_separate_pass(temperature, architectu
         traced.update(zip(rows, traces, strict=True))
         take(rows, traces)
 
-    callback._attachment._tracer._take_traces = note_traces
+    callback._attachment._training_pass._take_traces = note_traces
     calculate_rewards = trainer._calculate_rewards
 
     def note_rollouts(inputs, prompts, completions, completion_ids):
@@ -321,8 +321,8 @@ def test_training_is_the_same_with_and_without_tracing(make_trainer):
         trainer = make_trainer(num_train_epochs=1, gradient_checkpointing=True)
         callback = attach(trainer)
         if not is_traced:
-            callback._attachment._tracer.detach()
-            callback._attachment._tracer = None
+            callback._attachment._training_pass.detach()
+            callback._attachment._training_pass = None
         trainer.train()
         weights.append([parameter.clone() for parameter in trainer.model.parameters()])
     assert all(torch.equal(first, second) for first, second in zip(*weights, strict=True))
@@ -428,8 +428,8 @@ def test_attention_implementations(implementation, make_trainer):
 def test_a_compiled_model(make_trainer):
     trainer = make_trainer(max_steps=2, torch_compile=True, torch_compile_backend="eager")
     callback = attach(trainer)
-    traced, take = [], callback._attachment._tracer._take_traces
-    callback._attachment._tracer._take_traces = lambda rows, traces: traced.extend(rows) or take(rows, traces)
+    traced, take = [], callback._attachment._training_pass._take_traces
+    callback._attachment._training_pass._take_traces = lambda rows, traces: traced.extend(rows) or take(rows, traces)
     trainer.train()
     assert len(traced) == 4 and np.isfinite(callback.router.densities).any()
 

@@ -52,30 +52,10 @@ def attention_statistics(
     probabilities, which are reduced to four numbers each while they are in the cache. Extra memory is
     `O(batch * heads * tokens)`, time is that of `query @ key.T` for the queries asked for.
 
-    Args:
-        query (`torch.Tensor` of shape `(batch, heads, queries, head_dim)`):
-            Queries of the last positions, as they enter the attention function.
-        key (`torch.Tensor` of shape `(batch, heads, tokens, head_dim)`):
-            Keys of the same heads (already repeated for grouped-query attention), of all positions.
-        scaling (`float`):
-            Factor of the dot products.
-        key_mask (`torch.Tensor` of shape `(batch, tokens)`, `bool`):
-            Real tokens.
-        window (`int`, *optional*, defaults to `16`):
-            Distance in tokens from which attention counts as long-range.
-        waad_window (`int`, *optional*, defaults to `10`):
-            Distance in tokens at which WAAD stops counting.
-        num_sinks (`int`, *optional*, defaults to `4`):
-            Number of first real tokens of each row whose attention does not count as long-range.
-        sliding_window (`int`, *optional*):
-            Number of keys that a query sees, itself included, in a layer with a sliding window.
-        softcap (`float`, *optional*):
-            Logit soft-capping, `softcap * tanh(logits / softcap)` (Gemma 2).
-        sink_logits (`torch.Tensor` of shape `(heads,)`, *optional*):
-            Learned sink logit of each head, which takes part in the denominator (GPT-OSS).
-
-    Returns:
-        [`AttentionStatistics`]
+    The queries, of shape `(batch, heads, queries, head_dim)`, are those of the last positions; the keys, of shape
+    `(batch, heads, tokens, head_dim)`, are repeated for grouped queries, and `key_mask` marks the real tokens.
+    `softcap` is that of Gemma 2, `softcap * tanh(logits / softcap)`; `sink_logits`, one learned number a head, take
+    part in the denominator (GPT-OSS).
     """
     batch_size, num_heads, num_queries, _ = query.shape
     num_tokens = key.shape[2]

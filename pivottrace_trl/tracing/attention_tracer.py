@@ -14,14 +14,14 @@ from .attention import AttentionStatistics, attention_statistics
 from .layers import find_attention_modules, select_layers, sliding_window
 
 
-# Attention modules that are inside a traced forward pass, with what records them.
-_RECORDERS: dict[nn.Module, "_LayerRecorder"] = {}
+# Attention modules that are inside a traced forward pass.
+_RUNNING: dict[nn.Module, "_LayerHooks"] = {}
 
 
 @dataclass
 class AttentionCapture:
     """
-    What one traced forward pass recorded.
+    What hooks collected of attention during one forward pass.
 
     Attributes:
         layers (`dict[int, AttentionStatistics]`):
@@ -30,30 +30,17 @@ class AttentionCapture:
 
     layers: dict[int, AttentionStatistics] = field(default_factory=dict)
 
-    def select(self, heads: Mapping[int, Sequence[int]]) -> "AttentionCapture":
+    def signal(
+        self, name: str = "long_range_mass", heads: Mapping[int, Sequence[int] | None] | None = None
+    ) -> torch.Tensor:
         """
-        Keep some of the heads.
-
-        Args:
-            heads (`Mapping[int, Sequence[int]]`):
-                Positions along the heads of each layer; other layers are dropped.
-
-        Returns:
-            [`AttentionCapture`]
-        """
-        chosen = {}
-        for layer, kept in heads.items():
-            tensors = vars(self.layers[layer]).items()
-            chosen[layer] = AttentionStatistics(**{name: tensor[:, list(kept)] for name, tensor in tensors})
-        return AttentionCapture(chosen)
-
-    def signal(self, name: str = "long_range_mass") -> torch.Tensor:
-        """
-        One statistic averaged over the traced heads of all traced layers.
+        One statistic averaged over heads.
 
         Args:
             name (`str`, *optional*, defaults to `"long_range_mass"`):
                 Field of [`AttentionStatistics`].
+            heads (`Mapping[int, Sequence[int] | None]`, *optional*):
+                Places along the traced heads of each layer, `None` for all of a layer. Defaults to all of all layers.
 
         Returns:
             `torch.Tensor` of shape `(rows, queries)`, float32.
@@ -66,7 +53,10 @@ class AttentionCapture:
                 "No layer was traced: no forward pass reached the attention functions. Run the model inside "
                 "`capture()`, on whole sequences, without a KV cache."
             )
-        tensors = [getattr(statistics, name) for statistics in self.layers.values()]
+        tensors = []
+        for layer, places in (dict.fromkeys(self.layers) if heads is None else heads).items():
+            tensor = getattr(self.layers[layer], name)
+            tensors.append(tensor if places is None else tensor[:, list(places)])
         # A model may be split over devices, layer by layer.
         return torch.cat([tensor.to(tensors[0].device) for tensor in tensors], dim=1).mean(dim=1)
 
@@ -76,7 +66,7 @@ class AttentionTracer:
     Traces the long-range attention of a few layers while a model runs.
 
     During a capture each chosen attention module carries a pre-hook and a post-hook, which say whose turn it is, and
-    the attention function that the model asks transformers for is put behind a recorder. The recorder calls that
+    the attention function that the model asks transformers for is put behind another. This one calls that
     function with the same arguments, returns its output untouched, and reduces queries and keys, which are then final
     (projected by LoRA or 4-bit layers, normalised, rotated), to three numbers per head and query. Attention maps are
     never stored, whatever the attention implementation. Steps of decoding with a KV cache and the second forward pass
@@ -163,7 +153,7 @@ class AttentionTracer:
         capture = AttentionCapture()
         with ExitStack() as stack:
             for index, module in self._modules.items():
-                recorder = _LayerRecorder(
+                hooks = _LayerHooks(
                     layer=index,
                     tracer=self,
                     heads=self.heads[index],
@@ -173,9 +163,9 @@ class AttentionTracer:
                     capture=capture,
                 )
                 for handle in (
-                    module.register_forward_pre_hook(recorder.enter),
+                    module.register_forward_pre_hook(hooks.enter),
                     # Runs after exceptions too, so that a failed forward pass leaves nothing behind.
-                    module.register_forward_hook(recorder.leave, always_call=True),
+                    module.register_forward_hook(hooks.leave, always_call=True),
                 ):
                     stack.callback(handle.remove)
             functions = {}
@@ -183,13 +173,13 @@ class AttentionTracer:
                 interface, name = _interface(module), cast(Any, module).config._attn_implementation
                 functions[id(interface), name] = (interface, name)
             for interface, name in functions.values():
-                stack.enter_context(_recorded(interface, name))
+                stack.enter_context(_shown_to_hooks(interface, name))
             stack.enter_context(_without_compilation(self._model))
             yield capture
 
 
 @dataclass
-class _LayerRecorder:
+class _LayerHooks:
     """Hooks of one layer and the reduction of its attention."""
 
     layer: int
@@ -203,13 +193,13 @@ class _LayerRecorder:
     def enter(self, module: Any, args: tuple) -> None:
         if torch._C._current_graph_task_id() != -1:
             return  # inside backward: gradient checkpointing repeats a forward pass that was traced already
-        _RECORDERS[module] = self
+        _RUNNING[module] = self
 
     def leave(self, module: Any, args: tuple, output: object) -> None:
-        _RECORDERS.pop(module, None)
+        _RUNNING.pop(module, None)
 
     @torch.no_grad()
-    def record(self, query: torch.Tensor, key: torch.Tensor, scaling: float | None, options: dict) -> None:
+    def reduce(self, query: torch.Tensor, key: torch.Tensor, scaling: float | None, options: dict) -> None:
         num_tokens = key.shape[2]
         if query.shape[2] != num_tokens:
             return  # decoding with a KV cache: the whole response is traced afterwards, in one pass
@@ -259,16 +249,16 @@ def _interface(module: nn.Module) -> AttentionInterface:
 
 
 @contextmanager
-def _recorded(interface: AttentionInterface, name: str) -> Iterator[None]:
-    """Put an attention function behind the recorders for a while. Its name stays: masks and some models go by it."""
+def _shown_to_hooks(interface: AttentionInterface, name: str) -> Iterator[None]:
+    """Show the hooks what an attention function gets, for a while. Its name stays: masks and some models go by it."""
     original = interface.get(name)
 
     def forward(module, query, key, value, attention_mask, *args, **kwargs):
         # Eager attention is not in the table: each file has its own.
         function = original or inspect.unwrap(type(module).forward).__globals__["eager_attention_forward"]
         output = function(module, query, key, value, attention_mask, *args, **kwargs)
-        if module in _RECORDERS:
-            _RECORDERS[module].record(query, key, kwargs.get("scaling"), kwargs)
+        if module in _RUNNING:
+            _RUNNING[module].reduce(query, key, kwargs.get("scaling"), kwargs)
         return output
 
     interface[name] = forward

@@ -1,7 +1,7 @@
 """Finished rollouts to padded batches of similar length."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -15,15 +15,9 @@ _MAX_ROWS = 64
 @dataclass(frozen=True)
 class RolloutBatch:
     """
-    Rollouts in one tensor: prompts padded on the left and responses on the right, so that all responses begin at the
-    same column.
-
-    Attributes:
-        indices (`list[int]`): rollouts in the batch.
-        input_ids (`torch.Tensor` of shape `(batch, tokens)`, int64): token ids.
-        attention_mask (`torch.Tensor` of shape `(batch, tokens)`, int64): 1 for real tokens.
-        response_mask (`torch.Tensor` of shape `(batch, num_shown)`, int64): 1 where a response token was produced.
-        num_shown (`int`): number of positions from the last one of the prompts on.
+    Rollouts in one tensor of shape `(batch, tokens)`: prompts padded on the left and responses on the right, so that
+    all responses begin at the same column. The `response_mask`, of shape `(batch, num_shown)`, is 1 where a response
+    token was produced, from the last position of the prompts on.
     """
 
     indices: list[int]
@@ -32,53 +26,11 @@ class RolloutBatch:
     response_mask: torch.Tensor
     num_shown: int
 
-    def to(self, device: torch.device) -> "RolloutBatch":
-        """Return the batch on another device."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            attention_mask=self.attention_mask.to(device),
-            response_mask=self.response_mask.to(device),
-        )
-
-
-def batches_of(
-    rollouts: Sequence[Rollout], indices: Sequence[int], pad_token_id: int, token_budget: int
-) -> Iterator[RolloutBatch]:
-    """
-    Batch rollouts by length, see [`plan_batches`].
-
-    Args:
-        rollouts (`Sequence[Rollout]`):
-            Rollouts.
-        indices (`Sequence[int]`):
-            Which of them to take.
-        pad_token_id (`int`):
-            Padding token.
-        token_budget (`int`):
-            Tokens a batch.
-
-    Yields:
-        [`RolloutBatch`]
-    """
-    for batch in plan_batches(rollouts, indices, token_budget):
-        yield pad_batch(rollouts, batch, pad_token_id)
-
 
 def plan_batches(rollouts: Sequence[Rollout], indices: Sequence[int], token_budget: int) -> list[list[int]]:
     """
-    Group rollouts by length, longest first: what does not fit into memory fails at once.
-
-    Args:
-        rollouts (`Sequence[Rollout]`):
-            Rollouts.
-        indices (`Sequence[int]`):
-            Which of them to take.
-        token_budget (`int`):
-            Tokens a batch, padding included; a rollout that is longer makes a batch of its own.
-
-    Returns:
-        `list[list[int]]`: rollouts of each batch.
+    Group the rollouts at `indices` by length, longest first: what does not fit into memory fails at once. A batch has
+    at most `token_budget` tokens, padding included; a rollout that is longer makes a batch of its own.
     """
 
     def num_tokens(index: int) -> int:
@@ -100,21 +52,10 @@ def plan_batches(rollouts: Sequence[Rollout], indices: Sequence[int], token_budg
     return [*batches, batch] if batch else batches
 
 
-def pad_batch(rollouts: Sequence[Rollout], indices: list[int], pad_token_id: int) -> RolloutBatch:
-    """
-    Put rollouts into one tensor.
-
-    Args:
-        rollouts (`Sequence[Rollout]`):
-            Rollouts.
-        indices (`list[int]`):
-            Which of them to take.
-        pad_token_id (`int`):
-            Padding token.
-
-    Returns:
-        [`RolloutBatch`]
-    """
+def pad_batch(
+    rollouts: Sequence[Rollout], indices: list[int], pad_token_id: int, device: torch.device | str = "cpu"
+) -> RolloutBatch:
+    """Put the rollouts at `indices` into one tensor."""
     prompt_length = max(len(rollouts[index].prompt_ids) for index in indices)
     response_length = max(len(rollouts[index].completion_ids) for index in indices)
     shape = (len(indices), prompt_length + response_length)
@@ -128,4 +69,10 @@ def pad_batch(rollouts: Sequence[Rollout], indices: list[int], pad_token_id: int
         # Position t - 1 produces token t.
         response_mask[row, prompt_length - 1 : end - 1] = 1
     num_shown = response_length + 1
-    return RolloutBatch(indices, input_ids, attention_mask, response_mask[:, -num_shown:], num_shown)
+    return RolloutBatch(
+        indices=indices,
+        input_ids=input_ids.to(device),
+        attention_mask=attention_mask.to(device),
+        response_mask=response_mask[:, -num_shown:].to(device),
+        num_shown=num_shown,
+    )

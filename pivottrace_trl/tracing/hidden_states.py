@@ -14,15 +14,9 @@ from .layers import find_attention_modules
 @dataclass
 class HiddenStateCapture:
     """
-    What one forward pass recorded.
-
-    Attributes:
-        means (`list[torch.Tensor]`):
-            Hidden state of each response averaged over its tokens: as it enters the first layer, then behind each
-            layer, the last one normalised as the head of the model sees it; each of shape `(rows, hidden_size)`,
-            float32.
-        last (`torch.Tensor` of shape `(rows, queries, hidden_size)`):
-            Hidden states as the head of the model sees them; `None` before the forward pass.
+    What hooks collected of the hidden states during one forward pass: `means` over the tokens of each response, of
+    shape `(rows, hidden_size)`, as they enter the first layer and leave each layer, the last one normalised; and the
+    `last` states, of shape `(rows, queries, hidden_size)`, as the head of the model sees them.
     """
 
     means: list[torch.Tensor] = field(default_factory=list)
@@ -30,16 +24,7 @@ class HiddenStateCapture:
 
 
 class HiddenStateTracer:
-    """
-    Averages the hidden states of responses while a model runs. Hooks exist only during a capture.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Causal language model.
-
-    Raises:
-        ValueError: if the model has no attention module by which its layers are found.
-    """
+    """Averages the hidden states of responses while a model runs. Hooks exist only during a capture."""
 
     def __init__(self, model: nn.Module):
         by_module = {module: name for name, module in model.named_modules()}
@@ -52,16 +37,8 @@ class HiddenStateTracer:
     @contextmanager
     def capture(self, response_mask: torch.Tensor, rows: torch.Tensor | None = None) -> Iterator[HiddenStateCapture]:
         """
-        Record the forward pass made inside the block; the last one counts.
-
-        Args:
-            response_mask (`torch.Tensor` of shape `(rows, queries)`):
-                Of the last positions, those that produced response tokens.
-            rows (`torch.Tensor` of shape `(rows,)`, int64, *optional*):
-                Rows of the batch to record. Defaults to all.
-
-        Yields:
-            [`HiddenStateCapture`], filled when the model has run.
+        Trace the forward pass made inside the block, in all rows of the batch or in `rows`; the last pass counts. The
+        `response_mask`, of shape `(rows, queries)`, marks which of the last positions produced response tokens.
         """
         capture = HiddenStateCapture()
 
@@ -102,5 +79,5 @@ class HiddenStateTracer:
 
 
 def _is_backward() -> bool:
-    """Gradient checkpointing repeats forward passes, which were recorded already, inside backward."""
+    """Gradient checkpointing repeats forward passes, which were traced already, inside backward."""
     return torch._C._current_graph_task_id() != -1

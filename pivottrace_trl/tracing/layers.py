@@ -10,20 +10,10 @@ from torch import nn
 
 def find_attention_modules(model: nn.Module) -> dict[int, nn.Module]:
     """
-    Find the causal self-attention modules that go through the attention interface of transformers.
+    Find the causal self-attention modules that go through the attention interface of transformers, by layer index.
 
     They are looked up by what they do, not by class name: a module with a `layer_idx` whose `forward` asks the
     interface for its attention function. LoRA and bitsandbytes replace the linear layers inside, never the module.
-
-    Args:
-        model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
-            Causal language model.
-
-    Returns:
-        `dict[int, nn.Module]`: layer index to attention module, in order.
-
-    Raises:
-        ValueError: if the model has no such module.
     """
     found: dict[int, nn.Module] = {}
     for module in model.modules():
@@ -45,18 +35,7 @@ def find_attention_modules(model: nn.Module) -> dict[int, nn.Module]:
 
 
 def select_layers(num_layers: int, num_selected: int = 5) -> list[int]:
-    """
-    Evenly spaced layers of the middle third (arXiv 2510.13554 uses five of them to stand for the network).
-
-    Args:
-        num_layers (`int`):
-            Depth of the model.
-        num_selected (`int`, *optional*, defaults to `5`):
-            Number of layers wanted; fewer are returned if the middle third is smaller.
-
-    Returns:
-        `list[int]`: increasing layer positions.
-    """
+    """Evenly spaced layers of the middle third (arXiv 2510.13554 uses five of them to stand for the network)."""
     start, stop = num_layers // 3, max(num_layers // 3 + 1, (2 * num_layers + 2) // 3)
     count = min(num_selected, stop - start)
     steps = [start + round(i * (stop - 1 - start) / max(count - 1, 1)) for i in range(count)]
@@ -65,28 +44,14 @@ def select_layers(num_layers: int, num_selected: int = 5) -> list[int]:
 
 def middle_third(layers: list[int]) -> list[int]:
     """
-    The layers that RAUQ (arXiv 2505.20045) looks at.
-
-    Args:
-        layers (`list[int]`): indices of all layers, in order.
-
-    Returns:
-        `list[int]`: from a third of the depth to one layer past two thirds of it, as its authors' code has it.
+    The layers that RAUQ (arXiv 2505.20045) looks at: from a third of the depth to one layer past two thirds of it, as
+    its authors' code has it.
     """
     return layers[len(layers) // 3 : math.ceil(len(layers) / 3 * 2) + 1]
 
 
 def sliding_window(module: nn.Module) -> int | None:
-    """
-    Reach of an attention module.
-
-    Args:
-        module (`nn.Module`):
-            Attention module.
-
-    Returns:
-        `int` or `None`: number of keys that a query sees, `None` for all.
-    """
+    """How many keys a query of an attention module sees; `None` for all."""
     if hasattr(module, "sliding_window"):
         return cast(int | None, module.sliding_window)  # models that mix both kinds of layers
     return getattr(module.config, "sliding_window", None)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -30,16 +29,8 @@ _NUM_SPAN_RESPONSES = 32
 def choose_local_heads(spans: Mapping[int, torch.Tensor], ratio: float = 0.3) -> dict[int, list[int]]:
     """
     Pick the heads that usually look close by: in them, a look far back stands out (arXiv 2510.13554 takes the 30% with
-    the shortest span).
-
-    Args:
-        spans (`Mapping[int, torch.Tensor]`):
-            Per layer index, the mean backward distance of each head, shape `(heads,)`.
-        ratio (`float`, *optional*, defaults to `0.3`):
-            Share of the heads to take, over all layers together; at least one.
-
-    Returns:
-        `dict[int, list[int]]`: query heads per layer index; layers without a local head are absent.
+    the shortest span). `spans` holds per layer the mean backward distance of each head, of shape `(heads,)`; `ratio`
+    is the share of the heads to take, over all layers together, at least one. Layers without a local head are absent.
     """
     ranked = sorted((float(span), layer, head) for layer in spans for head, span in enumerate(spans[layer]))
     chosen: dict[int, list[int]] = {}
@@ -105,8 +96,8 @@ def trace_rollouts(
     traces = [ResponseTrace(empty, empty, empty, empty)] * len(rollouts)
     work = work or SharedWork()
 
-    def run(tracer: ResponseTracer, indices: list[int]) -> _TracedBatch:
-        batch = pad_batch(rollouts, indices, pad_token_id).to(model.device)
+    def run(tracer: ResponseTracer, indices: list[int]) -> tuple[ResponseCapture, TokenStatistics]:
+        batch = pad_batch(rollouts, indices, pad_token_id, model.device)
         with torch.no_grad(), autocast(), tracer.capture(batch.attention_mask, batch.response_mask) as capture:
             logits = model(
                 input_ids=batch.input_ids,
@@ -116,18 +107,16 @@ def trace_rollouts(
             ).logits
         # Position t - 1 produces token t; what the last position produces is not known.
         produced = batch.input_ids[:, -batch.num_shown :].roll(-1, dims=1)
-        return _TracedBatch(capture, token_statistics(logits, produced, temperature))
+        return capture, token_statistics(logits, produced, temperature)
 
     def trace_sample(_: int) -> tuple[list[ResponseTrace], dict[int, list[int]]]:
         # All heads are traced in the sample and kept until it is known which of them to average.
         tracer = ResponseTracer(model, signals=signals, window=window)
         if tracer.skipped_layers:
             logger.info(f"Layers left out of the trace: {tracer.skipped_layers}.")
-        batches = [run(tracer, indices) for indices in sample_batches]
-        heads = choose_local_heads(_mean_spans(batches))
-        for batch in batches:
-            batch.capture.attention = batch.capture.attention.select(heads)
-        return [trace for batch in batches for trace in batch.traces(signals)], heads
+        passes = [run(tracer, indices) for indices in sample_batches]
+        heads = choose_local_heads(_mean_spans([capture for capture, _ in passes]))
+        return [trace for capture, statistics in passes for trace in capture.traces(statistics, heads)], heads
 
     with progress_bar("Tracing attention", len(rollouts), progress) as advance, _evaluating(model):
         advance(len(rollouts) - len(answered))
@@ -145,7 +134,8 @@ def trace_rollouts(
         batches = plan_batches(rollouts, answered, token_budget)
 
         def trace_batch(number: int) -> list[ResponseTrace]:
-            return run(tracer, batches[number]).traces(signals)
+            capture, statistics = run(tracer, batches[number])
+            return capture.traces(statistics)
 
         finished = work.run("traces", len(batches), trace_batch, traces_to_table, traces_from_table, only_main=True)
         for number, results in finished:
@@ -175,31 +165,12 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def _mean_spans(batches: Sequence["_TracedBatch"]) -> dict[int, torch.Tensor]:
-    """Mean backward distance of each head over the response tokens of all batches, up to a common factor."""
+def _mean_spans(captures: Sequence[ResponseCapture]) -> dict[int, torch.Tensor]:
+    """Mean backward distance of each head over the response tokens of all captures, up to a common factor."""
     total: dict[int, torch.Tensor] = {}
-    for batch in batches:
-        mask = batch.capture.response_mask[:, None, :]
-        for layer, statistics in batch.capture.attention.layers.items():
-            summed = (statistics.spans * mask.to(statistics.spans.device)).sum(dim=(0, 2))
-            total[layer] = total.get(layer, 0) + summed.cpu()
+    for capture in captures:
+        mask = capture.response_mask[:, None, :]
+        for layer in capture.tracer.averaged:
+            spans = capture.attention.layers[layer].spans
+            total[layer] = total.get(layer, 0) + (spans * mask.to(spans.device)).sum(dim=(0, 2)).cpu()
     return total
-
-
-@dataclass
-class _TracedBatch:
-    """
-    What one forward pass showed. Tensors begin at the last prompt position, which produced the first response token.
-
-    Attributes:
-        capture ([`ResponseCapture`]): what was traced.
-        statistics ([`TokenStatistics`]): of shape `(batch, tokens)`.
-    """
-
-    capture: ResponseCapture
-    statistics: TokenStatistics
-
-    def traces(self, signals: Collection[str]) -> list[ResponseTrace]:
-        """One trace per row."""
-        self_certainty = self.statistics.self_certainty if "self_certainty" in signals else None
-        return self.capture.traces(self.statistics.entropy, self.statistics.log_prob, self_certainty)

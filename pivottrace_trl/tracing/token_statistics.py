@@ -14,36 +14,21 @@ _RULED_OUT = -1e4
 @dataclass(frozen=True)
 class TokenStatistics:
     """
-    What the distributions behind the tokens of a batch say. All are float32 tensors of shape `(batch, tokens)`.
-
-    Attributes:
-        entropy (`torch.Tensor`): entropy in nats.
-        log_prob (`torch.Tensor`): log-probability of the token that was drawn, in nats.
-        self_certainty (`torch.Tensor`):
-            Divergence in nats of the uniform distribution from the model's, `-mean_v log p_v - log V` over a
-            vocabulary of `V` (self-certainty, arXiv 2502.18581); larger = surer.
+    What the distributions behind the tokens of a batch say, in nats: float32 tensors of shape `(batch, tokens)`.
+    `log_prob` is that of the token that was drawn; `self_certainty` is the divergence of the uniform distribution from
+    the model's, `-mean_v log p_v - log V` over a vocabulary of `V` (arXiv 2502.18581), larger = surer.
     """
 
     entropy: torch.Tensor
     log_prob: torch.Tensor
-    self_certainty: torch.Tensor
+    self_certainty: torch.Tensor | None
 
 
 @torch.no_grad()
 def token_statistics(logits: torch.Tensor, token_ids: torch.Tensor, temperature: float) -> TokenStatistics:
     """
-    Reduce logits to three numbers a token.
-
-    Args:
-        logits (`torch.Tensor` of shape `(batch, tokens, vocabulary)`):
-            Logits at the positions that produced the tokens.
-        token_ids (`torch.Tensor` of shape `(batch, tokens)`, int64):
-            The tokens.
-        temperature (`float`):
-            Temperature at which they were drawn.
-
-    Returns:
-        [`TokenStatistics`]
+    Reduce the logits at the positions that produced tokens, of shape `(batch, tokens, vocabulary)`, to three numbers a
+    token, at the temperature at which the tokens were drawn.
     """
     size = logits.shape[-1]
     # A float32 copy of all logits would be the largest tensor of the whole pass: take a few tokens at a time.

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import logging as python_logging
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -27,7 +27,7 @@ from .columns import PoolColumns, required_parameters
 from .generation import generate_once
 from .prompts import check_not_in_pool
 from .rewards import ROW_COLUMN, AsyncRoutedReward, LabelRouter, RoutedReward
-from .training_pass import TrainingPassTracer
+from .training_pass import TracedTrainingPass
 
 
 _VLLM_BATCH_SIZE = 512
@@ -76,7 +76,7 @@ class TrainerAttachment:
         self.reward_funcs: list[Any] = self.trainer.reward_funcs
         self.resume_path: Path | None = None
         self._filter: python_logging.Filter | None = None
-        self._tracer: TrainingPassTracer | None = None
+        self._training_pass: TracedTrainingPass | None = None
         self._is_training = False
         self._locked = columns.locked
         blind = self._dataset.with_format(None).select_columns(["prompt", *columns.free])
@@ -88,7 +88,6 @@ class TrainerAttachment:
         verifier: int,
         make_sampler: Callable[[Dataset | None], torch.utils.data.Sampler],
         make_tracer: Callable[[nn.Module], ResponseTracer],
-        signals: Collection[str],
         take_traces: Callable[[list[int], list[ResponseTrace]], None],
         before_save: Callable[[Path], None],
     ) -> None:
@@ -104,8 +103,6 @@ class TrainerAttachment:
                 Replacement of the trainer's sampler factory.
             make_tracer (`Callable[[nn.Module], ResponseTracer]`):
                 Makes the tracer for the forward passes of training.
-            signals (`Collection[str]`):
-                Which of [`OPTIONAL_SIGNALS`] the traces need.
             take_traces (`Callable[[list[int], list[ResponseTrace]], None]`):
                 Receives rows of the pool and the trace of one rollout each, as training goes on.
             before_save (`Callable[[Path], None]`):
@@ -166,8 +163,8 @@ class TrainerAttachment:
         trainer.train = train_and_note_resume
         trainer._save_checkpoint = save_state_and_checkpoint
         trainer._calculate_rewards = calculate_rewards_of_labelled
-        self._tracer = TrainingPassTracer(trainer, make_tracer, signals, take_traces)
-        self._tracer.attach()
+        self._training_pass = TracedTrainingPass(trainer, make_tracer, take_traces)
+        self._training_pass.attach()
         self._filter = _WithheldRewardFilter(lambda: label_router.num_withheld > 0)
         self._logger.addFilter(self._filter)
 
@@ -188,8 +185,8 @@ class TrainerAttachment:
         self.trainer.reward_funcs = self.reward_funcs
         del self.trainer._get_train_sampler, self.trainer.train, self.trainer._save_checkpoint
         del self.trainer._calculate_rewards
-        if self._tracer is not None:
-            self._tracer.detach()
+        if self._training_pass is not None:
+            self._training_pass.detach()
         if self._filter is not None:
             self._logger.removeFilter(self._filter)
 

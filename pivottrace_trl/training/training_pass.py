@@ -1,6 +1,6 @@
 """Trace rollouts inside the forward pass that the trainer makes for its loss anyway."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from ..tracing.response_tracer import ResponseCapture, ResponseTracer
-from ..tracing.token_statistics import token_statistics
+from ..tracing.token_statistics import TokenStatistics, token_statistics
 from ..tracing.trace import ResponseTrace
 from .rewards import ROW_COLUMN
 
@@ -19,35 +19,24 @@ _NOT_TRACED = -1
 _TOLERANCE = 0.5
 
 
-class TrainingPassTracer:
+class TracedTrainingPass:
     """
     Traces the first completion of every group when the policy's loss is computed on it for the first time. The
     trainer's own pass gives the entropy as well, at its sampling temperature, so that a trace costs the reduction of a
-    few attention heads for one completion in a group and no forward pass.
+    few attention heads for one completion in a group and no forward pass. With dropout in the policy, the trace is
+    that of the thinned network which the loss sees.
 
-    With dropout in the policy, the trace is that of the thinned network which the loss sees.
-
-    Args:
-        trainer ([`~trl.GRPOTrainer`] or [`~trl.RLOOTrainer`]):
-            A trainer that passed `check_trainer`.
-        make_tracer (`Callable[[nn.Module], ResponseTracer]`):
-            Makes the tracer, when the first batch is trained on.
-        signals (`Collection[str]`):
-            Which of [`OPTIONAL_SIGNALS`] the traces need.
-        take_traces (`Callable[[list[int], list[ResponseTrace]], None]`):
-            Receives rows of the pool and as many traces.
+    The tracer is made when the first batch is trained on; `take_traces` gets rows of the pool and as many traces.
     """
 
     def __init__(
         self,
         trainer: Any,
         make_tracer: Callable[[nn.Module], ResponseTracer],
-        signals: Collection[str],
         take_traces: Callable[[list[int], list[ResponseTrace]], None],
     ):
         self._trainer = trainer
         self._make_tracer = make_tracer
-        self._needs_self_certainty = "self_certainty" in signals
         self._take_traces = take_traces
         self._tracer: ResponseTracer | None = None
         # Row numbers of the batch whose loss is being computed.
@@ -98,13 +87,13 @@ class TrainingPassTracer:
                 outputs = run()
             log_prob, entropy = (pad(output[traced].detach(), (0, 1)) for output in outputs[:2])
             self_certainty = None
-            if self._needs_self_certainty:
+            if "self_certainty" in self._tracer.signals:
                 produced = pad(input_ids[traced, -logits_to_keep:], (0, 1))
                 with trainer.accelerator.autocast():
                     self_certainty = _self_certainty(
                         trainer.accelerator.unwrap_model(model), capture, produced, trainer.temperature, log_prob
                     )
-            traces = capture.traces(entropy, log_prob, self_certainty)
+            traces = capture.traces(TokenStatistics(entropy, log_prob, self_certainty))
             self._take_traces(self._rows[self._rows != _NOT_TRACED].tolist(), traces)
             return outputs
 
@@ -122,7 +111,7 @@ class TrainingPassTracer:
 @torch.no_grad()
 def _self_certainty(
     model: Any, capture: ResponseCapture, token_ids: torch.Tensor, temperature: float, log_prob: torch.Tensor
-) -> torch.Tensor:
+) -> torch.Tensor | None:
     """
     The trainer's head returns log-probabilities and entropies only: apply the model's head to the traced rows again.
     """

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pivottrace_trl import Rollout
-from pivottrace_trl.tracing.batches import batches_of
+from pivottrace_trl.tracing.batches import pad_batch, plan_batches
 
 
 PAD = 0
@@ -23,7 +23,7 @@ ROLLOUTS = st.lists(
 @given(ROLLOUTS, st.integers(1, 400))
 def test_every_rollout_is_in_one_batch_and_no_batch_over_budget(rollouts, token_budget):
     indices = range(0, len(rollouts), 2)
-    batches = list(batches_of(rollouts, indices, PAD, token_budget))
+    batches = [pad_batch(rollouts, batch, PAD) for batch in plan_batches(rollouts, indices, token_budget)]
     assert sorted(index for batch in batches for index in batch.indices) == list(indices)
     for batch in batches:
         assert batch.input_ids.numel() <= token_budget or len(batch.indices) == 1
@@ -34,7 +34,8 @@ def test_every_rollout_is_in_one_batch_and_no_batch_over_budget(rollouts, token_
 
 @given(ROLLOUTS)
 def test_tokens_stand_where_the_masks_say(rollouts):
-    for batch in batches_of(rollouts, range(len(rollouts)), PAD, 10_000):
+    for indices in plan_batches(rollouts, range(len(rollouts)), 10_000):
+        batch = pad_batch(rollouts, indices, PAD)
         assert batch.response_mask.shape == (len(batch.indices), batch.num_shown)
         # A response token is produced one position before it stands.
         produced = torch.nn.functional.pad(batch.response_mask, (batch.input_ids.shape[1] - batch.num_shown, 0))

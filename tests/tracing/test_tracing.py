@@ -336,7 +336,7 @@ def test_exceptions_leave_nothing_behind():
     with pytest.raises(ZeroDivisionError):
         traced(model, batch)
     assert num_hooks(model) == before
-    assert dict(ALL_ATTENTION_FUNCTIONS) == functions and not attention_tracer._RECORDERS
+    assert dict(ALL_ATTENTION_FUNCTIONS) == functions and not attention_tracer._RUNNING
     handle.remove()
     capture, _ = traced(model, batch)
     assert set(capture.layers) == {2, 3}

@@ -100,7 +100,7 @@ def test_every_loss_routes_traces_and_sees_no_label_that_was_not_bought(loss, ma
     assert (trainer.ref_model is not None) == (options.get("peft_config", True) is None)
     callback = attach(trainer, label_column="solution")
     traced, generated = [], []
-    tracer, generate = callback._attachment._tracer, trainer._generate_and_score_completions
+    tracer, generate = callback._attachment._training_pass, trainer._generate_and_score_completions
     take = tracer._take_traces
 
     def note_traces(rows, traces):
