@@ -30,7 +30,7 @@ def print_study(reports: Mapping[str, ScoreReport], pool: LabelledPool) -> None:
     console.print(table)
     console.print(
         "-length: AUROC with response length regressed out. rho: rank correlation with failure over the samples. "
-        "tokens: generated a prompt. error: mean distance of the success that the probes predict from what is so."
+        "tokens: generated a prompt. error: mean distance between predicted and observed success."
     )
     bought = Table(title="Annotated share of the wrong ones / discarded ones that are right / votes right in between")
     bought.add_column("score")
