@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ..files import reading, replace_atomically
+from ..files import reading, write_parquet
 
 
 @dataclass(frozen=True)
@@ -118,8 +117,7 @@ def _dense(value: Any) -> Any:
 
 def save_traces(traces: Sequence[ResponseTrace], path: Path, prompt_ids: Sequence[str] | None = None) -> None:
     """Write [`traces_to_table`] as a Parquet file."""
-    table = traces_to_table(traces, prompt_ids)
-    replace_atomically(path, partial(pq.write_table, table, compression="zstd"))
+    write_parquet(path, traces_to_table(traces, prompt_ids))
 
 
 def load_traces(path: Path) -> list[ResponseTrace]:
