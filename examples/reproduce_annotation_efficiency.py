@@ -30,11 +30,16 @@ from datasets import Dataset, load_dataset
 from peft import LoraConfig
 from transformers import BitsAndBytesConfig
 from transformers.trainer_utils import get_last_checkpoint
-from trl import GRPOConfig, GRPOTrainer
-from trl.rewards import accuracy_reward
+from trl import GRPOConfig
 
 from pivottrace_trl import PivotDensityCallback, RunRecorder, TriageConfig, majority_vote
-from pivottrace_trl.demo import MODEL_PATH, make_pool
+from pivottrace_trl.demo import (
+    MODEL_PATH,
+    QuickEvaluationTrainer,
+    cached_accuracy_reward,
+    generate_merged,
+    make_pool,
+)
 
 
 INSTRUCTION = "Reason step by step and put the final answer in \\boxed{}."
@@ -102,7 +107,7 @@ PRESETS = {
         lora=True,
         trainer={
             "max_steps": 60, "eval_steps": 10, "logging_steps": 2, "per_device_train_batch_size": 64,
-            "per_device_eval_batch_size": 512, "num_generations": 8, "num_generations_eval": 2,
+            "per_device_eval_batch_size": 128, "num_generations": 8, "num_generations_eval": 2,
             "max_completion_length": 80, "learning_rate": 5e-4, "gradient_checkpointing": False, "use_cpu": True,
             "bf16": False, "save_strategy": "no",
         },
@@ -176,7 +181,7 @@ def load_data(preset: Preset, seed: int) -> tuple[Dataset, dict[str, Dataset]]:
 def majority_reward(completions, solution=None, **kwargs):
     """By the group's own majority where the data has no labels (training), by the label where it has (evaluation)."""
     if solution is not None:
-        return accuracy_reward(completions, solution)
+        return cached_accuracy_reward(completions, solution)
     size = majority_reward.num_generations
     rewards: list[float] = []
     for start in range(0, len(completions), size):
@@ -205,15 +210,17 @@ def run_arm(
         seed=seed,
         **preset.trainer,
     )
-    trainer = GRPOTrainer(
+    trainer = QuickEvaluationTrainer(
         model=model,
-        reward_funcs=majority_reward if arm.votes_only else accuracy_reward,
+        reward_funcs=majority_reward if arm.votes_only else cached_accuracy_reward,
         args=args,
         train_dataset=pool.remove_columns("solution") if arm.votes_only else pool,
         eval_dataset=held_out if len(held_out) > 1 else next(iter(held_out.values())),
         quantization_config=nf4 if preset.load_in_4bit else None,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if preset.lora else None,
     )
+    if preset.model == "embedded":
+        generate_merged(trainer.model)
     num_labels = 0 if arm.votes_only else len(pool)
     if arm.estimator is not None:
         num_labels = None
