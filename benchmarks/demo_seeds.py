@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from pivottrace_trl.demo.run import Arm, first_step_at
+from pivottrace_trl.demo.arm import Arm, first_step_at
 from pivottrace_trl.report.figures import BLUE, GREY, save_figure
 
 

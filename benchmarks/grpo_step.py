@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from pivottrace_trl import PivotDensityCallback
-from pivottrace_trl.demo.run import MODEL_PATH
+from pivottrace_trl.demo.arm import MODEL_PATH
 
 
 PROMPT_LENGTH, NUM_PROMPTS = 128, 16

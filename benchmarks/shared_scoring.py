@@ -18,7 +18,7 @@ from common import SHAPES, make_model, report
 from transformers import AutoTokenizer, GenerationConfig
 
 from pivottrace_trl import generate_rollouts, trace_rollouts
-from pivottrace_trl.demo.run import MODEL_PATH
+from pivottrace_trl.demo.arm import MODEL_PATH
 from pivottrace_trl.processes import Processes, SharedWork
 from pivottrace_trl.tracing.rollouts import transformers_generator
 

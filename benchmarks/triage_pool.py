@@ -18,7 +18,7 @@ from common import SHAPES, make_model, report, synchronize
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pivottrace_trl import PoolScorer, generate_rollouts
-from pivottrace_trl.demo.run import MODEL_PATH
+from pivottrace_trl.demo.arm import MODEL_PATH
 from pivottrace_trl.estimators import PivotEntropy
 from pivottrace_trl.pool import load_pool
 from pivottrace_trl.tracing.batches import pad_batch, plan_batches

@@ -17,7 +17,8 @@ from transformers import TrainerCallback
 
 from pivottrace_trl import AnnotationLedger, Answer, PivotDensityCallback
 from pivottrace_trl.demo.arithmetic import make_pool, work_out
-from pivottrace_trl.demo.run import make_trainer
+from pivottrace_trl.demo.arm import Size
+from pivottrace_trl.demo.trainer import make_trainer
 
 
 class Answers(TrainerCallback):
@@ -35,7 +36,7 @@ class Answers(TrainerCallback):
 
 def train(folder: Path) -> None:
     """Three epochs, with somebody who answers."""
-    trainer = make_trainer(make_pool(128, seed=0).remove_columns("solution"), folder, seed=0, max_steps=48)
+    trainer = make_trainer(make_pool(128, seed=0).remove_columns("solution"), folder, seed=0, size=Size(max_steps=48))
     callback = PivotDensityCallback(trainer, annotator="queue")
     trainer.add_callback(callback)
     trainer.add_callback(Answers(callback.ledger.path))

@@ -23,7 +23,8 @@ from transformers import GenerationConfig
 
 from pivottrace_trl import PivotDensityCallback, Route
 from pivottrace_trl.demo.arithmetic import make_pool
-from pivottrace_trl.demo.run import ANNOTATION_BUDGET, POOL_SIZE, make_trainer
+from pivottrace_trl.demo.arm import ANNOTATION_BUDGET, Size
+from pivottrace_trl.demo.trainer import make_trainer
 from pivottrace_trl.report.figures import BLUE, RED, ROUTE_COLORS
 from pivottrace_trl.routing.triage import rank_pool
 from pivottrace_trl.tracing.pivots import find_pivots
@@ -60,9 +61,9 @@ class Routing:
 
 def route_the_demo_pool() -> Routing:
     """Route the demo's pool for the first time, and trace the model's answer to one of its prompts."""
-    pool = make_pool(POOL_SIZE, SEED)
+    pool = make_pool(Size().pool, SEED)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(pool, Path(folder), SEED, max_steps=1)
+        trainer = make_trainer(pool, Path(folder), SEED, Size(max_steps=1))
         trainer.args.disable_tqdm = True
         callback = PivotDensityCallback(trainer, annotation_budget=ANNOTATION_BUDGET)
         trainer.add_callback(callback)

@@ -8,7 +8,7 @@ import pytest
 from trl import GRPOConfig, RLOOConfig
 
 from pivottrace_trl.demo.arithmetic import make_pool
-from pivottrace_trl.demo.run import MODEL_PATH
+from pivottrace_trl.demo.arm import MODEL_PATH
 
 
 ROOT = Path(__file__).parent.parent

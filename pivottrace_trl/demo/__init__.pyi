@@ -1,5 +1,5 @@
 from .arithmetic import make_pool
-from .run import MODEL_PATH
+from .arm import MODEL_PATH
 from .trainer import QuickEvaluationTrainer, cached_accuracy_reward, generate_merged
 
 __all__ = [

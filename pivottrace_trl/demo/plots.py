@@ -1,20 +1,17 @@
 """Learning curves of the demo."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from ..report.figures import BLUE, GREY, save_figure
+from .arm import Arm
 
-
-if TYPE_CHECKING:
-    from .run import Arm
 
 _COLORS = {"full supervision": GREY, "PivotTrace": BLUE}
 
 
-def plot_arms(arms: "list[Arm]", path: Path) -> None:
+def plot_arms(arms: list[Arm], path: Path) -> None:
     """Draw held-out accuracy against optimizer steps, and the labels used."""
     figure = Figure(figsize=(8, 4), layout="constrained")
     curves, labels = figure.subplots(1, 2, width_ratios=(3, 1))

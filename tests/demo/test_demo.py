@@ -1,16 +1,26 @@
 """The demo's pool and model, and the demo itself for a few steps."""
 
 import json
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pivottrace_trl.cli import main
-from pivottrace_trl.demo import run
+from pivottrace_trl.demo import run, trainer
 from pivottrace_trl.demo.arithmetic import has_carry, make_pool, num_terms, work_out
-from pivottrace_trl.demo.run import MODEL_PATH, Arm, first_step_at
+from pivottrace_trl.demo.arm import MODEL_PATH, Arm, Size, first_step_at
 from pivottrace_trl.demo.train_model import pass_rates, save, train
+from pivottrace_trl.files import PRIVATE_FOLDER
+
+
+SMALL = Size(pool=48, held_out=8, eval_samples=2, eval_every=2)
 
 
 def test_worked_solutions_are_right():
@@ -74,29 +84,59 @@ def test_first_step_at():
     assert (first_step_at(arm, 0.4), first_step_at(arm, 0.6)) == (5, None)
 
 
-def test_the_demo_takes_one_thread(tmp_path, monkeypatch):
+def test_an_arm_takes_one_thread(tmp_path, monkeypatch):
     seen = []
 
-    def run_arm(name, *others):
+    def make_trainer(*arguments):
         seen.append(torch.get_num_threads())
-        return Arm(name, steps=[0], accuracies=[0.0], rollout_tokens=[0], labels=1)
+        raise InterruptedError
 
-    monkeypatch.setattr(run, "run_arm", run_arm)
+    monkeypatch.setattr(trainer, "make_trainer", make_trainer)
     torch.set_num_threads(2)
     try:
-        run.run_demo(tmp_path)
+        with pytest.raises(InterruptedError):
+            trainer.run_arm("PivotTrace", tmp_path, 0, SMALL, print)
     finally:
         torch.set_num_threads(1)
-    assert seen == [1, 1]
+    assert seen == [1]
+
+
+def test_the_demo_imports_no_torch_beside_its_arms():
+    command = "import sys, pivottrace_trl.demo.run; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
+
+
+def test_an_arm_that_fails_ends_the_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "SIZE", SMALL)
+    folder = tmp_path / "pivottrace" / PRIVATE_FOLDER
+    folder.parent.mkdir()
+    folder.write_text("in the way")
+    assert main(["demo", "--output", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "PivotTrace failed: " in said and str(folder.parent / "log.txt") in said
+    assert "Traceback" in (folder.parent / "log.txt").read_text()
+    assert not multiprocessing.active_children()
+
+
+def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path):
+    command = [sys.executable, "-m", "pivottrace_trl", "demo", "--output", str(tmp_path)]
+    demo = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    logs = [tmp_path / name / "log.txt" for name in ("full-supervision", "pivottrace")]
+    while not all(log.is_file() for log in logs):
+        assert demo.poll() is None
+        time.sleep(0.1)
+    children = psutil.Process(demo.pid).children(recursive=True)
+    demo.send_signal(signal.SIGINT)
+    assert demo.wait(30) != 0 and len(children) >= 2
+    assert not psutil.wait_procs(children, timeout=10)[1]
 
 
 def test_the_demo_runs_both_arms(tmp_path, monkeypatch, capsys):
-    for name, value in {"POOL_SIZE": 48, "NUM_HELD_OUT": 8, "NUM_EVAL_SAMPLES": 2, "EVAL_EVERY": 2}.items():
-        monkeypatch.setattr(run, name, value)
-    assert main(["demo", "--output", str(tmp_path), "--max-steps", "4", "--seed", "1"]) == 0
+    monkeypatch.setattr(run, "SIZE", SMALL)
+    assert main(["demo", "--output", str(tmp_path), "--max-steps", "3", "--seed", "1"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     full, pivot = results["arms"]
-    assert full["steps"] == pivot["steps"] == [0, 2, 4]
+    assert full["steps"] == pivot["steps"] == [0, 2, 3]
     # Both arms begin with the same policy, asked the same way.
     assert full["accuracies"][0] == pivot["accuracies"][0]
     assert full["labels"] == 48 and 0 < pivot["labels"] <= 14

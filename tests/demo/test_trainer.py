@@ -8,7 +8,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import accuracy_reward
 
 from pivottrace_trl.demo.arithmetic import make_pool
-from pivottrace_trl.demo.run import MODEL_PATH
+from pivottrace_trl.demo.arm import MODEL_PATH
 from pivottrace_trl.demo.trainer import QuickEvaluationTrainer, cached_accuracy_reward, generate_merged
 
 

@@ -1,0 +1,47 @@
+"""What the demo compares, as plain data: quick to import, unlike what trains it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+MODEL_PATH = Path(__file__).parent / "model"
+ANNOTATION_BUDGET = 0.293
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the demo is: prompts, optimizer steps of each arm, steps between evaluations."""
+
+    pool: int = 256
+    held_out: int = 128
+    eval_samples: int = 4
+    max_steps: int = 60
+    eval_every: int = 10
+
+
+@dataclass
+class Arm:
+    """
+    What one arm did.
+
+    Attributes:
+        name (`str`): name of the arm.
+        labels (`int`): labels used.
+        steps (`list[int]`): optimizer steps at which it was evaluated, 0 first.
+        accuracies (`list[float]`): held-out accuracy at those steps, averaged over the samples of each problem.
+        rollout_tokens (`list[int]`): tokens generated up to those steps, scoring included, evaluation not.
+        seconds (`float`): wall-clock time, evaluation included.
+    """
+
+    name: str
+    labels: int = 0
+    steps: list[int] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    rollout_tokens: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def first_step_at(arm: Arm, accuracy: float) -> int | None:
+    """First evaluated step after the start at which an arm reached an accuracy, `None` if it never did."""
+    points = zip(arm.steps, arm.accuracies, strict=True)
+    return next((step for step, reached in points if step > 0 and reached >= accuracy), None)
