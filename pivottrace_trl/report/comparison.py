@@ -1,6 +1,6 @@
 """Arms over their seeds: means, intervals, paired differences, steps to a goal. Pure numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,64 +70,61 @@ def summarise(runs: Sequence[Run], name: str, reference: str, random: str = "Ran
     curves = {arm: _common_curves(arms[arm], name) for arm in names}
     goal = own_step = None
     if reference in curves:
-        steps, values = curves[reference]
-        goal = float(values[:, -1].mean())
-        own_step = first_step_at(steps, values.mean(0), goal)
+        mean = np.mean([*curves[reference].of_seed.values()], 0)
+        goal = float(mean[-1])
+        own_step = first_step_at(curves[reference].steps, mean, goal)
     summaries = []
     for arm in names:
-        seeds = tuple(sorted(arms[arm]))
-        steps, values = curves[arm]
+        steps, of_seed = curves[arm].steps, curves[arm].of_seed
+        values = np.array([*of_seed.values()])
         goal_step = None if goal is None else first_step_at(steps, values.mean(0), goal)
-        shared = [seed for seed in seeds if seed in arms.get(reference, {})]
-        goal_steps = tuple(
-            first_step_at(
-                steps, values[seeds.index(seed)], curves[reference][1][sorted(arms[reference]).index(seed), -1]
-            )
-            for seed in shared
-        )
+        goals = {seed: curve[-1] for seed, curve in curves[reference].of_seed.items()} if reference in curves else {}
+        goal_steps = [first_step_at(steps, curve, goals[seed]) for seed, curve in of_seed.items() if seed in goals]
         summaries.append(
             ArmSummary(
                 arm=arm,
-                seeds=seeds,
-                labels=mean_over_seeds([arms[arm][seed].num_labels for seed in seeds]),
-                tokens=mean_over_seeds([arms[arm][seed].evaluations[name].tokens[-1] for seed in seeds]),
+                seeds=tuple(of_seed),
+                labels=mean_over_seeds([arms[arm][seed].num_labels for seed in of_seed]),
+                tokens=mean_over_seeds([arms[arm][seed].evaluations[name].tokens[-1] for seed in of_seed]),
                 steps=steps,
                 curves=values,
                 final=mean_over_seeds(values[:, -1]),
                 area=mean_over_seeds(values[:, 1:].mean(1) if values.shape[1] > 1 else values[:, 0]),
-                against_reference=_paired(arms, curves, arm, reference, lambda curve: curve[-1]),
-                against_random=_paired(arms, curves, arm, random, lambda curve: curve[-1]),
-                area_against_reference=_paired(arms, curves, arm, reference, lambda curve: curve[1:].mean()),
+                against_reference=_difference(curves, arm, reference, lambda curve: curve[-1]),
+                against_random=_difference(curves, arm, random, lambda curve: curve[-1]),
+                area_against_reference=_difference(curves, arm, reference, lambda curve: curve[1:].mean()),
                 goal_step=goal_step,
                 speed_up=None if goal_step is None or own_step is None else own_step / goal_step,
-                goal_steps=goal_steps,
+                goal_steps=tuple(goal_steps),
             )
         )
     return summaries
 
 
-def _common_curves(runs: dict[int, Run], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps at which all seeds were evaluated, and accuracies of shape `(num_seeds, num_steps)`, seeds in order."""
-    steps = [run.evaluations[name].steps for run in runs.values()]
-    common = sorted(set.intersection(*(set(array.tolist()) for array in steps)))
-    curves = []
-    for seed in sorted(runs):
-        evaluation = runs[seed].evaluations[name]
+@dataclass(frozen=True)
+class _Curves:
+    """Accuracies of one arm, seeds in order, at the steps at which all of them were evaluated."""
+
+    steps: np.ndarray
+    of_seed: dict[int, np.ndarray]
+
+
+def _common_curves(runs: dict[int, Run], name: str) -> _Curves:
+    evaluations = {seed: runs[seed].evaluations[name] for seed in sorted(runs)}
+    common = sorted(set.intersection(*(set(evaluation.steps.tolist()) for evaluation in evaluations.values())))
+    of_seed = {}
+    for seed, evaluation in evaluations.items():
         at = dict(zip(evaluation.steps.tolist(), evaluation.accuracy.tolist(), strict=True))
-        curves.append([at[step] for step in common])
-    return np.array(common), np.array(curves, float)
+        of_seed[seed] = np.array([at[step] for step in common], float)
+    return _Curves(np.array(common), of_seed)
 
 
-def _paired(arms, curves, arm: str, other: str, measure) -> SeedMean | None:
-    if other not in arms or arm == other:
+def _difference(
+    curves: dict[str, _Curves], arm: str, other: str, measure: Callable[[np.ndarray], float]
+) -> SeedMean | None:
+    """How far an arm is above another, paired over the seeds that both have."""
+    if arm == other or other not in curves:
         return None
-    shared = sorted(set(arms[arm]) & set(arms[other]))
-    if not shared:
-        return None
-    rows = {name: [sorted(arms[name]).index(seed) for seed in shared] for name in (arm, other)}
-    return mean_over_seeds(
-        [
-            measure(curves[arm][1][mine]) - measure(curves[other][1][theirs])
-            for mine, theirs in zip(rows[arm], rows[other], strict=True)
-        ]
-    )
+    mine, theirs = curves[arm].of_seed, curves[other].of_seed
+    differences = [measure(mine[seed]) - measure(theirs[seed]) for seed in mine if seed in theirs]
+    return mean_over_seeds(differences) if differences else None
