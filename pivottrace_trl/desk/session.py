@@ -80,7 +80,7 @@ class DeskSession:
             answer = Answer(prompt_id, {self.ledger.label_column: label}, author or "unknown", self._price)
         except ValueError as error:
             return self._stay(tab, prompt_id, f"Not recorded: {error}.", text)
-        (outcome,) = self.ledger.record([answer], self._is_same)
+        (outcome,) = self.ledger.record([answer], self._format)
         standing = (self.ledger.label(prompt_id) or {}).get(self.ledger.label_column)
         other = self.ledger.author(prompt_id)
         message = {
@@ -92,10 +92,6 @@ class DeskSession:
             Outcome.UNKNOWN: "Not recorded: this run does not ask for this prompt.",
         }[outcome]
         return self.next(tab, message)
-
-    def _is_same(self, first: dict, second: dict) -> bool:
-        one, other = (str(label.get(self.ledger.label_column)) for label in (first, second))
-        return one == other or self._format.are_equivalent(one, other)
 
     def _stay(self, tab: str, prompt_id: str, message: str, draft: str) -> Shown:
         with self._lock:

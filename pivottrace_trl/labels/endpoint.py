@@ -136,7 +136,6 @@ class EndpointAnnotator:
         self._concurrency = concurrency
         self._pause = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._spending = Spending(price_per_million_tokens, max_cost)
-        self._max_cost = max_cost
         self._max_retries = max_retries
         self._timeout = timeout
         self._next_start = 0.0
@@ -210,7 +209,7 @@ class EndpointAnnotator:
                         logger.warning(
                             "The cost limit of %g leaves no money for another request (%g are spent); the rest stays "
                             "in the queue. Raise `max_cost` to go on.",
-                            self._max_cost,
+                            self._spending.limit,
                             self.cost,
                         )
                     return None

@@ -145,11 +145,11 @@ class AnnotationLedger(LedgerJournal):
             `list[Query]`
         """
         with self._lock:
-            ids = sorted(self._state.open_ids, key=self._urgency)[:limit]
-            return [self._query(identity) for identity in ids]
+            return [self._query(identity) for identity in sorted(self._state.open_ids, key=self._urgency)[:limit]]
 
     def _query(self, identity: str) -> Query:
-        return Query(identity, self._file.prompt(identity), **self._state.requests[identity])
+        prompt = self._file.prompt(identity)
+        return Query(identity, prompt, **self._state.requests[identity], row={"prompt": prompt})
 
     def _paid_first(self, identity: str) -> tuple[Any, ...]:
         # What was paid for before costs nothing: it comes first, whatever is left of the budget.
@@ -213,15 +213,14 @@ class AnnotationLedger(LedgerJournal):
             waiting = deque(sorted(self._state.open_ids, key=self._paid_first))
         num_recorded = 0
         while batch := self._next_batch(waiting, oracle.batch_size):
+            ids = [query.prompt_id for query in batch]
             if rows is not None:
-                found = zip(batch, rows([query.prompt_id for query in batch]), strict=True)
-                batch = [dataclasses.replace(query, row=row) for query, row in found]
-            missing = {query.prompt_id for query in batch}
+                batch = [dataclasses.replace(query, row=row) for query, row in zip(batch, rows(ids), strict=True)]
+            missing = set(ids)
             answers: Iterable[Answer] = []
             try:
                 answers = oracle.ask(batch)
-                chunks = iter([answers]) if isinstance(answers, list) else ([answer] for answer in answers)
-                for chunk in chunks:
+                for chunk in [answers] if isinstance(answers, list) else ([answer] for answer in answers):
                     if strangers := [a.prompt_id for a in chunk if a.prompt_id not in missing]:
                         raise ValueError(f"it answered {strangers[0]!r}, which it was not asked")
                     missing -= {answer.prompt_id for answer in chunk}
@@ -251,8 +250,7 @@ class AnnotationLedger(LedgerJournal):
                 identity = waiting.popleft()
                 if identity in self._state.open_ids:
                     num_left -= not is_free
-                    query = self._query(identity)
-                    batch.append(dataclasses.replace(query, row={"prompt": query.prompt}))
+                    batch.append(self._query(identity))
         return batch
 
     def _read(self, answer: Answer) -> Answer:
@@ -271,7 +269,7 @@ class AnnotationLedger(LedgerJournal):
     def record(
         self,
         answers: Sequence[Answer],
-        is_same: Callable[[dict[str, Any], dict[str, Any]], bool] = lambda first, second: first == second,
+        answer_format: AnswerFormat | None = None,
         replace: bool = False,
     ) -> list[Outcome]:
         """
@@ -280,8 +278,8 @@ class AnnotationLedger(LedgerJournal):
         Args:
             answers (`Sequence[Answer]`):
                 The answers.
-            is_same (`Callable[[dict, dict], bool]`, *optional*):
-                Whether two labels mean the same. Defaults to equality.
+            answer_format ([`AnswerFormat`], *optional*):
+                Tells which labels mean the same. Defaults to equality.
             replace (`bool`, *optional*, defaults to `False`):
                 Whether an answer takes the place of another that stands, instead of being in conflict with it. The
                 prompt is not paid for again.
@@ -289,11 +287,9 @@ class AnnotationLedger(LedgerJournal):
         Returns:
             `list[Outcome]`: what became of each.
         """
-        return self._write(lambda: [self._record(answer, is_same, replace) for answer in answers])
+        return self._write(lambda: [self._record(answer, answer_format, replace) for answer in answers])
 
-    def _record(
-        self, answer: Answer, is_same: Callable[[dict[str, Any], dict[str, Any]], bool], replace: bool
-    ) -> Outcome:
+    def _record(self, answer: Answer, answer_format: AnswerFormat | None, replace: bool) -> Outcome:
         identity, label = answer.prompt_id, answer.label
         if label is not None and not isinstance(label, dict):
             label = {self.label_column: as_written(label)}
@@ -311,7 +307,9 @@ class AnnotationLedger(LedgerJournal):
             )
         label = json.loads(json.dumps(label, ensure_ascii=False))
         if standing is not None:
-            if is_same(standing, label):
+            texts = [str(columns.get(self.label_column)) for columns in (standing, label)]
+            is_alike = answer_format is not None and (texts[0] == texts[1] or answer_format.are_equivalent(*texts))
+            if standing == label or is_alike:
                 return Outcome.DUPLICATE
             if not replace:
                 self._keep_unused(answer, {"label": label, "reason": Outcome.CONFLICT.value})

@@ -106,7 +106,7 @@ class Spending:
 
     def __init__(self, prices: tuple[float, float], limit: float | None):
         self._prompt_price, self._reply_price = (price / 1e6 for price in prices)
-        self._limit = limit
+        self.limit = limit
         self._reserved = 0.0
         self._num_pending = 0
         self._lock = threading.Lock()
@@ -116,7 +116,7 @@ class Spending:
         """Set aside the worst case of an attempt; `False` if the limit leaves no money for it."""
         most = self._price(num_prompt_tokens, num_reply_tokens)
         with self._lock:
-            if self._limit is not None and self.cost + self._reserved + most > self._limit:
+            if self.limit is not None and self.cost + self._reserved + most > self.limit:
                 return False
             self._reserved += most
             self._num_pending += 1

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from ...answers import AnswerFormat
 from ...answers.format import format_of_ledger
@@ -89,10 +88,6 @@ def import_answers(
     columns: set[str] = set()
     has_columns = False
 
-    def is_same(first: dict[str, Any], second: dict[str, Any]) -> bool:
-        one, other = (str(label.get(ledger.label_column)) for label in (first, second))
-        return one == other or answer_format.are_equivalent(one, other)
-
     items = read_items(path, lambda text: ledger.query(text) is not None)
     rows = (row for item in items for row in from_label_studio(item))
     with RejectedFile(path) as rejected, progress_bar("Importing answers", None, progress) as advance:
@@ -114,7 +109,7 @@ def import_answers(
                     counts["unanswered"] += 1
                 else:
                     answers.append((item, answer))
-            outcomes = ledger.record([answer for _, answer in answers], is_same, replace)
+            outcomes = ledger.record([answer for _, answer in answers], answer_format, replace)
             for (item, answer), outcome in zip(answers, outcomes, strict=True):
                 counts[outcome.value] += 1
                 if outcome not in (Outcome.RECORDED, Outcome.DUPLICATE):
