@@ -176,7 +176,7 @@ def _add_export(actions) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     from .labels.exchange import export_queue
-    from .labels.exchange.tables import SUFFIXES
+    from .labels.exchange.exporting import SUFFIXES
 
     ledger = _open_ledger(args.run)
     path = args.output or ledger.path.with_name("queue" + SUFFIXES[args.format])

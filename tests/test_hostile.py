@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from pivottrace_trl import AnnotationLedger, PoolScorer, Query, TriageConfig, import_answers, pool_ids
 from pivottrace_trl.desk.markup import Attempt, attempt_html, load_attempts, to_markdown
+from pivottrace_trl.labels.exchange.exporting import WRITERS
 from pivottrace_trl.labels.exchange.reading import read_items
-from pivottrace_trl.labels.exchange.tables import WRITERS
 from pivottrace_trl.labels.queries import Answer
 from pivottrace_trl.labels.status import annotation_status
 from pivottrace_trl.labels.waiting import People

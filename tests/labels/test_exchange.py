@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pivottrace_trl import AnnotationLedger, Query, annotation_status, export_queue, import_answers
 from pivottrace_trl.cli import main
 from pivottrace_trl.desk.session import DeskSession
+from pivottrace_trl.labels.exchange.exporting import SUFFIXES, WRITERS, guard_cell, unguard_cell
 from pivottrace_trl.labels.exchange.reading import read_items
-from pivottrace_trl.labels.exchange.tables import SUFFIXES, WRITERS, guard_cell, unguard_cell
 
 
 IDS = [f"p{number}" for number in range(13)]

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pivottrace_trl import AnnotationLedger, Query, import_answers, prompt_id
-from pivottrace_trl.labels.exchange.tables import guard_cell, unguard_cell
+from pivottrace_trl.labels.exchange.exporting import guard_cell, unguard_cell
 
 
 IDS = [prompt_id(f"Question {number}") for number in range(12)]

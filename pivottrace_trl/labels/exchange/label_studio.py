@@ -1,34 +1,17 @@
-"""Label Studio's tasks: https://labelstud.io/guide/task_format and https://labelstud.io/guide/export."""
+"""What Label Studio exports: https://labelstud.io/guide/task_format and https://labelstud.io/guide/export."""
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
-from ..queries import Query
+from .exporting import ANSWER_CONTROL
 from .reading import Item
-from .tables import Row
 
 
-# Names in the labelling interface; see docs/annotation.md.
-_FROM_NAME, _TO_NAME = "answer", "prompt"
 # Controls that hold an answer, with the name of their value.
 _VALUES = {"textarea": "text", "number": "number", "choices": "choices"}
 # What JSON-MIN and CSV hold besides the controls: what the queue was exported with, and Label Studio's own columns.
 _EXPORTED = {"prompt_id", "prompt", "purpose", "score", "suggestion", "author", "price"}
 _OWN_COLUMNS = {"id", "annotation_id", "annotator", "created_at", "updated_at", "lead_time", "agreement", "history"}
-
-
-def to_tasks(queries: Sequence[Query], with_suggestions: bool) -> list[Row]:
-    """Write queries as tasks, with the policy's own answers as predictions if they are to be shown."""
-    tasks: list[Row] = []
-    for query in queries:
-        data = {"prompt_id": query.prompt_id, "prompt": query.prompt, "purpose": query.purpose, "score": query.score}
-        task: Row = {"data": data}
-        if with_suggestions and query.suggestion:
-            result = {"from_name": _FROM_NAME, "to_name": _TO_NAME, "type": "textarea"}
-            task["predictions"] = [{"result": [result | {"value": {"text": [query.suggestion]}}]}]
-        tasks.append(task)
-    return tasks
 
 
 def from_label_studio(item: Item) -> list[Item]:
@@ -89,7 +72,7 @@ def _controls(results: Any) -> dict[str, list[Any]]:
         kinds = [kind for kind, name in _VALUES.items() if name in value and result.get("type", kind) == kind]
         for kind in kinds:
             values = value[_VALUES[kind]]
-            controls.setdefault(str(result.get("from_name", _FROM_NAME)), []).extend(
+            controls.setdefault(str(result.get("from_name", ANSWER_CONTROL)), []).extend(
                 values if isinstance(values, list) else [values]
             )
     if results and not controls:
@@ -119,9 +102,11 @@ def _flat_values(value: Any) -> list[Any]:
 def _choose(controls: dict[str, list[Any]]) -> Any:
     """The one answer of an annotation; `None` if it is empty."""
     given = {name: [value for value in values if value not in (None, "")] for name, values in controls.items()}
-    names = [_FROM_NAME] if _FROM_NAME in given else [name for name, values in given.items() if values]
+    names = [ANSWER_CONTROL] if ANSWER_CONTROL in given else [name for name, values in given.items() if values]
     if len(names) > 1:
-        raise ValueError(f"it holds several controls, {sorted(names)}: call the one with the answer `{_FROM_NAME}`")
+        raise ValueError(
+            f"it holds several controls, {sorted(names)}: call the one with the answer `{ANSWER_CONTROL}`"
+        )
     values = given[names[0]] if names else []
     if any(value != values[0] for value in values):
         raise ValueError(f"the control `{names[0]}` holds {len(values)} answers: {values!r:.200}")

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .tables import Row, unguard_cell
+from .exporting import Row, unguard_cell
 
 
 # Characters of a cell: an answer with the work before it. A prompt may be a document, and is only given back.

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from .exporting import Row
 from .reading import Item
-from .tables import Row
 
 
 class RejectedFile:
