@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 from transformers.models.auto.configuration_auto import AutoConfig  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer  # noqa: E402
 
-from pivottrace_trl import TextFormat  # noqa: E402
+from pivottrace_trl import PivotDensityCallback, TextFormat  # noqa: E402
 
 
 torch.set_num_threads(1)
@@ -133,6 +133,20 @@ FIRST_DIGIT = FormatBy(first_digit)
 
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Half of the time of a run as short as these goes into its plots: they are drawn, but seldom written."""
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr("pivottrace_trl.report.plots.save_figure", lambda figure, path: None)
+
+
+def attach(trainer, annotation_budget=0.5, **options) -> PivotDensityCallback:
+    """Attach the callback to a trainer, with a format in which a random model answers now and then."""
+    callback = PivotDensityCallback(trainer, annotation_budget, **{"answer_format": FIRST_DIGIT, **options})
+    trainer.add_callback(callback)
+    return callback
 
 
 @pytest.fixture

@@ -18,13 +18,13 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
-from pivottrace_trl import PivotDensityCallback, TriageConfig
+from pivottrace_trl import TriageConfig
 from pivottrace_trl.training import attachment as attachment_module
 from pivottrace_trl.training.rewards import ROW_COLUMN
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.conftest import FIRST_DIGIT, LORA, first_digit, make_model, make_pool  # noqa: E402
+from tests.conftest import LORA, attach, first_digit, make_model, make_pool  # noqa: E402
 
 
 # Where a run may be killed: how often it comes there, and for how many seconds after that point it may live.
@@ -62,8 +62,7 @@ def train(folder: Path, tokenizer_path: Path, announce) -> None:
     )
     # Labels are bought from epoch to epoch, where votes are poor.
     config = TriageConfig(probe_size=8, tau_high=0.8, tau_low=0.8, min_agreement=0.5)
-    callback = PivotDensityCallback(trainer, 0.9, answer_format=FIRST_DIGIT, config=config)
-    trainer.add_callback(callback)
+    callback = attach(trainer, 0.9, config=config)
 
     def announcing(owner, name, phase):
         original = getattr(owner, name)

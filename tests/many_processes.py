@@ -13,12 +13,12 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
-from pivottrace_trl import PivotDensityCallback, Rollout, TriageConfig, trace_rollouts
+from pivottrace_trl import Rollout, TriageConfig, trace_rollouts
 from pivottrace_trl.training.rewards import ROW_COLUMN
 
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.conftest import FIRST_DIGIT, LORA, first_digit, make_model, make_pool  # noqa: E402
+from tests.conftest import LORA, attach, first_digit, make_model, make_pool  # noqa: E402
 
 
 # Three groups of four in a generation batch of twelve: with six completions a process, the second straddles both.
@@ -98,12 +98,9 @@ def run(output_dir: Path, tokenizer_path, stop_at=None, resume=False, annotator=
     connect = sqlite3.connect
     sqlite3.connect = lambda path, *args, **kwargs: opened.append(str(path)) or connect(path, *args, **kwargs)
     try:
-        callback = PivotDensityCallback(
-            trainer, 0.5, annotator=annotator, answer_format=FIRST_DIGIT,
-            # Labels are bought from epoch to epoch, where votes are poor.
-            config=TriageConfig(probe_size=6, tau_high=0.8, tau_low=0.8, min_agreement=0.3),
-        )  # fmt: skip
-        trainer.add_callback(callback)
+        # Labels are bought from epoch to epoch, where votes are poor.
+        config = TriageConfig(probe_size=6, tau_high=0.8, tau_low=0.8, min_agreement=0.3)
+        callback = attach(trainer, annotator=annotator, config=config)
         sizes, batches = fake_engine(trainer), []
         score, step = trainer._generate_and_score_completions, trainer.training_step
 

@@ -23,13 +23,7 @@ from pivottrace_trl.labels import LabelVault
 from pivottrace_trl.tracing import OPTIONAL_SIGNALS
 from pivottrace_trl.training.rewards import ROW_COLUMN, RoutedReward
 
-from .conftest import FIRST_DIGIT, FormatBy, digit_reward, first_digit, make_model, make_pool
-
-
-def attach(trainer, **options):
-    callback = PivotDensityCallback(trainer, **{"annotation_budget": 0.5, "answer_format": FIRST_DIGIT, **options})
-    trainer.add_callback(callback)
-    return callback
+from .conftest import FormatBy, attach, digit_reward, first_digit, make_model, make_pool
 
 
 def yielded_rows(trainer) -> list[list[int]]:
@@ -45,6 +39,7 @@ def yielded_rows(trainer) -> list[list[int]]:
     return batches
 
 
+@pytest.mark.pictures
 def test_two_lines_route_a_run(make_trainer, tmp_path):
     trainer = make_trainer(num_train_epochs=3)
     callback = attach(trainer)

@@ -40,6 +40,7 @@ def triage(model_path, pool_path, output, *options) -> int:
 @pytest.mark.parametrize(
     "options", [[], ["--estimator", "forking_tokens"], pytest.param(["--load-in-4bit"], marks=pytest.mark.bnb)]
 )
+@pytest.mark.pictures
 def test_triage_with_labels(options, model_path, pool_path, tmp_path, capsys):
     assert triage(model_path, pool_path, tmp_path / "out", "--label-column", "answer", "--limit", "30", *options) == 0
     routes = pq.read_table(tmp_path / "out" / "routes.parquet").to_pydict()

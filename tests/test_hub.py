@@ -13,7 +13,7 @@ from huggingface_hub import CommitInfo, HfApi
 
 from pivottrace_trl import AnnotationLedger, PivotDensityCallback, pool_ids
 
-from .conftest import FIRST_DIGIT, FormatBy, digit_reward, make_pool
+from .conftest import FormatBy, attach, digit_reward, make_pool
 
 
 PRIVATE = "medicalfile"
@@ -51,11 +51,10 @@ def test_the_hub_gets_nothing_private(strategy, annotator, uploads, make_trainer
     trainer = make_trainer(
         pool, push_to_hub=True, hub_strategy=strategy, hub_always_push=True, save_strategy="steps", save_steps=2
     )
-    options = {"annotator": "queue"}
+    options = {"annotator": "queue", "answer_format": "math"}
     if annotator == "callable":
-        options = {"annotator": lambda rows: [f"{PRIVATE}{i}" for i in range(len(rows))], "answer_format": FIRST_DIGIT}
-    callback = PivotDensityCallback(trainer, 8, label_column="solution", **options)
-    trainer.add_callback(callback)
+        options = {"annotator": lambda rows: [f"{PRIVATE}{i}" for i in range(len(rows))]}
+    callback = attach(trainer, 8, label_column="solution", **options)
     trainer.train()
     private = tmp_path / "run" / "_pivottrace"
     (private / "desk-token").write_text(PRIVATE)
@@ -77,8 +76,7 @@ def test_a_checkpoint_holds_no_text_of_the_policy(uploads, make_trainer, tmp_pat
 
     def train(**options):
         trainer = make_trainer(reward_funcs=digit_reward, save_strategy="steps", save_steps=1, max_steps=2)
-        callback = PivotDensityCallback(trainer, 4, answer_format=FormatBy(lambda text: PRIVATE))
-        trainer.add_callback(callback)
+        callback = attach(trainer, 4, answer_format=FormatBy(lambda text: PRIVATE))
         trainer.train(**options)
         return callback.router.suggestions
 

@@ -16,10 +16,10 @@ from datasets import Dataset
 from transformers import TrainerState
 from trl import GRPOTrainer, RLOOTrainer
 
-from pivottrace_trl import Answer, PivotDensityCallback, TriageConfig
+from pivottrace_trl import Answer, TriageConfig
 from pivottrace_trl.cli import main
 
-from .conftest import FIRST_DIGIT, LORA
+from .conftest import LORA, attach
 
 
 NUM_PROMPTS = 10
@@ -145,17 +145,9 @@ class AsyncWatcher(Watcher):
         return self.note(**kwargs)
 
 
-def attach(trainer, **options):
-    settings = {
-        "annotation_budget": 3,
-        "label_column": "solution",
-        "free_columns": ["level"],
-        "config": TriageConfig(probe_size=2, tau_high=1.0, min_agreement=0.0),
-        "answer_format": FIRST_DIGIT,
-    }
-    callback = PivotDensityCallback(trainer, **{**settings, **options})
-    trainer.add_callback(callback)
-    return callback
+def attach_with_secrets(trainer, **options):
+    config = TriageConfig(probe_size=2, tau_high=1.0, min_agreement=0.0)
+    return attach(trainer, 3, label_column="solution", free_columns=["level"], config=config, **options)
 
 
 def bought_rows(callback) -> set[int]:
@@ -187,11 +179,8 @@ def test_nothing_that_was_not_bought_is_seen_anywhere(
         save_strategy="steps",
         save_steps=4,
     )
-    callback = attach(trainer)
-    with monkeypatch.context() as patch:
-        # Plots take half of the time of a run as short as this, and hold no text.
-        patch.setattr("pivottrace_trl.report.plots.save_figure", lambda figure, path: None)
-        trainer.train()
+    callback = attach_with_secrets(trainer)
+    trainer.train()
     trainer.evaluate(trainer.train_dataset)
     bought = bought_rows(callback)
     callback.detach()
@@ -234,7 +223,7 @@ def test_queries_hold_no_label_and_nothing_that_is_locked(make_trainer):
         return [1.0] * len(completions)
 
     trainer = make_trainer(poisoned_pool(), reward, max_steps=1)
-    callback = attach(trainer, annotator=Annotator())
+    callback = attach_with_secrets(trainer, annotator=Annotator())
     trainer.train()
     assert len(asked) >= 2 and callback.summary()["annotated"] == len(asked)
     assert secrets([dataclasses.asdict(query) for query in asked]) == set()
@@ -246,7 +235,7 @@ def test_queries_hold_no_label_and_nothing_that_is_locked(make_trainer):
 def test_no_exception_tells_what_was_not_bought(make_trainer):
     watcher = Watcher(fails_after=8)
     trainer = make_trainer(poisoned_pool(), watcher.functions(), num_train_epochs=3)
-    callback = attach(trainer)
+    callback = attach_with_secrets(trainer)
     with pytest.raises(RuntimeError, match="the judge died") as error:
         trainer.train()
     told = secrets("".join(traceback.format_exception(error.value)))

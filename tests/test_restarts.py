@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers.trainer import TRAINER_STATE_NAME
 
-from pivottrace_trl import PivotDensityCallback, TriageConfig, pool_ids
+from pivottrace_trl import TriageConfig, pool_ids
 from pivottrace_trl.files import PRIVATE_FOLDER
 from pivottrace_trl.processes import PartsFolder, SharedWork
 from pivottrace_trl.report import run as report_module
@@ -21,13 +21,7 @@ from pivottrace_trl.report.record import find_runs
 from pivottrace_trl.training.checkpoint import find_checkpoint
 
 from . import killed_runs
-from .conftest import FIRST_DIGIT, make_pool
-
-
-def attach(trainer, **options):
-    callback = PivotDensityCallback(trainer, **{"annotation_budget": 0.5, "answer_format": FIRST_DIGIT, **options})
-    trainer.add_callback(callback)
-    return callback
+from .conftest import attach, make_pool
 
 
 @pytest.mark.parametrize("num_kills", [2, pytest.param(50, marks=pytest.mark.slow)])

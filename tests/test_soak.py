@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 from pivottrace_trl import PivotDensityCallback, TriageConfig
 
-from .conftest import FIRST_DIGIT, make_model, make_pool
+from .conftest import attach, make_model, make_pool
 
 
 NUM_STEPS = 2000
@@ -57,8 +57,7 @@ def test_two_thousand_steps(make_trainer):
         learning_rate=1e-5,
     )
     config = TriageConfig(probe_size=16, discard_ratio=0.2)
-    callback = PivotDensityCallback(trainer, 0.3, answer_format=FIRST_DIGIT, config=config)
-    trainer.add_callback(callback)
+    callback = attach(trainer, 0.3, config=config)
     watch = Watch(callback, callback.output_dir)
     trainer.add_callback(watch)
     trainer.train()

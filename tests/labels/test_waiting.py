@@ -9,7 +9,7 @@ import pytest
 from pivottrace_trl import AnnotationLedger, Answer, PivotDensityCallback, Query, Route
 from pivottrace_trl.labels.waiting import People
 
-from ..conftest import FIRST_DIGIT, make_pool
+from ..conftest import attach, make_pool
 
 
 def answer_queue(path, num_answers=None):
@@ -72,16 +72,13 @@ def test_nobody_waits_for_what_the_budget_does_not_pay_for(tmp_path):
     assert len(naps) == 2
 
 
-def attach(trainer, **options):
-    options = {"annotation_budget": 10, "annotator": "queue", "answer_format": FIRST_DIGIT, **options}
-    callback = PivotDensityCallback(trainer, **options)
-    trainer.add_callback(callback)
-    return callback
+def attach_queue(trainer, **options):
+    return attach(trainer, 10, annotator="queue", **options)
 
 
 def test_answers_that_arrive_while_it_runs(make_trainer):
     trainer = make_trainer(dataset=make_pool().remove_columns("solution"), num_train_epochs=3)
-    callback = attach(trainer)
+    callback = attach_queue(trainer)
     routings = []
     note = callback.report.write_routing
 
@@ -104,7 +101,7 @@ def test_training_waits(make_trainer):
     trainer = make_trainer(dataset=make_pool().remove_columns("solution"))
     with pytest.raises(ValueError, match="nobody is waited for"):
         PivotDensityCallback(trainer, annotator=lambda rows: ["1"] * len(rows), wait_for_annotations=0.5)
-    callback = attach(trainer, wait_for_annotations=1.0)
+    callback = attach_queue(trainer, wait_for_annotations=1.0)
     is_over = threading.Event()
 
     def person():
@@ -129,7 +126,7 @@ def test_a_score_learns_from_every_probe_that_is_answered(make_trainer):
     """One more answer an epoch: each time the score is fitted to all of them, and fresher scores stay."""
     dataset = make_pool().remove_columns("solution")
     trainer = make_trainer(dataset=dataset, num_train_epochs=4, save_strategy="epoch")
-    callback = attach(trainer, estimator="probe_calibrated")
+    callback = attach_queue(trainer, estimator="probe_calibrated")
     learnt, note, weights = [], callback.report.write_routing, []
 
     def answer_one(epoch, router, result):
@@ -144,7 +141,7 @@ def test_a_score_learns_from_every_probe_that_is_answered(make_trainer):
     assert weights[1] != weights[2] != weights[3]
     # A run that is resumed after the second epoch has learnt from two, and goes on with the third and the fourth.
     resumed = make_trainer(dataset=dataset, num_train_epochs=4)
-    again = attach(resumed, estimator="probe_calibrated")
+    again = attach_queue(resumed, estimator="probe_calibrated")
     steps = trainer.state.global_step // 4
     resumed.train(resume_from_checkpoint=str(callback.output_dir.parent / f"checkpoint-{3 * steps}"))
     assert set(again.scorer.probes) > set(learnt[2])
@@ -152,7 +149,7 @@ def test_a_score_learns_from_every_probe_that_is_answered(make_trainer):
 
 def test_scores_of_training_outlive_what_late_probes_teach(make_trainer):
     trainer = make_trainer(dataset=make_pool().remove_columns("solution"), num_train_epochs=2)
-    callback = attach(trainer, estimator="probe_calibrated")
+    callback = attach_queue(trainer, estimator="probe_calibrated")
     reroute, seen = callback._reroute, {}
 
     def look(epoch):

@@ -9,13 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from pivottrace_trl import PivotDensityCallback
 from pivottrace_trl.cli import main
 from pivottrace_trl.report.comparison import first_step_at, mean_over_seeds, summarise
 from pivottrace_trl.report.page import collapse_verdicts, write_report
 from pivottrace_trl.report.record import RunRecorder, describe_environment, find_runs
 
-from ..conftest import FIRST_DIGIT, make_pool
+from ..conftest import attach, make_pool
 
 
 STEPS = [0, 10, 20, 30]
@@ -184,8 +183,7 @@ def test_what_cannot_be_compared_is_refused(runs_path, tmp_path, capsys):
 
 def test_a_recorder_and_a_callback_leave_what_the_report_reads(make_trainer, tmp_path):
     trainer = make_trainer(make_pool(16), max_steps=2)
-    callback = PivotDensityCallback(trainer, annotation_budget=4, answer_format=FIRST_DIGIT)
-    trainer.add_callback(callback)
+    callback = attach(trainer, 4)
     trainer.train()
     (run,) = find_runs([tmp_path / "run"])  # the callback alone is enough
     assert (run.arm, run.num_labels, run.pool_size) == ("PivotTrace", callback.ledger.num_bought, 16)
@@ -204,8 +202,7 @@ def test_a_record_holds_no_secret(make_trainer, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", argv)
     monkeypatch.setenv("HF_TOKEN", secret)
     trainer = make_trainer(make_pool(16), max_steps=2, hub_token=secret)
-    callback = PivotDensityCallback(trainer, annotation_budget=4, answer_format=FIRST_DIGIT)
-    trainer.add_callback(callback)
+    callback = attach(trainer, 4)
     settings = {
         **dict.fromkeys(("token", "hub_token", "push_to_hub_token", "API_KEY", "api-key", "wandb_password"), secret),
         "client": [{"secret": secret, "base_url": f"https://me:{secret}@host/v1", "max_tokens": 7}],

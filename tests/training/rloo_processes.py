@@ -9,12 +9,12 @@ import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 from trl import RLOOConfig, RLOOTrainer
 
-from pivottrace_trl import PivotDensityCallback, TriageConfig
+from pivottrace_trl import TriageConfig
 from pivottrace_trl.training.rewards import ROW_COLUMN
 
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.conftest import FIRST_DIGIT, LORA, digit_reward, make_model, make_pool  # noqa: E402
+from tests.conftest import LORA, attach, digit_reward, make_model, make_pool  # noqa: E402
 
 
 async def judge(completions, solution, **kwargs):
@@ -49,8 +49,7 @@ def main():
         peft_config=LORA,
     )  # fmt: skip
     config = TriageConfig(probe_size=4, min_agreement=0.7)
-    callback = PivotDensityCallback(trainer, 0.5, answer_format=FIRST_DIGIT, config=config)
-    trainer.add_callback(callback)
+    callback = attach(trainer, 0.5, config=config)
     batches, calculate_rewards = [], trainer._calculate_rewards
 
     def note_rewards(inputs, *args):

@@ -12,19 +12,7 @@ from pivottrace_trl import PivotDensityCallback, TriageConfig, drop_duplicates
 from pivottrace_trl.labels.vault import gives_away
 from pivottrace_trl.training.rewards import ROW_COLUMN
 
-from ..conftest import FIRST_DIGIT, digit_reward, make_pool
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Plots take half of the time of a run as short as these, and hold no text."""
-    monkeypatch.setattr("pivottrace_trl.report.plots.save_figure", lambda figure, path: None)
-
-
-def attach(trainer, **options):
-    callback = PivotDensityCallback(trainer, **{"annotation_budget": 0.5, "answer_format": FIRST_DIGIT, **options})
-    trainer.add_callback(callback)
-    return callback
+from ..conftest import FIRST_DIGIT, attach, digit_reward, make_pool
 
 
 def refused(trainer, match, error=ValueError, **options) -> str:

@@ -11,7 +11,7 @@ from trl.rewards import accuracy_reward
 
 from pivottrace_trl import PivotDensityCallback, Route
 
-from ..conftest import FormatBy, make_pool
+from ..conftest import FormatBy, attach, make_pool
 
 
 # With a budget of 64 labels, 32 of them are probes.
@@ -64,8 +64,7 @@ def route(make_trainer):
         settings = {"kind": kind, "max_completion_length": LENGTH, "max_steps": 2}
         trainer = make_trainer(POOL, reward_funcs=reward or verifier(), **settings)
         say_instead(trainer, text_of)
-        callback = PivotDensityCallback(trainer, 64, **{"answer_format": TEXT, **options})
-        trainer.add_callback(callback)
+        callback = attach(trainer, 64, **{"answer_format": TEXT, **options})
         trainer.train() if train else trainer.get_train_dataloader()
         return callback
 
@@ -130,8 +129,7 @@ def test_a_pool_that_is_mastered_ends_with_a_message_and_the_budget_left(kind, r
 def test_a_pool_that_is_mastered_later_ends_without_another_step(make_trainer, caplog):
     trainer = make_trainer(POOL, reward_funcs=verifier(), max_completion_length=LENGTH, num_train_epochs=3)
     say_instead(trainer, half)
-    callback = PivotDensityCallback(trainer, 64, answer_format=TEXT)
-    trainer.add_callback(callback)
+    callback = attach(trainer, 64, answer_format=TEXT)
     reroute = callback._reroute
 
     def master(epoch):
@@ -158,8 +156,7 @@ def test_a_policy_that_is_never_right_stops_the_buying(kind, route, caplog):
 def test_few_wrong_probes_are_no_proof(make_trainer, caplog):
     trainer = make_trainer(POOL, reward_funcs=verifier(), max_completion_length=LENGTH)
     say_instead(trainer, wrong)
-    callback = PivotDensityCallback(trainer, 16, answer_format=TEXT)
-    trainer.add_callback(callback)
+    callback = attach(trainer, 16, answer_format=TEXT)
     trainer.get_train_dataloader()
     assert callback.summary()["annotated"] == 16
     assert "No more labels" not in caplog.text
@@ -167,8 +164,7 @@ def test_few_wrong_probes_are_no_proof(make_trainer, caplog):
 
 def test_the_buying_goes_on_once_training_is_right_now_and_then(make_trainer):
     trainer = make_trainer(POOL, reward_funcs=verifier(), max_completion_length=LENGTH, num_train_epochs=2)
-    callback = PivotDensityCallback(trainer, 64, answer_format=TEXT)
-    trainer.add_callback(callback)
+    callback = attach(trainer, 64, answer_format=TEXT)
     say_instead(trainer, lambda row: (half if trainer.state.global_step else wrong)(row))
     bought = []
     note = callback.report.write_routing
@@ -212,7 +208,7 @@ def test_a_reward_for_the_form_can_teach_a_policy_that_gives_no_answer_yet(route
 def test_one_probe_that_is_right_does_not_end_the_training(make_trainer, caplog):
     trainer = make_trainer(POOL, reward_funcs=verifier(), max_completion_length=LENGTH, max_steps=2)
     say_instead(trainer, right)
-    trainer.add_callback(callback := PivotDensityCallback(trainer, 1, answer_format=TEXT))
+    callback = attach(trainer, 1, answer_format=TEXT)
     trainer.train()
     assert trainer.state.global_step == 2 and callback.summary()["first_responses"]["right"] == 1
     assert "mastered" not in caplog.text
@@ -221,7 +217,7 @@ def test_one_probe_that_is_right_does_not_end_the_training(make_trainer, caplog)
 def test_a_budget_that_is_spent_is_not_saved(make_trainer, caplog):
     trainer = make_trainer(POOL.select(range(30)), verifier(), max_completion_length=LENGTH, num_train_epochs=2)
     say_instead(trainer, wrong)
-    trainer.add_callback(callback := PivotDensityCallback(trainer, 30, answer_format=TEXT))
+    callback = attach(trainer, 30, answer_format=TEXT)
     trainer.train()
     assert callback.summary()["annotated"] == 30 and "No more labels" not in caplog.text
 
@@ -257,9 +253,7 @@ def route_mathematics(make_trainer):
     def survey(text_of):
         trainer = make_trainer(POOL, reward_funcs=accuracy_reward, max_completion_length=40)
         say_instead(trainer, text_of)
-        callback = PivotDensityCallback(trainer, 64)
-        trainer.add_callback(callback)
-        return callback
+        return attach(trainer, 64, answer_format="math")
 
     return survey
 
@@ -328,8 +322,7 @@ def test_a_bought_label_that_does_not_fit_its_column_is_shown_to_nobody(misfits,
 
     trainer = make_trainer(pool, reward, max_completion_length=LENGTH, max_steps=20)
     say_instead(trainer, half)
-    callback = PivotDensityCallback(trainer, 16, annotator=annotator, answer_format="number")
-    trainer.add_callback(callback)
+    callback = attach(trainer, 16, annotator=annotator, answer_format="number")
     trainer.train()
     assert "A bought label is not used: '1/2' is not whole" in caplog.text
     assert shown and all(isinstance(label, int) for label in shown)

@@ -22,19 +22,7 @@ from trl import GRPOTrainer, RLOOTrainer
 from pivottrace_trl import PivotDensityCallback, TriageConfig
 from pivottrace_trl.training.rewards import ROW_COLUMN, AsyncRoutedReward, LabelRouter, RoutedReward
 
-from ..conftest import FIRST_DIGIT, FormatBy, digit_reward, make_model, make_pool
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Half of the time of a run as short as these goes into its plots, which are tested elsewhere."""
-    monkeypatch.setattr("pivottrace_trl.report.plots.save_figure", lambda figure, path: None)
-
-
-def attach(trainer, **options):
-    callback = PivotDensityCallback(trainer, **{"annotation_budget": 0.5, "answer_format": FIRST_DIGIT, **options})
-    trainer.add_callback(callback)
-    return callback
+from ..conftest import FormatBy, attach, digit_reward, make_model, make_pool
 
 
 def both(function):

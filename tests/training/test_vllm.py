@@ -17,10 +17,10 @@ import torch
 from transformers import GenerationMixin
 from trl.generation import vllm_client, vllm_generation
 
-from pivottrace_trl import PivotDensityCallback, Rollout, trace_rollouts
+from pivottrace_trl import Rollout, trace_rollouts
 from pivottrace_trl.estimators import PivotDensity, TotalEntropy
 
-from ..conftest import CHARACTERS, FIRST_DIGIT, SPECIAL
+from ..conftest import CHARACTERS, SPECIAL, attach
 
 
 EOS_ID = SPECIAL.index("<eos>")
@@ -193,8 +193,7 @@ def test_vllm_generates_and_the_training_model_scores(mode, engine, server, make
     if mode == "server":
         options["vllm_server_base_url"] = server
     trainer = make_trainer(use_vllm=True, num_train_epochs=2, max_completion_length=48, **options)
-    callback = PivotDensityCallback(trainer, annotation_budget=0.5, answer_format=FIRST_DIGIT)
-    trainer.add_callback(callback)
+    callback = attach(trainer)
     weights = {name: weight.clone() for name, weight in trainer.model.state_dict().items()}
     trainer.train()
     summary = callback.summary()

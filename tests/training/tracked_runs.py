@@ -18,11 +18,9 @@ import wandb  # noqa: E402
 from transformers import PreTrainedTokenizerFast  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer  # noqa: E402
 
-from pivottrace_trl import PivotDensityCallback  # noqa: E402
-
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from tests.conftest import FIRST_DIGIT, LORA, digit_reward, make_model, make_pool  # noqa: E402
+from tests.conftest import LORA, attach, digit_reward, make_model, make_pool  # noqa: E402
 
 
 def train(tracker: str, kind: type, make_config: type) -> None:
@@ -44,7 +42,7 @@ def train(tracker: str, kind: type, make_config: type) -> None:
         processing_class=PreTrainedTokenizerFast.from_pretrained(FOLDER / "tokenizer"),
         peft_config=LORA,
     )
-    trainer.add_callback(PivotDensityCallback(trainer, annotation_budget=0.5, answer_format=FIRST_DIGIT))
+    attach(trainer)
     trainer.train()
     assert trainer.state.global_step == 2
 
