@@ -22,10 +22,10 @@ PACKAGE = ROOT / "pivottrace_trl"
 # From the ground up: a room may import from lower lines only, a file of the ground from those to its left.
 GROUND = ["files", "progress", "pool", "processes"]
 ROOMS = [
-    {"answers", "tracing"},
+    {"tracing", "answers"},
     {"estimators", "labels"},
     {"scoring", "routing"},
-    {"offline", "training"},
+    {"training", "offline"},
     {"report"},
     {"callback", "study", "desk"},
     {"demo"},
@@ -138,6 +138,28 @@ def test_relative_links_in_documents_lead_somewhere():
     for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_page_on_reliability_names_tests_that_exist():
+    sources = {path.name: path.read_text() for path in (ROOT / "tests").rglob("test_*.py")}
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    place, missing = "", []
+    # `…::test_x` stands in the file of the row above.
+    for name, test in re.findall(r"`(test_\w+\.py|…)(?:::(\w+))?`", page):
+        place = place if name == "…" else name
+        if place not in sources or not re.search(rf"^ *(def|class) {test or 'test_'}", sources[place], re.MULTILINE):
+            missing.append(f"{place}::{test}")
+    assert len(page.split("`…::")) > 30 and not missing
+
+
+def test_the_house_is_described_as_it_is(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import house
+
+    files = {path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__")}
+    assert set(LEVELS) == files | {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    page = (ROOT / "docs" / "contributing.md").read_text()
+    assert house.describe_rooms() in page, "`python scripts/house.py` writes the table and draws the picture"
 
 
 def test_labels_are_asked_for_in_one_place():
