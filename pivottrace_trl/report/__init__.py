@@ -1,4 +1,4 @@
-"""Tables and plots."""
+"""What a run did: its record, tables and plots, and the page that compares runs."""
 
 import lazy_loader
 

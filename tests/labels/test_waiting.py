@@ -124,7 +124,7 @@ def test_training_waits(make_trainer):
 
 def test_a_score_learns_from_every_probe_that_is_answered(make_trainer):
     """One more answer an epoch: each time the score is fitted to all of them, and fresher scores stay."""
-    dataset = make_pool().remove_columns("solution")
+    dataset = make_pool(16).remove_columns("solution")
     trainer = make_trainer(dataset=dataset, num_train_epochs=4, save_strategy="epoch")
     callback = attach_queue(trainer, estimator="probe_calibrated")
     learnt, note, weights = [], callback.report.write_routing, []
