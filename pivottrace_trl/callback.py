@@ -18,7 +18,7 @@ from .files import PRIVATE_FOLDER
 from .labels.ledger import AnnotationLedger
 from .labels.oracles import as_oracle
 from .labels.queries import Oracle
-from .labels.state import LedgerState, LedgerView
+from .labels.state import LedgerView
 from .labels.vault import LabelVault
 from .labels.waiting import People, check_share
 from .pool import pool_ids
@@ -33,14 +33,15 @@ from .scoring.scorer import PoolScorer
 from .tracing.response_tracer import ResponseTracer
 from .tracing.trace import ResponseTrace
 from .training.attachment import TrainerAttachment
-from .training.checkpoint import Position, load_state, load_suggestions, save_state, save_suggestions
+from .training.checkpoint import load_suggestions, save_suggestions
 from .training.checks import check_trainer
 from .training.columns import find_columns, find_verifier
 from .training.first_look import FirstLook
+from .training.fresh_scores import FreshScores
 from .training.gate import SpendingGate, say
 from .training.prompts import check_evaluation_data, check_form_of_prompts, check_prompts
 from .training.rewards import LabelRouter, check_success_threshold
-from .training.sharing import FreshScores, share_routing
+from .training.run_state import Position, RunState, open_ledger
 
 
 logger = logging.get_logger(__name__)
@@ -114,7 +115,7 @@ class PivotDensityCallback(TrainerCallback):
             tells. Defaults to 0.5; a warning says so if a probe gets another reward than 0 or 1.
 
     Attributes:
-        ledger ([`AnnotationLedger`]): the labels bought so far.
+        ledger ([`AnnotationLedger`]): the labels bought so far; in other processes than the first, a view of it.
         router ([`PoolRouter`]): scores, evidence and routes.
         sampler ([`PivotRoutedSampler`]): the trainer's sampler, `None` before training.
         num_scoring_tokens (`int`): tokens of prompts and responses that were spent on scoring the pool.
@@ -197,11 +198,12 @@ class PivotDensityCallback(TrainerCallback):
             )
 
         self.output_dir = Path(self._trainer.args.output_dir) / PRIVATE_FOLDER
-        self.ledger = self._open_ledger(budget, ids, label_column, vault if annotator is None else None)
-        if oracle is None:
-            people = People(self.ledger, wait_for_annotations, not self._trainer.args.disable_tqdm)
-            oracle = vault if annotator is None else people
-        self.router = PoolRouter(ids, self.ledger, oracle, config, attachment.rows)
+        bought_from = vault if annotator is None else None
+        settings = (budget, ids, label_column, self._answer_format)
+        ledger = open_ledger(self.output_dir, self._processes, bought_from, *settings)
+        if annotator == "queue" and isinstance(ledger, AnnotationLedger):
+            oracle = People(ledger, wait_for_annotations, not self._trainer.args.disable_tqdm)
+        self.router = PoolRouter(ids, ledger, oracle or vault, config, attachment.rows)
         self.scorer = scorer
         self.sampler: PivotRoutedSampler | None = None
         self.label_router = LabelRouter(
@@ -218,6 +220,7 @@ class PivotDensityCallback(TrainerCallback):
             success_threshold=success_threshold,
         )
         self._gate = SpendingGate(attachment, self._verifier, self.label_router)
+        self._state = RunState(self.router, scorer, {"monitor": self.label_router.monitor, "gate": self._gate})
         self._examiner = _FirstResponses(self._gate, scorer)
         self.report = RunReport(self.output_dir)
         self._attachment = attachment
@@ -243,29 +246,10 @@ class PivotDensityCallback(TrainerCallback):
                 f"{self.ledger.num_bought} are bought already; the score is {type(scorer.estimator).__name__}"
             )
 
-    def _open_ledger(
-        self, budget: int, ids: list[str], label_column: str, vault: LabelVault | None
-    ) -> AnnotationLedger:
-        """The ledger; a view of it in every process but the one that buys."""
-        opened: list[LedgerView] = []
-
-        def open_file() -> LedgerState:
-            path = self.output_dir / "ledger.sqlite"
-            # The folder of an earlier release, and that of a triage.
-            for former in (self.output_dir.with_name("pivottrace") / path.name, self.output_dir.with_name(path.name)):
-                if former.is_file() and not path.is_file():
-                    raise ValueError(
-                        f"{former} holds labels that are paid for, where the trainer would upload them to the hub. "
-                        f"Move the files of that run or triage to {self.output_dir}."
-                    )
-            ledger = AnnotationLedger(path, budget, ids, label_column, self._answer_format)
-            if vault is not None:
-                ledger.take_corrections(vault)
-            opened.append(ledger)
-            return ledger.snapshot()
-
-        state = self._processes.on_main(open_file)
-        return cast(AnnotationLedger, opened[0] if opened else LedgerView(state))
+    @property
+    def ledger(self) -> LedgerView:
+        """The labels bought so far."""
+        return self.router.ledger
 
     def detach(self) -> None:
         """
@@ -279,7 +263,7 @@ class PivotDensityCallback(TrainerCallback):
             self._attachment.detach()
             if self in self._trainer.callback_handler.callbacks:
                 self._trainer.remove_callback(self)
-            if self._processes.is_main:
+            if isinstance(self.ledger, AnnotationLedger):
                 self.ledger.close()
             self._is_attached = False
 
@@ -374,10 +358,8 @@ class PivotDensityCallback(TrainerCallback):
         """Take up the state of a checkpoint."""
 
         def load() -> Position:
-            args = (checkpoint, self.router, self.scorer, self.label_router.monitor, self._trainer.args.seed)
-            position = load_state(*args)
+            position = self._state.load(checkpoint, self._trainer.args.seed)
             load_suggestions(self.output_dir / _SUGGESTIONS, self.router)
-            self._gate.load_state(position.gate)
             look = self._new_look()
             if look.reopen(position.first_look):
                 self._first_look = self._gate.responses = self._examiner.look = look
@@ -392,7 +374,6 @@ class PivotDensityCallback(TrainerCallback):
         position = self._processes.on_main(load)
         self.num_scoring_tokens = position.num_scoring_tokens
         self._share_routing()
-        self.label_router.monitor.load_state(self._processes.broadcast(self.label_router.monitor.state()))
         self._routed_epoch = position.epoch
         self._num_routings = position.epoch + 1 if self.router.config.reroutes else 1
         return position
@@ -400,12 +381,10 @@ class PivotDensityCallback(TrainerCallback):
     def _share_routing(self) -> None:
         """Give what rank 0 decided to the others."""
         self._num_routings += 1
-        share_routing(self.router, self.scorer, self._processes)
-        self._gate.load_state(self._processes.broadcast(self._gate.state()))
-        self.ledger = self.router.ledger
+        self._state.share(self._processes)
 
     def _take_traces(self, rows: list[int], traces: list[ResponseTrace]) -> None:
-        self._fresh.take(rows, traces, self._trainer.state.global_step)
+        self._fresh.add(rows, traces, self._trainer.state.global_step)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -465,12 +444,11 @@ class PivotDensityCallback(TrainerCallback):
             num_prompts=self.sampler.num_prompts,
             num_scoring_tokens=self.num_scoring_tokens,
             first_look="" if self._first_look is None else self._first_look.identity,
-            gate=self._gate.state(),
         )
 
         def save() -> None:
             save_suggestions(self.output_dir / _SUGGESTIONS, self.router)
-            save_state(checkpoint, self.router, self.scorer, self.label_router.monitor, position)
+            self._state.save(checkpoint, position)
 
         self._processes.on_main(save)
 

@@ -95,7 +95,8 @@ class TriagePlan:
     Attributes:
         dataset ([`~datasets.Dataset`]): the pool.
         prompt_column (`str`): column that holds the prompts.
-        router ([`PoolRouter`]): with its ledger, opened.
+        ledger ([`AnnotationLedger`]): opened.
+        router ([`PoolRouter`]): routes the pool.
         estimator ([`Estimator`]): the score.
         answer_format ([`AnswerFormat`]): finds and compares answers.
         output_dir (`Path`): folder of the results.
@@ -103,6 +104,7 @@ class TriagePlan:
 
     dataset: Dataset
     prompt_column: str
+    ledger: AnnotationLedger
     router: PoolRouter
     estimator: Estimator
     answer_format: AnswerFormat
@@ -147,7 +149,7 @@ def plan_triage(
 
     prompts = dataset.select_columns(prompt_column)
     router = PoolRouter(ids, ledger, vault or People(ledger), config, read)
-    return TriagePlan(dataset, prompt_column, router, estimator, answer_format, output_dir)
+    return TriagePlan(dataset, prompt_column, ledger, router, estimator, answer_format, output_dir)
 
 
 def triage_pool(
@@ -272,7 +274,7 @@ def run_triage(
     seconds["triage"] = time.perf_counter() - start
     threshold = scorer.density.threshold or 0.0
     outcome = PoolTriage(result, pool_scores, rollouts, responses, router, seconds, peak_memory_gb(), threshold)
-    _write(outcome, dataset[prompt_column], plan.output_dir)
+    _write(outcome, plan.ledger, dataset[prompt_column], plan.output_dir)
     return outcome
 
 
@@ -350,7 +352,7 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def _write(outcome: PoolTriage, prompts: Sequence, output_dir: Path) -> None:
+def _write(outcome: PoolTriage, ledger: AnnotationLedger, prompts: Sequence, output_dir: Path) -> None:
     router, scores = outcome.router, outcome.pool_scores
     threshold = outcome.pivot_threshold
     columns = {
@@ -368,7 +370,7 @@ def _write(outcome: PoolTriage, prompts: Sequence, output_dir: Path) -> None:
     replace_atomically(output_dir / "routes.parquet", lambda path: pq.write_table(pa.table(columns), path))
     save_traces(scores.traces, output_dir / "traces.parquet", router.prompt_ids)
 
-    num_queries = export_queue(router.ledger, output_dir / "queue.jsonl", "jsonl")
+    num_queries = export_queue(ledger, output_dir / "queue.jsonl", "jsonl")
     summary = {
         "pool_size": len(router.prompt_ids),
         "annotation_budget": router.ledger.budget,

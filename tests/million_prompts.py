@@ -25,7 +25,7 @@ from pivottrace_trl.routing.collapse import CollapseMonitor
 from pivottrace_trl.routing.router import PoolRouter
 from pivottrace_trl.routing.triage import resolve_budget
 from pivottrace_trl.scoring.scorer import PoolScorer
-from pivottrace_trl.training.checkpoint import Position, load_state, save_state
+from pivottrace_trl.training.run_state import Position, RunState
 
 from .routing.examiners import FirstResponses
 
@@ -101,12 +101,12 @@ def main(folder: Path, num_prompts: int) -> None:
     checkpoint = folder / "checkpoint-1"
     with step("save"):
         position = Position(0, NUM_EPOCHS - 1, sampler.num_prompts, 0, "look")
-        save_state(checkpoint, router, PoolScorer(None, 0), CollapseMonitor(), position)
+        RunState(router, PoolScorer(None, 0), {"monitor": CollapseMonitor()}).save(checkpoint, position)
     routes, probes, is_labelled = router.routes, router.probes, router.evidence.is_labelled
     del router, report, result  # whoever resumes is another process
     with step("load"):
         fresh = PoolRouter(ids, ledger, vault, TriageConfig(probe_size=256), lambda rows: read_rows(prompts, rows))
-        load_state(checkpoint, fresh, PoolScorer(None, 0), CollapseMonitor(), seed=0)
+        RunState(fresh, PoolScorer(None, 0), {"monitor": CollapseMonitor()}).load(checkpoint, seed=0)
     assert (fresh.routes == routes).all() and (fresh.probes == probes).all()
     del fresh
     with step("reopen ledger"):

@@ -1,6 +1,8 @@
 """The two lines, end to end on a tiny random model."""
 
 import logging
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -458,13 +460,13 @@ def test_a_resumed_run_goes_on_with_the_same_routes(make_trainer, tmp_path):
         assert torch.equal(value, weights[name]), name
 
 
+@dataclass(frozen=True)
 class LongerThanTheMedian:
     """A score of the user's own, with something to remember."""
 
-    needs = frozenset()
+    needs: ClassVar[frozenset[str]] = frozenset()
 
-    def __init__(self, median=None):
-        self.median = median
+    median: float | None = None
 
     def fit(self, traces):
         return LongerThanTheMedian(float(np.median([len(trace) for trace in traces])))
@@ -609,8 +611,9 @@ class TestBadInput:
             PivotDensityCallback(object())
 
     def test_nan_scores_come_before_anything_is_bought(self, make_trainer):
+        @dataclass
         class Broken:
-            needs = frozenset()
+            needs: ClassVar[frozenset[str]] = frozenset()
 
             def fit(self, traces):
                 return self

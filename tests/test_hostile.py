@@ -28,7 +28,7 @@ from pivottrace_trl.pool import load_pool
 from pivottrace_trl.report.record import find_runs
 from pivottrace_trl.routing import PoolRouter
 from pivottrace_trl.routing.collapse import CollapseMonitor
-from pivottrace_trl.training.checkpoint import Position, load_state, save_state
+from pivottrace_trl.training.run_state import Position, RunState
 
 from .routing.examiners import FirstResponses
 
@@ -85,10 +85,14 @@ def make_router(folder: Path) -> PoolRouter:
     return router
 
 
+def run_state(router: PoolRouter) -> RunState:
+    return RunState(router, PoolScorer(None, 0), {"monitor": CollapseMonitor()})
+
+
 def make_checkpoint(folder: Path) -> Path:
     router = make_router(folder)
     router.first_routing(FirstResponses(lambda row: True))
-    save_state(folder, router, PoolScorer(None, 0), CollapseMonitor(), Position(0, 0, 16, 0, "look"))
+    run_state(router).save(folder, Position(0, 0, 16, 0, "look"))
     router.ledger.close()
     return folder / "pivottrace.json"
 
@@ -96,7 +100,7 @@ def make_checkpoint(folder: Path) -> Path:
 def read_checkpoint(path: Path) -> None:
     router = make_router(path.parent)
     try:
-        load_state(path.parent, router, PoolScorer(None, 0), CollapseMonitor(), seed=0)
+        run_state(router).load(path.parent, seed=0)
     finally:
         router.ledger.close()
 

@@ -51,7 +51,7 @@ def get_estimator(estimator: Estimator | str | None = None) -> Estimator:
 
     Raises:
         ValueError: for a name that is not known.
-        TypeError: for anything else that lacks `needs`, `fit(traces)` or `__call__(traces)`.
+        TypeError: for anything else that is no dataclass or lacks `needs`, `fit(traces)` or `__call__(traces)`.
     """
     if estimator is None:
         return TotalEntropy()
@@ -61,7 +61,7 @@ def get_estimator(estimator: Estimator | str | None = None) -> Estimator:
         return ESTIMATORS[estimator]()
     if isinstance(estimator, type) or not isinstance(estimator, Estimator):
         raise TypeError(
-            f"`estimator` is {estimator!r}, but must be a name or have `needs`, `fit(traces)` and `__call__(traces)`; "
-            "see `Estimator`."
+            f"`estimator` is {estimator!r}, but must be a name or have `needs`, `fit(traces)` and `__call__(traces)`, "
+            "and be a dataclass; see `Estimator`."
         )
     return estimator

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -17,10 +17,10 @@ class Estimator(Protocol):
     """
     A label-free uncertainty score: one number a prompt, from the trace of one response. Higher = less sure.
 
-    Any object with these members can be passed to [`PivotDensityCallback`] as `estimator`. Estimators are values:
+    Any dataclass with these members can be passed to [`PivotDensityCallback`] as `estimator`. Estimators are values:
     `fit` returns a new one, so that a score keeps its meaning from epoch to epoch, and each trace is scored by itself,
-    since training traces a few responses at a time. What `fit` finds is kept in attributes that JSON can hold, so that
-    checkpoints can.
+    since training traces a few responses at a time. What `fit` finds is kept in the fields of the dataclass, as values
+    that JSON can hold: they go into checkpoints and to other processes.
 
     Attributes:
         needs (`frozenset[str]`):
@@ -29,6 +29,7 @@ class Estimator(Protocol):
     """
 
     needs: ClassVar[frozenset[str]]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def fit(self, traces: Sequence[ResponseTrace]) -> "Estimator":
         """Return the estimator with whatever it needs to know of the pool (a threshold, say)."""

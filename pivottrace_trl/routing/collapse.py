@@ -1,6 +1,7 @@
 """Notices when a policy starts to please its own votes. Pure numbers: knows no trainer."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from transformers.utils import logging
@@ -81,13 +82,19 @@ class CollapseMonitor:
         self._batches = self._batches[-ends[1] :]
         return now, batches[-ends[1] : -ends[0]].sum(0)
 
-    def state(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: plain numbers and lists."""
-        return dict(vars(self))
+        return {
+            "is_paused": self.is_paused,
+            "num_pauses": self.num_pauses,
+            "batches": list(self._batches),
+            "level": self._level,
+        }
 
-    def load_state(self, state: dict[str, object]) -> None:
-        """Go on from a checkpoint."""
-        vars(self).update(state)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` returned."""
+        self.is_paused, self.num_pauses = state["is_paused"], state["num_pauses"]
+        self._batches, self._level = list(state["batches"]), state["level"]
 
 
 def _moments(values: Sequence[float]) -> tuple[float, float, float]:

@@ -8,6 +8,7 @@ from transformers.utils import logging
 
 from ..labels.ledger import AnnotationLedger
 from ..labels.queries import Oracle, Query
+from ..labels.state import LedgerView
 from ..labels.waiting import People
 from ..pool import prompt_text
 from .calibration import Calibration
@@ -41,7 +42,7 @@ class PoolRouter:
         prompt_ids (`Sequence[str]`):
             Id of every prompt.
         ledger ([`AnnotationLedger`]):
-            Where labels are bought and kept; a [`LedgerView`] will do in a process that does not route.
+            Where labels are bought and kept; in a process that does not route, a view of it.
         oracle ([`Oracle`]):
             Who knows the labels. What it does not answer is trained on votes until it does.
         config ([`TriageConfig`], *optional*):
@@ -58,7 +59,8 @@ class PoolRouter:
         suggestions (`dict[int, str]`): the policy's own answer of each prompt that has one.
         start (`int`): latest event of the ledger when the run began.
         is_traced (`np.ndarray` of shape `(num_prompts,)`, bool): whether the score is of a rollout of training.
-        first_outcomes (`dict[int, bool]`): whether the first response was right, of the rows of which that was asked.
+        first_outcomes (`np.ndarray` of shape `(num_prompts,)`, int8): 1 where the first response was right, 0 where it
+            was wrong, -1 where that is not known.
         num_examined (`int`): probes from which the score has learnt.
         calibration ([`Calibration`]): of the latest routing, `None` before the first.
     """
@@ -66,7 +68,7 @@ class PoolRouter:
     def __init__(
         self,
         prompt_ids: Sequence[str],
-        ledger: AnnotationLedger,
+        ledger: LedgerView,
         oracle: Oracle,
         config: TriageConfig | None = None,
         rows: Callable[[Sequence[int]], Iterable[dict[str, Any]]] | None = None,
@@ -86,7 +88,7 @@ class PoolRouter:
         self.start = ledger.last_event
         self._rows = rows
         self.is_traced = np.zeros(len(self.prompt_ids), bool)
-        self.first_outcomes: dict[int, bool] = {}
+        self.first_outcomes = np.full(len(self.prompt_ids), -1, np.int8)
         self.num_examined = 0
 
     @property
@@ -98,20 +100,49 @@ class PoolRouter:
         """The label of a row if it was bought and is known at this point of the run, else `None`."""
         return self.ledger.label(self.prompt_ids[row]) if self.evidence.is_labelled[row] else None
 
-    def know_labels(self, routing: int, also: Sequence[int] | np.ndarray = ()) -> None:
+    def state_dict(self) -> dict[str, Any]:
         """
-        Take up the labels that were bought by a routing.
+        What another process, or a run that is resumed, needs to go on from here.
+
+        Returns:
+            `dict[str, Any]`: plain values, and arrays with one entry a prompt; no texts.
+        """
+        return {
+            "route": self.routes,
+            "score": self.scores,
+            "pivot_density": self.densities,
+            "is_traced": self.is_traced,
+            "is_labelled": self.evidence.is_labelled,
+            "pass_rate": self.evidence.pass_rate,
+            "num_verified": self.evidence.num_verified,
+            "agreement": self.evidence.agreement,
+            "first_outcome": self.first_outcomes,
+            "probes": self.probes.tolist(),
+            "num_examined": self.num_examined,
+            "start": self.start,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Go on from what `state_dict` returned. It tells which labels were known, not what they are: those come from the
+        ledger.
 
         Args:
-            routing (`int`):
-                Epoch of the routing; -1 is the probe set.
-            also (`Sequence[int]`, *optional*):
-                Rows whose label is taken up as soon as it is there.
+            state (`dict[str, Any]`):
+                State of a router of the same pool.
         """
-        known = [self.ledger.is_known(identity, routing, self.start) for identity in self.prompt_ids]
-        self.evidence.is_labelled[:] = known
-        for row in also:
-            self.evidence.is_labelled[row] |= self.ledger.label(self.prompt_ids[row]) is not None
+        self.routes = np.array(state["route"], np.int8)
+        self.scores, self.densities = np.array(state["score"], float), np.array(state["pivot_density"], float)
+        self.is_traced = np.array(state["is_traced"], bool)
+        self.evidence = Evidence(
+            is_labelled=np.array(state["is_labelled"], bool),
+            pass_rate=np.array(state["pass_rate"], float),
+            num_verified=np.array(state["num_verified"], int),
+            agreement=np.array(state["agreement"], float),
+        )
+        self.first_outcomes = np.array(state["first_outcome"], np.int8)
+        self.probes = np.array(state["probes"], int)
+        self.num_examined, self.start = state["num_examined"], state["start"]
 
     def update_scores(self, rows: Sequence[int] | np.ndarray, scores: np.ndarray, densities: np.ndarray) -> None:
         """Take over fresh scores and densities of the given rows (both of shape `(num_rows,)`)."""
@@ -130,10 +161,12 @@ class PoolRouter:
         self.evidence.agreement[list(rows)] = agreement
         self.suggestions.update({row: answer for row, answer in zip(rows, answers or (), strict=False) if answer})
 
-    def update_pass_rates(self, rows: Sequence[int], pass_rates: Sequence[float], num_rollouts: int) -> None:
+    def update_pass_rates(
+        self, rows: Sequence[int] | np.ndarray, pass_rates: Sequence[float] | np.ndarray, num_rollouts: int
+    ) -> None:
         """Take over the share of right answers in each row's latest `num_rollouts` verified rollouts."""
-        self.evidence.pass_rate[list(rows)] = pass_rates
-        self.evidence.num_verified[list(rows)] = num_rollouts
+        self.evidence.pass_rate[rows] = pass_rates
+        self.evidence.num_verified[rows] = num_rollouts
 
     def first_routing(self, examiner: Examiner, buy: bool = True) -> TriageResult:
         """
@@ -171,8 +204,8 @@ class PoolRouter:
             [`TriageResult`]: prompts whose label was wanted but could not be had are weak; they are marked for
             annotation if `buy` is `False`.
         """
-        self.ledger.refresh()
-        self._take_labels(examiner, routing=epoch - 1)
+        self._account.refresh()
+        self._update_labels(examiner, routing=epoch - 1)
         pending = np.array([row for row in self.probes if self._can_be_answered(row)], int)
         # What an interrupted run bought beyond this point is paid for, and is not paid for again.
         num_paid = self.ledger.num_paid(epoch - 1, self.start)
@@ -224,37 +257,43 @@ class PoolRouter:
             )
             for row, text in zip(rows, texts, strict=True)
         ]
-        self.ledger.request(queries, epoch)
+        self._account.request(queries, epoch)
 
     def _collect(self, examiner: Examiner, wanted: np.ndarray, routing: int) -> None:
         """Get what was asked for, as far as the oracle, and people meanwhile, have answered."""
         row_of = {self.prompt_ids[row]: row for row in wanted.tolist()}
         read = self._rows
         try:
-            self.ledger.buy(self.oracle, None if read is None else lambda ids: read([row_of[i] for i in ids]))
-            self.ledger.refresh()
+            self._account.buy(self.oracle, None if read is None else lambda ids: read([row_of[i] for i in ids]))
+            self._account.refresh()
         finally:
             # Also after an annotator failed half way: what it had returned is in the ledger.
-            self._take_labels(examiner, routing, wanted)
+            self._update_labels(examiner, routing, wanted)
 
-    def _take_labels(self, examiner: Examiner, routing: int, wanted: Sequence[int] | np.ndarray = ()) -> None:
-        self.know_labels(routing, wanted)
-        rows = np.flatnonzero(self.evidence.is_labelled & (self.evidence.num_verified == 0)).tolist()
-        outcomes = self._verify(examiner, rows)
-        if outcomes is None:
-            return
-        self.update_pass_rates(rows, [float(right) for right in outcomes], num_rollouts=1)
-        probes = [row for row in self.probes.tolist() if self.evidence.is_labelled[row]]
-        # A run that was resumed does not remember the outcomes of probes that were answered before.
-        forgotten = [row for row in probes if row not in self.first_outcomes]
-        if len(probes) > self.num_examined and self._verify(examiner, forgotten) is not None:
+    def _update_labels(self, examiner: Examiner, routing: int, wanted: Sequence[int] | np.ndarray = ()) -> None:
+        """Take up the labels that were bought up to a routing (-1: the probe set), and those of `wanted` at once."""
+        known = [self.ledger.is_known(identity, routing, self.start) for identity in self.prompt_ids]
+        self.evidence.is_labelled[:] = known
+        for row in wanted:
+            self.evidence.is_labelled[row] |= self.ledger.label(self.prompt_ids[row]) is not None
+        rows = np.flatnonzero(self.evidence.is_labelled & (self.evidence.num_verified == 0))
+        if len(rows):
+            outcomes = examiner.verify(rows.tolist())
+            if outcomes is None:
+                return
+            self.first_outcomes[rows] = outcomes
+            self.update_pass_rates(rows, np.array(outcomes, float), num_rollouts=1)
+        is_examined = self.evidence.is_labelled[self.probes] & (self.first_outcomes[self.probes] >= 0)
+        probes = self.probes[is_examined]
+        if len(probes) > self.num_examined:
             self.num_examined = len(probes)
-            scores = examiner.learn(probes, np.array([self.first_outcomes[row] for row in probes]))
+            scores = examiner.learn(probes.tolist(), self.first_outcomes[probes] == 1)
             if scores is not None:
                 self.scores = np.where(self.is_traced, self.scores, scores)
 
-    def _verify(self, examiner: Examiner, rows: list[int]) -> list[bool] | None:
-        outcomes = examiner.verify(rows) if rows else []
-        if outcomes is not None:
-            self.first_outcomes.update(zip(rows, outcomes, strict=True))
-        return outcomes
+    @property
+    def _account(self) -> AnnotationLedger:
+        """The ledger, where it can be written to."""
+        if not isinstance(self.ledger, AnnotationLedger):
+            raise RuntimeError("A view of a ledger cannot buy labels. Route in the process that opened the ledger.")
+        return self.ledger

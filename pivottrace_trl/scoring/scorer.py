@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
@@ -183,6 +184,43 @@ class PoolScorer:
         if not self.is_fitted:
             self.estimator, self.is_fitted = self.estimator.fit(traces), True
         return self.score(traces)
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        What the first call fixed and the probes taught.
+
+        Returns:
+            `dict[str, Any]`: plain values, as far as the fields of the estimator are.
+        """
+        values = {field.name: getattr(self.estimator, field.name) for field in fields(self.estimator)}
+        return {
+            "estimator": {"name": type(self.estimator).__name__, "fields": values},
+            "is_fitted": self.is_fitted,
+            "probes": self.probes,
+            "pivot_threshold": self.density.threshold,
+            "heads": None if self.heads is None else [[layer, heads] for layer, heads in self.heads.items()],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """
+        Go on from what `state_dict` returned.
+
+        Args:
+            state (`dict[str, Any]`):
+                State of a scorer with an estimator of the same class.
+
+        Raises:
+            ValueError: if it is of another class.
+        """
+        name, saved = type(self.estimator).__name__, state["estimator"]
+        if saved["name"] != name:
+            raise ValueError(
+                f"The checkpoint was scored by {saved['name']}, but `estimator` is {name}. Resume with the same one."
+            )
+        self.estimator = replace(self.estimator, **saved["fields"])
+        self.is_fitted, self.probes = state["is_fitted"], list(state["probes"])
+        self.density = replace(self.density, threshold=state["pivot_threshold"])
+        self.heads = None if state["heads"] is None else {layer: list(heads) for layer, heads in state["heads"]}
 
     def calibrate(self, rows: Sequence[int], traces: Sequence[ResponseTrace], was_right: np.ndarray) -> bool:
         """

@@ -193,9 +193,8 @@ class SpendingGate:
         Raises:
             RuntimeError: if nothing in the run can be rewarded.
         """
-        outcomes = [
-            self._router.first_outcomes[row] for row in self._router.probes if row in self._router.first_outcomes
-        ]
+        outcomes = self._router.first_outcomes[self._router.probes]
+        outcomes = outcomes[outcomes >= 0].tolist()
         if len(outcomes) <= self.verdict["probes"]:
             return
         self.verdict |= {"probes": len(outcomes), "right": sum(outcomes)}
@@ -222,12 +221,12 @@ class SpendingGate:
                 "cannot be voted on at all, `TriageConfig(discard_ratio=0.0)` buys without probes."
             )
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, as plain values."""
         return {"verdict": self.verdict, "is_scale_unclear": self.is_scale_unclear}
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Take up what `state` returned."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up what `state_dict` returned."""
         self.verdict, self.is_scale_unclear = dict(state["verdict"]), state["is_scale_unclear"]
 
     def _count(self, rows: np.ndarray) -> tuple[int, int]:

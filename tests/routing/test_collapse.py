@@ -58,7 +58,7 @@ def test_it_lets_go_when_the_accuracy_is_back(caplog):
     assert monitor.is_paused and monitor.num_pauses == 1
     # A checkpoint in between changes nothing.
     resumed = CollapseMonitor()
-    resumed.load_state(json.loads(json.dumps(monitor.state())))
+    resumed.load_state_dict(json.loads(json.dumps(monitor.state_dict())))
     steps = [run(1, 200, lambda step: 0.6, lambda step: 0.6, m) for m in (monitor, resumed)]
     assert steps[0] == steps[1] and 0 < len(steps[0]) < 120 and not monitor.is_paused
     assert "Pseudo-labels go on" in caplog.text
@@ -70,4 +70,4 @@ def test_batches_without_groups_of_one_kind():
         monitor.update([], [0.5, 0.25])
         monitor.update([1.0], [])
     monitor.update([], [])
-    assert not monitor.is_paused and len(monitor.state()["_batches"]) < 600
+    assert not monitor.is_paused and len(monitor.state_dict()["batches"]) < 600

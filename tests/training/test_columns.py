@@ -308,7 +308,13 @@ class TestEvaluation:
         def everything():
             callback._fresh.merge()
             evidence = {name: value.tolist() for name, value in vars(router.evidence).items()}
-            return [evidence, router.scores.tolist(), dict(router.suggestions), monitor.state(), callback.summary()]
+            return [
+                evidence,
+                router.scores.tolist(),
+                dict(router.suggestions),
+                monitor.state_dict(),
+                callback.summary(),
+            ]
 
         before = repr(everything())
         labels.clear()

@@ -24,7 +24,7 @@ def label_router(tmp_path):
     ledger.request([Query(ids[0]), Query(ids[1])])
     ledger.buy(vault)  # the labels of rows 0 and 1 are "0" and "2"
     router = PoolRouter(ids, ledger, vault, TriageConfig(min_agreement=0.5))
-    router.know_labels(routing=0)
+    router.evidence.is_labelled[:] = [identity in ledger.bought_ids for identity in ids]
     return LabelRouter(router, "solution", [], vault, GROUP)
 
 
@@ -49,14 +49,14 @@ def test_evaluation_on_the_pool_shows_what_was_bought_and_holds_no_vote(label_ro
     recorder, metrics = Recorder(), {}
     reward = RoutedReward(recorder, label_router, is_verifier=True)
     answers = [0, 7, 5, 5]  # of four prompts: evaluation need not come in groups
-    before = label_router.monitor.state()
+    before = label_router.monitor.state_dict()
     completions = [rf"\boxed{{{answer}}}" for answer in answers]
     arguments = {"prompts": ["?"] * 4, "completions": completions, "completion_ids": [[0]] * 4}
     assert reward(**arguments, log_metric=metrics.__setitem__, **{ROW_COLUMN: [0, 1, 5, 6]}) == [1, 0, None, None]
     assert recorder.calls[0]["solution"] == ["0", "2"] and label_router.num_withheld == 2
     evidence = label_router.router.evidence
     assert np.isnan(evidence.agreement).all() and np.isnan(evidence.pass_rate).all()
-    assert metrics == {} and label_router.monitor.state() == before
+    assert metrics == {} and label_router.monitor.state_dict() == before
 
 
 class Recorder:

@@ -1,67 +1,26 @@
-"""What the processes of a run tell each other about the pool."""
+"""Scores of the rollouts that training traces, until all processes take them over together."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 
-from ..labels.ledger import AnnotationLedger
-from ..labels.state import LedgerView
 from ..processes import Processes
 from ..routing.router import PoolRouter
 from ..scoring.scorer import PoolScorer
 from ..tracing.trace import ResponseTrace
 
 
-_ROUTING = ("scores", "densities", "is_traced", "evidence", "probes", "routes", "calibration", "start")
-_SCORING = ("estimator", "density", "heads", "probes", "is_fitted")
-
-
-def share_routing(router: PoolRouter, scorer: PoolScorer, processes: Processes) -> None:
-    """
-    Give what rank 0 decided and learnt to the others, which get a view of its ledger.
-
-    Args:
-        router ([`PoolRouter`]): evidence, scores, routes.
-        scorer ([`PoolScorer`]): heads, thresholds, estimator.
-        processes ([`Processes`]): the processes of the run.
-    """
-    if processes.size == 1:
-        return
-    routing = {name: getattr(router, name) for name in _ROUTING}
-    scoring = {name: getattr(scorer, name) for name in _SCORING}
-    routing, scoring, state = processes.broadcast((routing, scoring, router.ledger.snapshot()))
-    if not processes.is_main:
-        vars(router).update(routing)
-        vars(scorer).update(scoring)
-        router.ledger = cast(AnnotationLedger, LedgerView(state))
-
-
 class FreshScores:
-    """
-    Scores of the rollouts that training traces, until all processes take them over together.
-
-    Args:
-        router ([`PoolRouter`]): takes the scores over.
-        scorer ([`PoolScorer`]): scores the traces.
-        processes ([`Processes`]): the processes of the run.
-    """
+    """Collects scores in each process; the plan of the running epoch is frozen and stays."""
 
     def __init__(self, router: PoolRouter, scorer: PoolScorer, processes: Processes):
         self._router, self._scorer, self._processes = router, scorer, processes
         # Row of the pool -> (step, score, density).
         self._scores: dict[int, tuple[int, float, float]] = {}
 
-    def take(self, rows: Sequence[int], traces: Sequence[ResponseTrace], step: int) -> None:
-        """
-        Score rollouts that this process traced. The plan of the running epoch is frozen and stays.
-
-        Args:
-            rows (`Sequence[int]`): rows of the pool.
-            traces (`Sequence[ResponseTrace]`): trace of one rollout each.
-            step (`int`): step of training.
-        """
+    def add(self, rows: Sequence[int], traces: Sequence[ResponseTrace], step: int) -> None:
+        """Score rollouts that this process traced at a step of training, one for each row of the pool."""
         # With `mask_truncated_completions`, TRL blanks completions that were cut off: there is nothing to score.
         shown = [i for i, trace in enumerate(traces) if len(trace) > 0]
         if not shown:
