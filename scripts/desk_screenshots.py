@@ -39,7 +39,7 @@ def train(folder: Path) -> None:
     trainer = make_trainer(make_pool(128, seed=0).remove_columns("solution"), folder, seed=0, size=Size(max_steps=48))
     callback = PivotDensityCallback(trainer, annotator="queue")
     trainer.add_callback(callback)
-    trainer.add_callback(Answers(callback.ledger.path))
+    trainer.add_callback(Answers(callback.output_dir / "ledger.sqlite"))
     trainer.train()
 
 

@@ -204,12 +204,18 @@ def train(
         "routings": recorder.routings,
         "final_scores": callback.router.scores.tolist(),
         "rewarded": recorder.rewarded,
-        **purchases(callback.ledger),
+        **purchases(of_one_process(callback.ledger)),
         "losses": [[entry["loss"], entry["grad_norm"]] for entry in trainer.state.log_history if "loss" in entry],
         "weights": fingerprint([weights for weights in trainer.model.parameters() if weights.requires_grad]),
     }
     callback.detach()  # closes the ledger, as the end of a process does
     return outcome
+
+
+def of_one_process(ledger: object) -> AnnotationLedger:
+    """The ledger itself, which only the first of several processes has."""
+    assert isinstance(ledger, AnnotationLedger)
+    return ledger
 
 
 def purchases(ledger: AnnotationLedger) -> dict[str, Any]:
@@ -260,14 +266,15 @@ def triage(folder: Path, **options: Any) -> dict[str, Any]:
         progress=False,
         **options,
     )
+    ledger = of_one_process(outcome.router.ledger)
     return {
         "routes": outcome.result.routes.tolist(),
         "ranking": outcome.result.ranking.tolist(),
         "probes": outcome.router.probes.tolist(),
-        "queue": [query.prompt_id for query in outcome.router.ledger.queue()],
+        "queue": [query.prompt_id for query in ledger.queue()],
         "responses": outcome.responses,
         "scores": outcome.pool_scores.scores.tolist(),
-        **purchases(outcome.router.ledger),
+        **purchases(ledger),
     }
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -59,6 +60,7 @@ class CalibratedEstimator(Estimator, Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class Score(ABC):
     """
     What the scores that ship share: a name, and one response at a time. Those that take nothing from the pool have
