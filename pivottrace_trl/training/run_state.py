@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from ..answers.base import AnswerFormat
+from ..answers import AnswerFormat
 from ..files import reading, replace_atomically, write_parquet
 from ..labels.ledger import AnnotationLedger
 from ..labels.state import LedgerState, LedgerView

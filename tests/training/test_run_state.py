@@ -5,7 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from pivottrace_trl import AnnotationLedger, CollapseMonitor, PoolRouter, PoolScorer, TriageConfig
+from pivottrace_trl import AnnotationLedger, TriageConfig
+from pivottrace_trl.labels.waiting import People
+from pivottrace_trl.routing.collapse import CollapseMonitor
+from pivottrace_trl.routing.router import PoolRouter
+from pivottrace_trl.scoring.scorer import PoolScorer
 from pivottrace_trl.training.run_state import Position, RunState
 
 from ..routing.examiners import FirstResponses
@@ -18,7 +22,8 @@ POSITION = Position(seed=0, epoch=0, num_prompts=16, num_scoring_tokens=40, firs
 @pytest.fixture
 def make_state(tmp_path):
     def make() -> RunState:
-        router = PoolRouter(IDS, AnnotationLedger(tmp_path / "ledger.sqlite", 10, IDS), None, TriageConfig(4))
+        ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 10, IDS)
+        router = PoolRouter(IDS, ledger, People(ledger), TriageConfig(4))
         return RunState(router, PoolScorer(None, 0), {"monitor": CollapseMonitor()})
 
     return make
