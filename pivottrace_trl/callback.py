@@ -33,6 +33,7 @@ from .scoring.scorer import PoolScorer
 from .tracing.response_tracer import ResponseTracer
 from .tracing.trace import ResponseTrace
 from .training.attachment import TrainerAttachment
+from .training.batch_labels import LabelRouter, check_success_threshold
 from .training.checkpoint import load_suggestions, save_suggestions
 from .training.checks import check_trainer
 from .training.columns import find_columns, find_verifier
@@ -40,7 +41,6 @@ from .training.first_look import FirstLook
 from .training.fresh_scores import FreshScores
 from .training.gate import SpendingGate, say
 from .training.prompts import check_evaluation_data, check_form_of_prompts, check_prompts
-from .training.rewards import LabelRouter, check_success_threshold
 from .training.run_state import Position, RunState, open_ledger
 
 

@@ -22,11 +22,12 @@ from ..processes import Processes, SharedWork
 from ..tracing.response_tracer import ResponseTracer
 from ..tracing.rollouts import Rollout, generate_rollouts
 from ..tracing.trace import ResponseTrace
+from .batch_labels import LabelRouter
 from .checkpoint import find_checkpoint
 from .columns import PoolColumns, required_parameters
 from .generation import generate_once
 from .prompts import check_not_in_pool
-from .rewards import ROW_COLUMN, AsyncRoutedReward, LabelRouter, RoutedReward
+from .rewards import ROW_COLUMN, AsyncRoutedReward, RoutedReward
 from .training_pass import TracedTrainingPass
 
 

@@ -10,7 +10,8 @@ from transformers.utils import logging
 from ..routing.calibration import Calibration
 from ..tracing.rollouts import Rollout
 from .attachment import TrainerAttachment
-from .rewards import LabelRouter, check_number
+from .batch_labels import LabelRouter
+from .rewards import check_number
 
 
 logger = logging.get_logger(__name__)

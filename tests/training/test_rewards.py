@@ -7,7 +7,8 @@ from datasets import Value
 from pivottrace_trl import AnnotationLedger, Query, TriageConfig, pool_ids
 from pivottrace_trl.labels import LabelVault
 from pivottrace_trl.routing import PoolRouter
-from pivottrace_trl.training.rewards import ROW_COLUMN, LabelRouter, RoutedReward
+from pivottrace_trl.training.batch_labels import LabelRouter
+from pivottrace_trl.training.rewards import ROW_COLUMN, RoutedReward
 
 from ..conftest import make_pool
 

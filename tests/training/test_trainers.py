@@ -20,7 +20,8 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, ProcessorM
 from trl import GRPOTrainer, RLOOTrainer
 
 from pivottrace_trl import PivotDensityCallback, TriageConfig
-from pivottrace_trl.training.rewards import ROW_COLUMN, AsyncRoutedReward, LabelRouter, RoutedReward
+from pivottrace_trl.training.batch_labels import LabelRouter
+from pivottrace_trl.training.rewards import ROW_COLUMN, AsyncRoutedReward, RoutedReward
 
 from ..conftest import FormatBy, attach, digit_reward, make_model, make_pool
 

@@ -1,0 +1,267 @@
+"""The label of every group in a batch: a bought one, the group's own majority answer, or none."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import isfinite
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from datasets import LargeList, List, Value
+
+from ..answers import AnswerFormat, MathFormat, Vote
+from ..answers.vote import vote_on
+from ..labels.vault import LabelVault
+from ..processes import Processes
+from ..routing.collapse import CollapseMonitor
+from ..routing.router import PoolRouter
+
+
+logger = logging.getLogger(__name__)
+
+# Reward from which a response counts as right by default: accuracy rewards give 1 or 0.
+_SUCCESS_THRESHOLD = 0.5
+
+
+def check_success_threshold(threshold: float | Callable[[float], bool] | None) -> None:
+    """Raise `ValueError` for what is neither a finite number nor a function that tells a right response."""
+    is_number = isinstance(threshold, Real) and not isinstance(threshold, bool) and isfinite(threshold)
+    if not (threshold is None or is_number or callable(threshold)):
+        raise ValueError(
+            f"`success_threshold` is {threshold!r}, but must be a number, such as 0.5 for rewards of 0 and 1, or a "
+            "function from a reward to whether the response is right."
+        )
+
+
+@dataclass(frozen=True)
+class BatchLabels:
+    """
+    What the reward functions may see of one batch. The groups are those of all processes, as a group may straddle
+    two of them; the labels are for the completions of this one.
+
+    Attributes:
+        labels (`list[dict[str, Any] | None]`): label column and locked columns -> value for each completion; `None`
+            where there is neither a bought label nor a vote to trust, so that no reward is given.
+        is_bought (`list[bool]`): whether each completion's label is a bought one.
+        votes (`list[Vote]`): the vote of each group; none in evaluation, which leaves no evidence.
+        rows (`list[int]`): the pool's row of each group.
+        is_annotated (`list[bool]`): whether each group's labels are bought ones.
+    """
+
+    labels: list[dict[str, Any] | None]
+    is_bought: list[bool]
+    votes: list[Vote]
+    rows: list[int]
+    is_annotated: list[bool]
+
+
+@dataclass
+class LabelRouter:
+    """
+    Finds the label of every group in a batch, the bought one from the ledger or else the majority answer of the group,
+    and takes up votes and rewards as evidence.
+
+    Args:
+        router ([`PoolRouter`]): routes, ledger and evidence of the pool.
+        label_column (`str`): where the reward functions expect the answer; pseudo-labels go there.
+        locked_columns (`Sequence[str]`): columns that come with a bought label only; elsewhere they are `None`.
+        vault ([`LabelVault`], *optional*): where they are. Without one they never come.
+        num_generations (`int`): size of a group.
+        answer_format ([`AnswerFormat`]): finds answers, compares them, and turns the majority's into a label.
+        label_feature (`datasets.Value`, *optional*): type of the label column. Defaults to a string.
+        processes ([`Processes`]): between which the batch is spread.
+        is_training (`Callable[[], bool]`): whether the batch at hand is trained on; in evaluation, bought labels are
+            shown, and nobody votes.
+        success_threshold (`float` or `Callable[[float], bool]`, *optional*): reward from which a response counts as
+            right, or a function that tells. Defaults to 0.5.
+        has_pseudo_labels (`bool`): whether votes are labels at all; not where the verifier requires a locked column.
+        num_withheld (`int`): groups of the latest batch that got no reward.
+        monitor ([`CollapseMonitor`]): pauses the pseudo-labels when they do harm.
+    """
+
+    router: PoolRouter
+    label_column: str
+    locked_columns: Sequence[str]
+    vault: LabelVault | None
+    num_generations: int
+    answer_format: AnswerFormat = field(default_factory=MathFormat)
+    label_feature: Any = None
+    processes: Processes = field(default_factory=Processes)
+    is_training: Callable[[], bool] = lambda: True
+    has_pseudo_labels: bool = True
+    success_threshold: float | Callable[[float], bool] | None = None
+    num_withheld: int = 0
+    monitor: CollapseMonitor = field(default_factory=CollapseMonitor)
+    _latest: tuple[object, BatchLabels] | None = None
+
+    def resolve(
+        self,
+        rows: Sequence[int],
+        completions: Sequence[Any],
+        log_metric: Callable[[str, float], None] | None = None,
+    ) -> BatchLabels:
+        """
+        Find the labels of a batch and, in training, take up its votes as evidence.
+
+        Args:
+            rows (`Sequence[int]`): row of the pool of each completion; the completions of a group follow each other,
+                from one process to the next.
+            completions (`Sequence`): completions of this process, plain or conversational.
+            log_metric (`Callable[[str, float], None]`, *optional*): logs a scalar with the trainer's metrics.
+
+        Raises:
+            RuntimeError: if the completions do not come in whole groups.
+        """
+        # All reward functions are called with the same list in turn; the vote is held once.
+        if self._latest is not None and self._latest[0] is completions:
+            return self._latest[1]
+        if self.is_training():
+            batch = self._hold_votes(rows, completions, log_metric)
+        else:
+            batch = BatchLabels(self._with_locked(rows, self._bought(rows)), self._is_bought(rows), [], [], [])
+            self.num_withheld = sum(label is None for label in batch.labels)
+        self._latest = (completions, batch)
+        return batch
+
+    def unlocked(self, rows: Sequence[int]) -> list[dict[str, Any]]:
+        """Label and locked columns of rows whose label was bought; nothing where it does not fit its column."""
+        return [label or {} for label in self._with_locked(rows, self._bought(rows))]
+
+    def _hold_votes(
+        self, rows: Sequence[int], completions: Sequence[Any], log_metric: Callable[[str, float], None] | None
+    ) -> BatchLabels:
+        size = self.num_generations
+        answers = [self.answer_format.extract(_text(completion)) for completion in completions]
+        shares = self.processes.gather((list(rows), answers))
+        all_rows = [int(row) for share, _ in shares for row in share]
+        all_answers = [answer for _, share in shares for answer in share]
+        groups = [all_rows[start : start + size] for start in range(0, len(all_rows), size)]
+        if any(len(group) != size or len(set(group)) != 1 for group in groups):
+            raise RuntimeError(
+                f"Expected groups of {size} completions of the same prompt, got rows {all_rows}. Another sampler "
+                "than `PivotRoutedSampler` made this batch."
+            )
+        group_rows = [group[0] for group in groups]
+
+        def decide() -> list[tuple[Vote, dict[str, Any] | None]]:
+            # In one process: how hostile answers compare depends on the time that it takes.
+            starts = range(0, len(all_answers), size)
+            votes = [vote_on(all_answers[start : start + size], self.answer_format) for start in starts]
+            return [(vote, self._label(row, vote)) for row, vote in zip(group_rows, votes, strict=True)]
+
+        decisions = self.processes.on_main(decide)
+        votes = [vote for vote, _ in decisions]
+        labels = [label for _, label in decisions for _ in range(size)]
+        is_annotated = self._is_bought(group_rows)
+        self.router.update_votes(group_rows, [vote.agreement for vote in votes], [vote.answer for vote in votes])
+        self.num_withheld = sum(label is None for label in labels) // size
+        if log_metric is not None:
+            log_metric("pivottrace/vote_agreement", float(np.mean([vote.agreement for vote in votes])))
+            log_metric("pivottrace/withheld_ratio", self.num_withheld / len(groups))
+        first = sum(len(share) for share, _ in shares[: self.processes.rank])
+        shown = self._with_locked(rows, labels[first : first + len(rows)])
+        return BatchLabels(shown, self._is_bought(rows), votes, group_rows, is_annotated)
+
+    def _with_locked(
+        self, rows: Sequence[int], labels: Sequence[dict[str, Any] | None]
+    ) -> list[dict[str, Any] | None]:
+        """Put the locked columns beside the labels: those of the row where its label was bought, else `None`."""
+        bought = list(dict.fromkeys(row for row in rows if self.router.label(row) is not None))
+        locked: dict[int, dict[str, Any]] = {}
+        if self.vault is not None and bought:
+            ids = [self.router.prompt_ids[row] for row in bought]
+            locked = dict(zip(bought, self.vault.unlock(self.router.ledger, ids), strict=True))
+        nothing = dict.fromkeys(self.locked_columns)
+        return [
+            None if label is None else {**nothing, **locked.get(row, {}), **label}
+            for row, label in zip(rows, labels, strict=True)
+        ]
+
+    def _is_bought(self, rows: Sequence[int]) -> list[bool]:
+        return [label is not None for label in self._bought(rows)]
+
+    def _bought(self, rows: Sequence[int]) -> list[dict[str, Any] | None]:
+        labels = [self.router.label(row) for row in rows]
+        return [None if label is None else self._typed(label.get(self.label_column)) for label in labels]
+
+    def _typed(self, value: Any) -> dict[str, Any] | None:
+        """What people typed is a text, whatever the column holds; what the dataset held has its type."""
+        is_text = self.label_feature is None or self.label_feature in (Value("string"), Value("large_string"))
+        if isinstance(value, str) and not is_text:
+            try:
+                value = self._to_label(value, self.label_feature)
+            except ValueError as error:
+                logger.warning("A bought label is not used: %s", error)
+                return None
+        return {self.label_column: value}
+
+    def is_success(self, reward: float | None) -> bool:
+        """Whether a reward says that the response is right; `None`, which is no judgement, does not."""
+        if reward is None:
+            return False
+        if callable(self.success_threshold):
+            return bool(self.success_threshold(float(reward)))
+        return float(reward) >= (_SUCCESS_THRESHOLD if self.success_threshold is None else self.success_threshold)
+
+    def label_of(self, answer: str) -> dict[str, Any] | None:
+        """The label that an answer makes; `None` if it is not of the type of labels ("about 5" for an integer)."""
+        try:
+            return {self.label_column: self._to_label(answer, self.label_feature)}
+        except ValueError:
+            return None
+
+    def _label(self, row: int, vote: Vote) -> dict[str, Any] | None:
+        (bought,) = self._bought([row])
+        if bought is not None:
+            return bought
+        if (
+            not self.has_pseudo_labels
+            or self.monitor.is_paused
+            or vote.answer is None
+            or vote.agreement < self.router.config.min_agreement
+        ):
+            return None
+        return self.label_of(vote.answer)
+
+    def _to_label(self, answer: str, feature: Any) -> Any:
+        if isinstance(feature, List | LargeList):  # every answer that counts as right
+            return [self._to_label(answer, feature.feature)]
+        return self.answer_format.to_label(answer, feature)
+
+    def record_rewards(
+        self, batch: BatchLabels, rewards: Sequence[float | None], log_metric: Callable[[str, float], None] | None
+    ) -> None:
+        """
+        Take up the rewards of annotated groups, one for each completion of this process by the function that reads the
+        label, as pass rates; compare their votes with the labels, and let the monitor look for a collapse.
+        """
+        if not batch.votes:
+            return
+        size = self.num_generations
+        rewards = [reward for share in self.processes.gather(list(rewards)) for reward in share]
+        vote_is_right, weak, accuracies = [], [], []
+        for number, (row, vote) in enumerate(zip(batch.rows, batch.votes, strict=True)):
+            group = rewards[number * size : (number + 1) * size]
+            if any(reward is None for reward in group):
+                continue
+            is_right = [self.is_success(reward) for reward in group]
+            share = float(np.mean(is_right))
+            if not batch.is_annotated[number]:
+                weak.append(share)
+                continue
+            accuracies.append(share)
+            self.router.update_pass_rates([row], [share], num_rollouts=size)
+            vote_is_right.append(bool(vote.members) and is_right[vote.members[0]])
+        if vote_is_right and log_metric is not None:
+            log_metric("pivottrace/pseudo_label_accuracy", float(np.mean(vote_is_right)))
+        self.monitor.update(weak, accuracies)
+        if log_metric is not None:
+            for name, shares in (("weak_reward", weak), ("annotated_accuracy", accuracies)):
+                if shares:
+                    log_metric(f"pivottrace/{name}", float(np.mean(shares)))
+            log_metric("pivottrace/is_paused", float(self.monitor.is_paused))
+
+
+def _text(completion: Any) -> str:
+    return completion if isinstance(completion, str) else completion[-1].get("content") or ""
