@@ -28,10 +28,9 @@ from .report.record import RUN_FILE, record_run
 from .report.run import RunReport
 from .routing.router import PoolRouter
 from .routing.sampler import PivotRoutedSampler
-from .routing.triage import Route, TriageConfig, TriageResult, count_routes, resolve_budget
+from .routing.triage import Route, TriageConfig, TriageResult, resolve_budget
 from .scoring.scorer import PoolScorer
 from .tracing.response_tracer import ResponseTracer
-from .tracing.trace import ResponseTrace
 from .training.attachment import TrainerAttachment
 from .training.batch_labels import LabelRouter, check_success_threshold
 from .training.checkpoint import load_suggestions, save_suggestions
@@ -226,7 +225,6 @@ class PivotDensityCallback(TrainerCallback):
         self._attachment = attachment
         self._first_look: FirstLook | None = None
         self._routed_epoch: int | None = None
-        self._num_routings = 0
         self._fresh = FreshScores(self.router, scorer, self._processes)
         self.num_scoring_tokens = 0
         self._is_attached = True
@@ -235,7 +233,7 @@ class PivotDensityCallback(TrainerCallback):
             self._verifier,
             self._make_sampler,
             make_tracer=lambda model: ResponseTracer(model, self.scorer.heads, self.scorer.needs),
-            take_traces=self._take_traces,
+            take_traces=lambda rows, traces: self._fresh.add(rows, traces, self._trainer.state.global_step),
             before_save=self._save_state,
         )
         if self._processes.is_main:
@@ -274,19 +272,11 @@ class PivotDensityCallback(TrainerCallback):
         Returns:
             `dict[str, Any]`: `pool_size`, `annotation_budget` (labels), `annotated` (labels bought), `routes`
             (`{"discard": n, "weak": n, "annotate": n}`, all weak before the first routing), `probes` (labels spent on
-            calibration), `epochs` (number of routings), `first_responses` (what the first responses say, empty before
+            calibration), `num_routings`, `first_responses` (what the first responses say, empty before
             the first routing: number of `probes` whose label is known and of those that are `right`; shares of all
             responses that were `cut_off` and that were `unanswered`, no answer being found in them).
         """
-        return {
-            "pool_size": len(self.router.prompt_ids),
-            "annotation_budget": self.ledger.budget,
-            "annotated": self.ledger.num_bought,
-            "routes": count_routes(self.router.routes),
-            "probes": len(self.router.probes),
-            "epochs": self._num_routings,
-            "first_responses": dict(self._gate.verdict),
-        }
+        return {**self.router.summary(), "first_responses": dict(self._gate.verdict)}
 
     # Called by the trainer when it builds its data loader, before it derives the number of steps from the length.
     def _make_sampler(self, dataset: Dataset | None = None) -> PivotRoutedSampler:
@@ -300,7 +290,7 @@ class PivotDensityCallback(TrainerCallback):
         self._fresh.clear()
         if self._attachment.resume_path is not None:
             position = self._resume(self._attachment.resume_path)
-        elif self._num_routings == 0:
+        elif self.sampler is None:
             self._score_pool()
         else:
             # `train()` was called again: route from the evidence when the epoch begins.
@@ -327,7 +317,7 @@ class PivotDensityCallback(TrainerCallback):
         if self._processes.is_main:
             self._first_look = self._examiner.look = look
         self._processes.on_main(lambda: self._route_first(look))
-        self._share_routing()
+        self._state.share(self._processes)
         self._routed_epoch = 0
 
     def _new_look(self) -> FirstLook:
@@ -348,9 +338,9 @@ class PivotDensityCallback(TrainerCallback):
         self.report.clear()
         self._gate.look_at(look)
         self._gate.check_answers()
-        self._note_routing(0, self.router.first_routing(self._examiner))
+        self._report_routing(0, self.router.first_routing(self._examiner))
 
-    def _note_routing(self, epoch: int, result: TriageResult) -> None:
+    def _report_routing(self, epoch: int, result: TriageResult) -> None:
         self.report.write_routing(epoch, self.router, result)
         self._gate.judge(result.calibration)
 
@@ -373,18 +363,9 @@ class PivotDensityCallback(TrainerCallback):
 
         position = self._processes.on_main(load)
         self.num_scoring_tokens = position.num_scoring_tokens
-        self._share_routing()
-        self._routed_epoch = position.epoch
-        self._num_routings = position.epoch + 1 if self.router.config.reroutes else 1
-        return position
-
-    def _share_routing(self) -> None:
-        """Give what rank 0 decided to the others."""
-        self._num_routings += 1
         self._state.share(self._processes)
-
-    def _take_traces(self, rows: list[int], traces: list[ResponseTrace]) -> None:
-        self._fresh.add(rows, traces, self._trainer.state.global_step)
+        self._routed_epoch = position.epoch
+        return position
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -400,10 +381,11 @@ class PivotDensityCallback(TrainerCallback):
             self._routed_epoch = epoch
             self._fresh.merge()
             if self.router.config.reroutes:
-                self._processes.on_main(lambda: self._reroute(epoch))
-                self._share_routing()
+                self._processes.on_main(lambda: self._report_routing(epoch, self.router.route(epoch, self._examiner)))
+                self._state.share(self._processes)
             self.sampler.set_routes(self.router.routes)
-        self._trainer.log(self._metrics())
+        metrics = {**self.router.metrics(), "scoring_tokens": self.num_scoring_tokens}
+        self._trainer.log({f"pivottrace/{name}": value for name, value in metrics.items()})
         if (self.router.routes == Route.DISCARD).all():
             logger.warning(
                 f"Every prompt of the pool is mastered, going by {self.router.evidence.is_labelled.sum()} labels: "
@@ -411,27 +393,6 @@ class PivotDensityCallback(TrainerCallback):
                 "or raise `tau_high`."
             )
             control.should_training_stop = True
-
-    def _reroute(self, epoch: int) -> None:
-        self._note_routing(epoch, self.router.route(epoch, self._examiner))
-
-    def _metrics(self) -> dict[str, float]:
-        routes, calibration = self.router.routes, self.router.calibration
-        metrics: dict[str, float] = {
-            "pivottrace/labels_bought": self.ledger.num_bought,
-            "pivottrace/budget_left": self.ledger.num_left,
-            "pivottrace/scoring_tokens": self.num_scoring_tokens,
-        }
-        for route in Route:
-            name, is_here = route.name.lower(), routes == route
-            metrics[f"pivottrace/num_{name}"] = int(is_here.sum())
-            if np.isfinite(self.router.densities[is_here]).any():
-                metrics[f"pivottrace/density_{name}"] = float(np.nanmean(self.router.densities[is_here]))
-        if calibration is not None and np.isfinite(calibration.error):
-            metrics["pivottrace/calibration_error"] = calibration.error
-        if calibration is not None and np.isfinite(calibration.separation):
-            metrics["pivottrace/score_auroc"] = calibration.separation
-        return metrics
 
     def _save_state(self, checkpoint: Path) -> None:
         """Save routes, scores and evidence beside the checkpoint, so that a resumed run goes on with them."""

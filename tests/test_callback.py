@@ -52,7 +52,7 @@ def test_two_lines_route_a_run(make_trainer, tmp_path):
     assert summary["annotation_budget"] == 16
     assert 0 < summary["annotated"] <= 16
     assert sum(summary["routes"].values()) == 32
-    assert summary["epochs"] == 3
+    assert summary["num_routings"] == 3
     folder = tmp_path / "run" / "_pivottrace"
     per_epoch = len(batches) // 3
     for epoch in range(3):
@@ -230,7 +230,7 @@ def test_published_shares_with_routes_that_stay(make_trainer, tmp_path):
     batches = yielded_rows(trainer)
     trainer.train()
     assert callback.summary() == {
-        "pool_size": 30, "annotation_budget": 9, "annotated": 9, "probes": 0, "epochs": 1,
+        "pool_size": 30, "annotation_budget": 9, "annotated": 9, "probes": 0, "num_routings": 1,
         "routes": {"discard": 12, "weak": 9, "annotate": 9},
         "first_responses": {"probes": 0, "right": 0, "cut_off": 28 / 30, "unanswered": 11 / 30},
     }  # fmt: skip
@@ -252,11 +252,11 @@ def test_rerouting_uses_the_rollouts_and_forward_passes_of_training(make_trainer
 
     def count(module, args, kwargs):
         if not kwargs.get("use_cache"):  # generation has a cache
-            passes.append(callback.summary()["epochs"])
+            passes.append(callback.summary()["num_routings"])
 
     trainer.model.get_base_model().model.register_forward_pre_hook(count, with_kwargs=True)
     trainer.train()
-    assert callback.summary()["epochs"] == 2
+    assert callback.summary()["num_routings"] == 2
     in_training = trainer.state.global_step * 8
     assert sum(generated) == 32 + in_training  # one response a prompt before the first step, none at re-routing
     # Once the first routing is done, the losses are the only passes over whole sequences.
@@ -368,7 +368,7 @@ def test_reused_generations_and_accumulation(make_trainer):
     assert trainer.state.global_step == trainer.state.max_steps
     for batch in batches:
         assert all(len(set(batch[start : start + 4])) == 1 for start in range(0, len(batch), 4))
-    assert callback.summary()["epochs"] == 2
+    assert callback.summary()["num_routings"] == 2
 
 
 def test_a_pool_of_four(make_trainer):
@@ -385,7 +385,7 @@ def test_training_again_goes_on_from_the_evidence(make_trainer):
     tokens = callback.num_scoring_tokens
     trainer.train()
     assert callback.num_scoring_tokens == tokens  # the pool is not scored a second time
-    assert callback.summary()["epochs"] == 2
+    assert callback.summary()["num_routings"] == 2
 
 
 def test_full_fine_tuning_and_gradient_checkpointing(make_trainer):
@@ -495,7 +495,7 @@ def test_every_estimator_routes_and_resumes(name, make_trainer):
     trainer = make_trainer(make_pool(16), max_steps=9, save_strategy="steps", save_steps=9)
     first = attach(trainer, estimator=name, annotation_budget=8)
     trainer.train()
-    assert first.summary()["epochs"] == 2 and np.isfinite(first.router.scores).all()
+    assert first.summary()["num_routings"] == 2 and np.isfinite(first.router.scores).all()
     assert first.ledger.num_bought <= 8
     # A random model writes answers of one length and is unsure of every token.
     assert len(set(first.router.scores)) > 1 or name in ("length", "forking_tokens")

@@ -61,14 +61,14 @@ def test_two_thousand_steps(make_trainer):
     watch = Watch(callback, callback.output_dir)
     trainer.add_callback(watch)
     trainer.train()
-    assert trainer.state.global_step == NUM_STEPS and callback.summary()["epochs"] >= 30
+    assert trainer.state.global_step == NUM_STEPS and callback.summary()["num_routings"] >= 30
     first, last = watch.stock[SETTLED], watch.stock[NUM_STEPS]
     for name in ("hooks", "threads", "files", "children"):
         assert last[name] == first[name], (name, watch.stock)
     # Logs grow by one entry every ten steps, about 3 kB each; nothing else of ours does.
     num_entries = last["log entries"] - first["log entries"]
-    assert num_entries <= (NUM_STEPS - SETTLED) / 10 + callback.summary()["epochs"]
+    assert num_entries <= (NUM_STEPS - SETTLED) / 10 + callback.summary()["num_routings"]
     assert last["memory"] < first["memory"] + 30, watch.stock
     assert last["batches"] <= 600 and last["suggestions"] <= 128
     # A table of routes for each epoch, less than 32 kB for this pool.
-    assert last["bytes"] < first["bytes"] + 32_768 * callback.summary()["epochs"], watch.stock
+    assert last["bytes"] < first["bytes"] + 32_768 * callback.summary()["num_routings"], watch.stock

@@ -12,7 +12,7 @@ from ..labels.state import LedgerView
 from ..labels.waiting import People
 from ..pool import prompt_text
 from .calibration import Calibration
-from .triage import Evidence, Route, TriageConfig, TriageResult, assign_routes, choose_probes
+from .triage import Evidence, Route, TriageConfig, TriageResult, assign_routes, choose_probes, count_routes
 
 
 logger = logging.get_logger(__name__)
@@ -62,6 +62,7 @@ class PoolRouter:
         first_outcomes (`np.ndarray` of shape `(num_prompts,)`, int8): 1 where the first response was right, 0 where it
             was wrong, -1 where that is not known.
         num_examined (`int`): probes from which the score has learnt.
+        num_routings (`int`): how often the pool was routed.
         calibration ([`Calibration`]): of the latest routing, `None` before the first.
     """
 
@@ -89,7 +90,7 @@ class PoolRouter:
         self._rows = rows
         self.is_traced = np.zeros(len(self.prompt_ids), bool)
         self.first_outcomes = np.full(len(self.prompt_ids), -1, np.int8)
-        self.num_examined = 0
+        self.num_examined, self.num_routings = 0, 0
 
     @property
     def asks_people(self) -> bool:
@@ -119,6 +120,7 @@ class PoolRouter:
             "first_outcome": self.first_outcomes,
             "probes": self.probes.tolist(),
             "num_examined": self.num_examined,
+            "num_routings": self.num_routings,
             "start": self.start,
         }
 
@@ -142,7 +144,39 @@ class PoolRouter:
         )
         self.first_outcomes = np.array(state["first_outcome"], np.int8)
         self.probes = np.array(state["probes"], int)
-        self.num_examined, self.start = state["num_examined"], state["start"]
+        self.num_examined, self.num_routings = state["num_examined"], state["num_routings"]
+        self.start = state["start"]
+
+    def summary(self) -> dict[str, Any]:
+        """
+        What was done so far.
+
+        Returns:
+            `dict[str, Any]`: `pool_size`, `annotation_budget` (labels), `annotated` (labels bought), `routes`
+            (`{"discard": n, "weak": n, "annotate": n}`, all weak before the first routing), `probes` (labels spent on
+            calibration), `num_routings`.
+        """
+        return {
+            "pool_size": len(self.prompt_ids),
+            "annotation_budget": self.ledger.budget,
+            "annotated": self.ledger.num_bought,
+            "routes": count_routes(self.routes),
+            "probes": len(self.probes),
+            "num_routings": self.num_routings,
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers to log after a routing; those of the calibration where the pool was routed."""
+        metrics: dict[str, float] = {"labels_bought": self.ledger.num_bought, "budget_left": self.ledger.num_left}
+        for route in Route:
+            name, is_here = route.name.lower(), self.routes == route
+            metrics[f"num_{name}"] = int(is_here.sum())
+            if np.isfinite(self.densities[is_here]).any():
+                metrics[f"density_{name}"] = float(np.nanmean(self.densities[is_here]))
+        if self.calibration is not None:
+            calibrated = {"calibration_error": self.calibration.error, "score_auroc": self.calibration.separation}
+            metrics |= {name: value for name, value in calibrated.items() if np.isfinite(value)}
+        return metrics
 
     def update_scores(self, rows: Sequence[int] | np.ndarray, scores: np.ndarray, densities: np.ndarray) -> None:
         """Take over fresh scores and densities of the given rows (both of shape `(num_rows,)`)."""
@@ -182,6 +216,7 @@ class PoolRouter:
         Returns:
             [`TriageResult`]
         """
+        self.num_routings = 0
         if self.probe_size:
             self.probes = choose_probes(self.scores, self.probe_size)
         self._request(self.probes, epoch=0)
@@ -235,6 +270,7 @@ class PoolRouter:
             self._collect(examiner, wanted, routing=epoch)
             result.routes[wanted[~self.evidence.is_labelled[wanted]]] = Route.WEAK
         self.routes = result.routes
+        self.num_routings += 1
         return result
 
     def _can_be_answered(self, row: int) -> bool:

@@ -191,7 +191,7 @@ def test_a_recorder_and_a_callback_leave_what_the_report_reads(make_trainer, tmp
     RunRecorder("mine").on_train_end(trainer.args, trainer.state, trainer.control)
     (run,) = find_runs([tmp_path / "run"])
     assert (run.arm, run.num_labels, run.pool_size) == ("mine", callback.ledger.num_bought, 16)
-    assert len(run.routes) == callback.summary()["epochs"]
+    assert len(run.routes) == callback.summary()["num_routings"]
     assert write_report([run], tmp_path / "report").is_file()
 
 

@@ -93,12 +93,12 @@ def test_every_loss_routes_traces_and_sees_no_label_that_was_not_bought(loss, ma
     take = tracer._take_traces
 
     def note_traces(rows, traces):
-        epoch = callback.summary()["epochs"]
+        epoch = callback.summary()["num_routings"]
         traced.extend((epoch, row, len(trace) > 0) for row, trace in zip(rows, traces, strict=True))
         take(rows, traces)
 
     def note_groups(inputs):
-        generated.extend((callback.summary()["epochs"], example[ROW_COLUMN]) for example in inputs[::4])
+        generated.extend((callback.summary()["num_routings"], example[ROW_COLUMN]) for example in inputs[::4])
         return generate(inputs)
 
     tracer._take_traces, trainer._generate_and_score_completions = note_traces, note_groups
@@ -110,7 +110,7 @@ def test_every_loss_routes_traces_and_sees_no_label_that_was_not_bought(loss, ma
     assert "All reward functions returned None" not in caplog.text
     shown.check(callback)
     assert trainer.state.global_step == trainer.state.max_steps
-    assert callback.summary()["epochs"] == 2
+    assert callback.summary()["num_routings"] == 2
     # Every group is traced once, in the pass of its loss, and re-routing works with those scores.
     assert sorted((epoch, row) for epoch, row, _ in traced) == sorted(generated)
     tables = [

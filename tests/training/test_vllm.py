@@ -222,7 +222,7 @@ def test_vllm_generates_and_the_training_model_scores(mode, engine, server, make
     # What the engine itself said of its tokens is another matter.
     assert not np.allclose(torch.cat([torch.as_tensor(trace.log_prob) for trace in traces]), LOG_PROB, atol=0.1)
 
-    assert summary["epochs"] == 2
+    assert summary["num_routings"] == 2
     assert 0 < summary["annotated"] <= 16
     trained = {tuple(rollout.prompt_ids) for request in engine.requests[1:] for rollout in request}
     is_trained = np.array([prompt in trained for prompt in prompts])
