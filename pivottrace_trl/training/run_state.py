@@ -150,7 +150,7 @@ class RunState:
         try:
             json.dumps(states["scorer"])
         except TypeError:
-            logger.warning_once(f"{self._not_saved} This run cannot be resumed.")
+            logger.warning_once(self._not_saved + " This run cannot be resumed.")
             states["scorer"] = None
         # A checkpoint that is saved again must not look complete by what is left of the last time.
         (checkpoint / TRAINER_STATE_NAME).unlink(missing_ok=True)
