@@ -62,6 +62,12 @@ def test_the_front_hall_stays_small():
     assert len(entries) <= 22, sorted(entries)
 
 
+def test_no_file_is_a_maze():
+    lengths = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
+    # The life cycle of a trainer has many stations.
+    assert not {name: length for name, length in lengths.items() if length > (450 if name == "callback.py" else 400)}
+
+
 def public_names() -> dict[str, list[str]]:
     """Package to the names that it shows: the root, and the rooms that have any."""
     packages = ["pivottrace_trl", *(f"pivottrace_trl.{room}" for room in ROOMS_WITH_NAMES)]

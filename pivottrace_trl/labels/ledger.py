@@ -360,8 +360,7 @@ class AnnotationLedger(LedgerJournal):
     def _undo(self, author: str) -> Query | None:
         row = self._file.find(
             "SELECT event_id, kind, prompt_id FROM events WHERE author = ? AND kind IN ('answer', 'skip', 'broken') "
-            "AND event_id NOT IN (SELECT undoes FROM events WHERE undoes IS NOT NULL) "
-            "ORDER BY event_id DESC LIMIT 1",
+            "AND event_id NOT IN (SELECT undoes FROM events WHERE undoes IS NOT NULL) ORDER BY event_id DESC LIMIT 1",
             (author,),
         )
         if row is None:
