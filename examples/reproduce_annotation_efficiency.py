@@ -40,6 +40,7 @@ from pivottrace_trl.demo import (
     generate_merged,
     make_pool,
 )
+from pivottrace_trl.report import find_runs
 
 
 INSTRUCTION = "Reason step by step and put the final answer in \\boxed{}."
@@ -246,6 +247,28 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> str | None:
     return checkpoint
 
 
+def summarize(folder: Path, full: Path, preset: Preset, arm: str, seconds: float) -> dict[str, Any]:
+    """One line on a run; what is compared with full supervision is null where that run of its seed is not there."""
+    run = find_runs([folder])[0]
+    curve = next(iter(run.evaluations.values()))
+    reached = curve.steps < 0
+    if (full / "run.json").is_file():
+        goal = next(iter(find_runs([full])[0].evaluations.values())).accuracy[-1]
+        reached = (curve.accuracy >= goal) & (curve.steps > 0)
+    return {
+        "testbed": f"{preset.train}/{preset.pool_size}",
+        "arm": arm,
+        "seed": run.seed,
+        "labels": run.num_labels,
+        "final_accuracy": round(float(curve.accuracy[-1]), 4),
+        "mean_accuracy": round(float(curve.accuracy[curve.steps > 0].mean()), 4),
+        "steps_to_full": int(curve.steps[reached][0]) if reached.any() else None,
+        "tokens_to_full": int(curve.tokens[reached][0]) if reached.any() else None,
+        "tokens": int(curve.tokens[-1]),
+        "seconds": round(seconds),
+    }
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="tiny", help="(%(default)s)")
@@ -259,6 +282,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pool-size", type=int, help="prompts in the pool")
     parser.add_argument("--num-held-out", type=int, help="problems to evaluate on")
     parser.add_argument("--no-4bit", action="store_true", help="do not quantize the model")
+    parser.add_argument("--summary", type=Path, help="JSON Lines file to which every run adds a line")
     parser.add_argument("--trainer", nargs="+", default=[], metavar="KEY=VALUE", help="other values for GRPOConfig")
     return parser.parse_args()
 
@@ -298,6 +322,11 @@ def main() -> None:
         start = time.perf_counter()
         run_arm(arm, preset, seed, folder, settings, checkpoint)
         durations.append(time.perf_counter() - start)
+        if args.summary is not None:
+            full = args.output / "full" / folder.name
+            line = summarize(folder, full, preset, name, durations[-1])
+            with args.summary.open("a") as file:
+                file.write(json.dumps(line) + "\n")
     print(f"Look at them: pivottrace report {args.output}")
 
 

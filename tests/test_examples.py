@@ -77,9 +77,9 @@ def test_human_in_the_loop(run_example):
     assert "answered by script" in said
 
 
-def test_reproduction(run_example):
+def test_reproduction(run_example, tmp_path):
     name, arms = "reproduce_annotation_efficiency.py", ["--arms", "full", "pivottrace", "majority", "--seeds", "3"]
-    output, said = run_example(name, *arms)
+    output, said = run_example(name, *arms, "--summary", tmp_path / "summary.jsonl")
     assert "Run 1 of 3: full, seed 3" in said and "Run 3 of 3: majority, seed 3, about" in said
     runs = {run.arm: run for run in find_runs([output])}
     assert {run.steps for run in runs.values()} == {2} and {run.seed for run in runs.values()} == {3}
@@ -88,6 +88,19 @@ def test_reproduction(run_example):
     # All arms start from the same policy, asked the same way, on both sets.
     starts = [[curve.accuracy[0] for curve in run.evaluations.values()] for run in runs.values()]
     assert len(starts[0]) == 2 and starts[0] == starts[1] == starts[2]
+    lines = [json.loads(line) for line in (tmp_path / "summary.jsonl").read_text().splitlines()]
+    assert [(line["arm"], line["seed"], line["labels"]) for line in lines] == [
+        ("full", 3, 12), ("pivottrace", 3, 3), ("majority", 3, 0),
+    ]  # fmt: skip
+    # Nothing is learnt here, so that all reach the accuracy of full supervision at the first step.
+    assert {line["final_accuracy"] for line in lines} == {0.0} and {line["steps_to_full"] for line in lines} == {1}
+    assert all(0 < line["tokens_to_full"] < line["tokens"] and line["testbed"].endswith("/2048") for line in lines)
+    (output / "full" / "seed-3" / "run.json").rename(tmp_path / "kept.json")
+    example = runpy.run_path(str(EXAMPLES / name))
+    folders = output / "majority" / "seed-3", output / "full" / "seed-3"
+    line = example["summarize"](*folders, example["PRESETS"]["consumer"], "majority", 1.0)
+    assert line["steps_to_full"] is line["tokens_to_full"] is None
+    (tmp_path / "kept.json").rename(output / "full" / "seed-3" / "run.json")
     routes = runs["PivotTrace"].routes[0]
     assert [(routes == route).sum() for route in Route] == [5, 4, 3]
 

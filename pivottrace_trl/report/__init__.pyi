@@ -1,5 +1,6 @@
-from .record import RunRecorder
+from .record import RunRecorder, find_runs
 
 __all__ = [
     "RunRecorder",
+    "find_runs",
 ]

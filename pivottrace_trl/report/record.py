@@ -185,7 +185,19 @@ class Run:
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read all runs in some folders, at any depth; two runs with the same arm and seed are refused."""
+    """
+    Read all runs in some folders.
+
+    Args:
+        paths (`Sequence[Path]`): folders of runs, or folders that hold such folders, at any depth.
+
+    Returns:
+        `list[Run]`: by the path in which they lie.
+
+    Raises:
+        FileNotFoundError: if a folder holds no finished run.
+        ValueError: if a record cannot be read, or two runs have the same arm and seed.
+    """
     runs: list[Run] = []
     for path in paths:
         # A run with a callback has two records, and the one of the recorder knows the name of the arm.
