@@ -45,23 +45,13 @@ class Calibration:
     is_flat: bool
 
 
-def calibrate(ranking: np.ndarray, pass_rate: np.ndarray, seed: int = 0) -> Calibration:
+def calibrate(ranking: np.ndarray, pass_rate: np.ndarray) -> Calibration:
     """
-    Estimate the success of the policy along a ranking.
+    Estimate the success of the policy along a ranking from least to most uncertain, from the pass rates of shape
+    `(num_prompts,)`, NaN where nothing was verified.
 
     A window slides along the verified prompts and averages their pass rates; an isotonic fit through these averages
     makes the curve fall from the least to the most uncertain prompt.
-
-    Args:
-        ranking (`np.ndarray` of shape `(num_prompts,)`, int):
-            Prompts from least to most uncertain.
-        pass_rate (`np.ndarray` of shape `(num_prompts,)`, float):
-            Verified pass rate per prompt; NaN where unknown.
-        seed (`int`, *optional*, defaults to `0`):
-            Seed of the bootstrap.
-
-    Returns:
-        [`Calibration`]
     """
     ranked = np.asarray(pass_rate, dtype=float)[ranking]
     places = np.flatnonzero(np.isfinite(ranked))
@@ -72,7 +62,7 @@ def calibrate(ranking: np.ndarray, pass_rate: np.ndarray, seed: int = 0) -> Cali
     separation, is_flat = _separation(places, rates)
     everywhere = np.arange(len(ranking))
     grid = np.linspace(0, len(ranking) - 1, min(_NUM_BAND_PLACES, len(ranking)))
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     resampled = []
     for _ in range(_NUM_RESAMPLES):
         counts = np.bincount(rng.integers(0, len(places), len(places)), minlength=len(places))

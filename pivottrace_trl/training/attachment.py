@@ -47,17 +47,7 @@ class _WithheldRewardFilter(python_logging.Filter):
 
 class TrainerAttachment:
     """
-    The changes made to one trainer, and their undoing.
-
-    Args:
-        trainer ([`~trl.GRPOTrainer`] or [`~trl.RLOOTrainer`]):
-            A trainer that passed [`check_trainer`].
-        columns ([`PoolColumns`]):
-            Which columns stay in the training data.
-        prompt_ids (`Sequence[str]`):
-            Id of each row of the training data.
-        processes ([`Processes`], *optional*):
-            The processes of the run. Defaults to this one alone.
+    The changes made to one trainer that passed [`check_trainer`], and their undoing.
 
     Attributes:
         resume_path (`Path` or `None`): checkpoint from which the running `train()` resumes.
@@ -95,19 +85,9 @@ class TrainerAttachment:
         """
         Put the blind dataset, the routed reward functions and the routed sampler in place.
 
-        Args:
-            label_router ([`LabelRouter`]):
-                Finds the labels that the reward functions may see.
-            verifier (`int`):
-                Which reward function says whether a response is right.
-            make_sampler (`Callable`):
-                Replacement of the trainer's sampler factory.
-            make_tracer (`Callable[[nn.Module], ResponseTracer]`):
-                Makes the tracer for the forward passes of training.
-            take_traces (`Callable[[list[int], list[ResponseTrace]], None]`):
-                Receives rows of the pool and the trace of one rollout each, as training goes on.
-            before_save (`Callable[[Path], None]`):
-                Called in every process with the folder of a checkpoint that is about to be saved.
+        The reward function `verifier` says whether a response is right. `take_traces` gets rows of the pool and the
+        trace of one rollout each, as training goes on; `before_save` gets, in every process, the folder of a
+        checkpoint that is about to be saved.
         """
         trainer = self.trainer
         train, save_checkpoint = trainer.train, trainer._save_checkpoint
