@@ -275,7 +275,7 @@ def test_traces_of_training_are_those_of_a_separate_pass(temperature, architectu
     model = make_model(architecture, attn_implementation="eager")
     trainer = make_trainer(model=model, learning_rate=0.0, num_iterations=2, max_steps=8, **options)
     callback = attach(trainer, estimator=NeedsEverything())
-    traced, rollouts, take = {}, {}, callback._take_traces
+    traced, rollouts, take = {}, {}, callback._attachment._training_pass._take_traces
 
     def note_traces(rows, traces):
         assert not traced.keys() & set(rows)  # once, though every batch is trained on twice

@@ -150,17 +150,18 @@ def test_a_score_learns_from_every_probe_that_is_answered(make_trainer):
 def test_scores_of_training_outlive_what_late_probes_teach(make_trainer):
     trainer = make_trainer(dataset=make_pool().remove_columns("solution"), num_train_epochs=2)
     callback = attach_queue(trainer, estimator="probe_calibrated")
-    reroute, seen = callback._reroute, {}
+    route, seen = callback.router.route, {}
 
-    def look(epoch):
+    def look(epoch, *args):
         # What training has rolled out has a vote.
         seen["rows"] = np.isfinite(callback.router.evidence.agreement)
         seen["before"] = callback.router.scores.copy()
         answer_queue(callback.ledger.path, 5)
-        reroute(epoch)
+        result = route(epoch, *args)
         seen["after"] = callback.router.scores.copy()
+        return result
 
-    callback._reroute = look
+    callback.router.route = look
     trainer.train()
     assert callback.scorer.probes and 16 <= seen["rows"].sum()
     assert (seen["before"] == seen["after"])[seen["rows"]].all()

@@ -130,13 +130,15 @@ def test_a_pool_that_is_mastered_later_ends_without_another_step(make_trainer, c
     trainer = make_trainer(POOL, reward_funcs=verifier(), max_completion_length=LENGTH, num_train_epochs=3)
     say_instead(trainer, half)
     callback = attach(trainer, 64, answer_format=TEXT)
-    reroute = callback._reroute
+    route = callback.router.route
 
-    def master(epoch):
-        reroute(epoch)
-        callback.router.routes[:] = Route.DISCARD
+    def master(epoch, *args):
+        result = route(epoch, *args)
+        if epoch:
+            result.routes[:] = Route.DISCARD
+        return result
 
-    callback._reroute = master
+    callback.router.route = master
     trainer.train()
     assert trainer.state.epoch == 1.0
     assert [e["pivottrace/num_discard"] for e in trainer.state.log_history if "pivottrace/num_discard" in e][-1] == 72
