@@ -18,11 +18,10 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pivottrace_trl import AttentionTracer, Rollout
-from pivottrace_trl.offline import tokenize_prompts
 from pivottrace_trl.pool import load_pool
 from pivottrace_trl.progress import progress_bar
 from pivottrace_trl.study.metrics import auroc, bootstrap
-from pivottrace_trl.study.responses import collect_responses
+from pivottrace_trl.study.run import SETTINGS, SURVEY, survey_pool
 from pivottrace_trl.tracing.batches import pad_batch, plan_batches
 from pivottrace_trl.tracing.layers import find_attention_modules
 from pivottrace_trl.tracing.pivots import signal_jumps
@@ -104,20 +103,24 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="trace the first responses only")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    settings = json.loads((args.study / "responses" / "settings.json").read_text())
+    settings = json.loads((args.study / SURVEY / SETTINGS).read_text())
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     model = AutoModelForCausalLM.from_pretrained(args.model, dtype="auto").eval()
     dataset = load_pool(args.dataset, limit=settings["num_prompts"])
-    known = {key: settings.pop(key) for key in ("num_prompts", "max_completion_length", "batch_size", "seed")}
-    known.pop("num_prompts")
-    prompts = tokenize_prompts(tokenizer, dataset[args.prompt_column])
-    responses = collect_responses(
-        model, tokenizer, prompts, args.study / "responses", settings, num_samples=0, **known
+    (greedy,) = survey_pool(
+        model,
+        tokenizer,
+        dataset[args.prompt_column],
+        args.study / SURVEY,
+        num_samples=0,
+        max_completion_length=settings["max_completion_length"],
+        batch_size=settings["batch_size"],
+        seed=settings["seed"],
     )
     is_wrong = pq.read_table(args.study / "scores.parquet")["is_wrong"].to_numpy()
     traces = load_traces(args.study / "traces.parquet")
     shown = [i for i, trace in enumerate(traces) if len(trace) > 1][: args.limit]
-    rollouts: list[Rollout] = [responses[i][0] for i in shown]
+    rollouts: list[Rollout] = [greedy.rollouts[i] for i in shown]
     entropies, is_wrong = [traces[i].entropy for i in shown], is_wrong[shown]
     rows = []
     for window in WINDOWS:

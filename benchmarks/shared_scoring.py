@@ -17,10 +17,10 @@ import torch.distributed as dist
 from common import SHAPES, make_model, report
 from transformers import AutoTokenizer, GenerationConfig
 
-from pivottrace_trl import generate_rollouts, trace_rollouts
+from pivottrace_trl import trace_rollouts
 from pivottrace_trl.demo.arm import MODEL_PATH
 from pivottrace_trl.processes import Processes, SharedWork
-from pivottrace_trl.tracing.rollouts import transformers_generator
+from pivottrace_trl.tracing.rollouts import even_batches, generate_rollouts, transformers_generator
 
 
 PROMPT_LENGTH = 64
@@ -43,10 +43,15 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     prompts = torch.randint(4, 100, (args.prompts, PROMPT_LENGTH), generator=generator).tolist()
     config = GenerationConfig(max_new_tokens=args.tokens, min_new_tokens=args.tokens, do_sample=True, pad_token_id=0)
-    generate = transformers_generator(model, AutoTokenizer.from_pretrained(MODEL_PATH), config)
+    respond = transformers_generator(model, AutoTokenizer.from_pretrained(MODEL_PATH), config)
+    batches = even_batches(prompts, args.batch)
+
+    def generate(prompt_ids: list[list[int]], number: int) -> list[list[int]]:
+        torch.manual_seed(number)
+        return respond(prompt_ids)
 
     def score(work: SharedWork) -> list[list[int]]:
-        rollouts = generate_rollouts(generate, prompts, args.batch, progress=False, seed=0, work=work)
+        rollouts = generate_rollouts(generate, prompts, batches, progress=False, work=work)
         trace_rollouts(model, rollouts, 0, progress=False, work=work)
         return [rollout.completion_ids for rollout in rollouts]
 

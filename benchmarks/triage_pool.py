@@ -17,12 +17,12 @@ import torch
 from common import SHAPES, make_model, report, synchronize
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from pivottrace_trl import PoolScorer, generate_rollouts
+from pivottrace_trl import PoolScorer, trace_rollouts
 from pivottrace_trl.demo.arm import MODEL_PATH
 from pivottrace_trl.estimators import PivotEntropy
 from pivottrace_trl.pool import load_pool
 from pivottrace_trl.tracing.batches import pad_batch, plan_batches
-from pivottrace_trl.tracing.rollouts import transformers_generator
+from pivottrace_trl.tracing.rollouts import even_batches, generate_rollouts, transformers_generator
 
 
 def timed(function):
@@ -69,9 +69,14 @@ def main() -> None:
     )
     generate = transformers_generator(model, tokenizer, config)
     generate(prompts[:2])  # warm-up
-    rollouts, generating = timed(lambda: generate_rollouts(generate, prompts, args.batch_size))
-    scorer = PoolScorer(PivotEntropy(), tokenizer.pad_token_id, args.token_budget)
-    _, scoring = timed(lambda: scorer(model, rollouts))
+    batches = even_batches(prompts, args.batch_size)
+    rollouts, generating = timed(lambda: generate_rollouts(lambda batch, _: generate(batch), prompts, batches))
+    scorer = PoolScorer(PivotEntropy(), tokenizer.pad_token_id)
+
+    def score() -> None:
+        scorer.fit(*trace_rollouts(model, rollouts, tokenizer.pad_token_id, token_budget=args.token_budget))
+
+    _, scoring = timed(score)
 
     @torch.no_grad()
     def pass_only():

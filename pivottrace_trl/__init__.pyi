@@ -16,7 +16,7 @@ from .pool import drop_duplicates, pool_ids, prompt_id
 from .report import RunRecorder
 from .routing import PivotRoutedSampler, Route, TriageConfig
 from .scoring import PoolScorer
-from .tracing import AttentionTracer, ResponseTrace, Rollout, generate_rollouts, trace_rollouts
+from .tracing import AttentionTracer, ResponseTrace, Rollout, trace_rollouts
 
 __version__: str
 
@@ -44,7 +44,6 @@ __all__ = [
     "annotation_status",
     "drop_duplicates",
     "export_queue",
-    "generate_rollouts",
     "get_estimator",
     "import_answers",
     "is_correct",

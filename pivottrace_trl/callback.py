@@ -29,46 +29,25 @@ from .report.run import RunReport
 from .routing.router import PoolRouter
 from .routing.sampler import PivotRoutedSampler
 from .routing.triage import Route, TriageConfig, TriageResult, resolve_budget
-from .scoring.scorer import PoolScorer
+from .scoring.scorer import PoolScorer, SurveyExaminer
+from .scoring.survey import Responses, Survey
 from .tracing.response_tracer import ResponseTracer
 from .training.attachment import TrainerAttachment
 from .training.batch_labels import LabelRouter, check_success_threshold
-from .training.checkpoint import load_suggestions, save_suggestions
+from .training.checkpoint import begin_run, end_run, load_suggestions, save_suggestions
 from .training.checks import check_trainer
 from .training.columns import find_columns, find_verifier
-from .training.first_look import FirstLook
 from .training.fresh_scores import FreshScores
 from .training.gate import SpendingGate, say
+from .training.parallelism import whole_model
+from .training.policy import TrainerPolicy
 from .training.prompts import check_evaluation_data, check_form_of_prompts, check_prompts
 from .training.run_state import Position, RunState, open_ledger
 
 
 logger = logging.get_logger(__name__)
 
-_SUGGESTIONS = "suggestions.parquet"
-
-
-class _FirstResponses:
-    """Verifies the first responses by the reward function, and lets the estimator learn from the probes."""
-
-    def __init__(self, gate: SpendingGate, scorer: PoolScorer):
-        self._gate, self._scorer = gate, scorer
-        # `None` before the pool was answered, and in a run that was resumed without its first responses.
-        self.look: FirstLook | None = None
-
-    def verify(self, rows: list[int]) -> list[bool] | None:
-        return None if self.look is None else self._gate.verify(rows)
-
-    def learn(self, rows: list[int], was_right: np.ndarray) -> np.ndarray | None:
-        if self.look is None or not isinstance(self._scorer.estimator, CalibratedEstimator):
-            return None
-        traces = self.look.traces
-        if not self._scorer.calibrate(rows, [traces[row] for row in rows], was_right):
-            return None
-        return self._scorer.score(traces).scores
-
-    def objection(self) -> str | None:
-        return self._gate.objection()
+_SUGGESTIONS, _SURVEY, _RUN = "suggestions.parquet", "survey", "began.json"
 
 
 class PivotDensityCallback(TrainerCallback):
@@ -183,13 +162,7 @@ class PivotDensityCallback(TrainerCallback):
             check_evaluation_data(self._trainer.eval_dataset, attachment.questions)
         config = config or TriageConfig()
         config.resolve_probe_size(budget, len(ids))
-        scorer = PoolScorer(
-            estimator,
-            self._trainer._tokenizer.pad_token_id,
-            temperature=self._trainer.temperature,
-            autocast=self._trainer.accelerator.autocast,
-        )
-
+        scorer = PoolScorer(estimator, self._trainer._tokenizer.pad_token_id)
         if isinstance(scorer.estimator, CalibratedEstimator) and not config.resolve_probe_size(budget, len(ids)):
             raise ValueError(
                 f"`estimator` is {type(scorer.estimator).__name__}, which learns from a probe set, but with "
@@ -220,10 +193,10 @@ class PivotDensityCallback(TrainerCallback):
         )
         self._gate = SpendingGate(attachment, self._verifier, self.label_router)
         self._state = RunState(self.router, scorer, {"monitor": self.label_router.monitor, "gate": self._gate})
-        self._examiner = _FirstResponses(self._gate, scorer)
+        self._examiner = SurveyExaminer(None, scorer, self._gate.verify, self._gate.objection)
+        self._survey_identity = ""
         self.report = RunReport(self.output_dir)
         self._attachment = attachment
-        self._first_look: FirstLook | None = None
         self._routed_epoch: int | None = None
         self._fresh = FreshScores(self.router, scorer, self._processes)
         self.num_scoring_tokens = 0
@@ -311,34 +284,38 @@ class PivotDensityCallback(TrainerCallback):
     def _score_pool(self) -> None:
         """Answer every prompt once, trace the answers, and route the pool; what is interrupted goes on from there."""
         self._attachment.start_trackers()
-        look = self._new_look()
-        look.take(self._processes)
-        self.num_scoring_tokens += look.num_tokens
-        if self._processes.is_main:
-            self._first_look = self._examiner.look = look
-        self._processes.on_main(lambda: self._route_first(look))
+        with whole_model(self._trainer, self._processes):
+            responses = self._new_survey().run(self._processes, not self._trainer.args.disable_tqdm)
+        self.num_scoring_tokens += responses.num_tokens
+        self._survey_identity = responses.identity
+        self._processes.on_main(lambda: self._route_first(responses))
         self._state.share(self._processes)
         self._routed_epoch = 0
 
-    def _new_look(self) -> FirstLook:
-        return FirstLook(self.output_dir / "first_look", self._attachment, self.scorer, self._answer_format)
+    def _new_survey(self) -> Survey:
+        # A score that reads agreement needs a group of responses to each prompt; the first of them is traced.
+        size = self._trainer.num_generations if "agreement" in self.scorer.needs else 1
+        policy, prompts = TrainerPolicy(self._trainer), self._attachment.prompts
+        return Survey(self.output_dir / _SURVEY, policy, prompts, self._answer_format, self.scorer.needs, size)
 
-    def _route_first(self, look: FirstLook) -> None:
-        rows = np.arange(len(self.router.prompt_ids))
-        self.router.start = look.begin_run(self.ledger.last_event)
-        answers, agreement = look.vote()
-        self.router.suggestions.update({row: answer for row, answer in enumerate(answers) if answer})
-        pool_scores = self.scorer.fit(look.traces, agreement)
-        self.router.update_scores(rows, pool_scores.scores, pool_scores.densities)
-        tokenizer = self._trainer._tokenizer
-        self.report.plot_example(look.rollouts, pool_scores.traces, self.scorer.density, tokenizer)
-        if self.router.asks_people:
+    def _route_first(self, responses: Responses) -> None:
+        router, traces, tokenizer = self.router, responses.traces, self._trainer._tokenizer
+        router.start = begin_run(self.output_dir / _RUN, responses.identity, self.ledger.last_event)
+        router.suggestions.update({row: answer for row, answer in enumerate(responses.votes) if answer})
+        pool_scores = self.scorer.fit(traces, responses.heads)
+        router.update_scores(np.arange(len(traces)), pool_scores.scores, pool_scores.densities)
+        self.report.plot_example(responses.rollouts, traces, self.scorer.density, tokenizer)
+        if router.asks_people:
             path, threshold = self.output_dir / "attempts.parquet", self.scorer.density.threshold or 0.0
-            write_attempts(path, self.router.prompt_ids, look.rollouts, pool_scores.traces, threshold, tokenizer)
+            write_attempts(path, router.prompt_ids, responses.rollouts, traces, threshold, tokenizer)
         self.report.clear()
-        self._gate.look_at(look)
+        self._look_at(responses)
         self._gate.check_answers()
-        self._report_routing(0, self.router.first_routing(self._examiner))
+        self._report_routing(0, router.first_routing(self._examiner))
+
+    def _look_at(self, responses: Responses) -> None:
+        self._gate.look_at(responses)
+        self._examiner = SurveyExaminer(responses, self.scorer, self._gate.verify, self._gate.objection)
 
     def _report_routing(self, epoch: int, result: TriageResult) -> None:
         self.report.write_routing(epoch, self.router, result)
@@ -350,9 +327,9 @@ class PivotDensityCallback(TrainerCallback):
         def load() -> Position:
             position = self._state.load(checkpoint, self._trainer.args.seed)
             load_suggestions(self.output_dir / _SUGGESTIONS, self.router)
-            look = self._new_look()
-            if look.reopen(position.first_look):
-                self._first_look = self._gate.responses = self._examiner.look = look
+            responses = self._new_survey().load(position.survey)
+            if responses is not None:
+                self._look_at(responses)
             else:
                 logger.warning(
                     f"{self.output_dir} does not hold the first responses of the run that saved {checkpoint}: labels "
@@ -362,7 +339,7 @@ class PivotDensityCallback(TrainerCallback):
             return position
 
         position = self._processes.on_main(load)
-        self.num_scoring_tokens = position.num_scoring_tokens
+        self.num_scoring_tokens, self._survey_identity = position.num_scoring_tokens, position.survey
         self._state.share(self._processes)
         self._routed_epoch = position.epoch
         return position
@@ -404,7 +381,7 @@ class PivotDensityCallback(TrainerCallback):
             epoch=self._routed_epoch,
             num_prompts=self.sampler.num_prompts,
             num_scoring_tokens=self.num_scoring_tokens,
-            first_look="" if self._first_look is None else self._first_look.identity,
+            survey=self._survey_identity,
         )
 
         def save() -> None:
@@ -420,8 +397,7 @@ class PivotDensityCallback(TrainerCallback):
         self._fresh.merge()
         if not self._processes.is_main:
             return
-        if self._first_look is not None:
-            self._first_look.end_run()
+        end_run(self.output_dir / _RUN)
         summary = self.summary()
         self.report.write_summary(summary, state.log_history)
         record_run(

@@ -1,25 +1,22 @@
 """Triage of a pool without a trainer."""
 
-import copy
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 from datasets import Dataset
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .answers import AnswerFormat, majority_vote
+from .answers import AnswerFormat
 from .answers.format import resolve_format
 from .estimators import Estimator, get_estimator
-from .files import check_writable, replace_atomically
+from .files import check_writable, without_nan, write_json, write_parquet
 from .labels.exchange import export_queue
 from .labels.ledger import AnnotationLedger
 from .labels.vault import LabelVault
@@ -27,10 +24,12 @@ from .labels.waiting import People
 from .pool import pool_ids, prompt_text, read_rows
 from .routing.router import PoolRouter
 from .routing.triage import Route, TriageConfig, TriageResult, resolve_budget
-from .scoring.scorer import PoolScorer, PoolScores
+from .scoring.policy import ModelPolicy
+from .scoring.scorer import PoolScorer, PoolScores, SurveyExaminer
+from .scoring.survey import Responses, Survey, add_agreement
 from .tracing.pivots import find_pivots
-from .tracing.rollouts import Rollout, generate_rollouts, transformers_generator
-from .tracing.trace import ResponseTrace, save_traces
+from .tracing.rollouts import Rollout
+from .tracing.trace import save_traces
 
 
 # Responses sampled for a score that needs several of them.
@@ -63,47 +62,11 @@ class PoolTriage:
     pivot_threshold: float
 
 
-def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[dict]]) -> list[list[int]]:
-    """
-    Tokenize prompts as the model expects them: conversations, and plain questions to a chat model, through the chat
-    template; plain text to a base model as it is.
-
-    Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Tokenizer of the model.
-        prompts (`Sequence[str | list[dict]]`):
-            Prompts.
-
-    Returns:
-        `list[list[int]]`: token ids of each prompt.
-    """
-    ids = []
-    for prompt in prompts:
-        if isinstance(prompt, str) and tokenizer.chat_template is None:
-            ids.append(tokenizer(prompt)["input_ids"])
-            continue
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        ids.append(tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
-    return ids
-
-
 @dataclass(frozen=True)
 class TriagePlan:
-    """
-    What a triage needs besides a model, checked. See [`plan_triage`].
+    """What a triage needs besides a model, checked; the ledger of the router is open."""
 
-    Attributes:
-        dataset ([`~datasets.Dataset`]): the pool.
-        prompt_column (`str`): column that holds the prompts.
-        ledger ([`AnnotationLedger`]): opened.
-        router ([`PoolRouter`]): routes the pool.
-        estimator ([`Estimator`]): the score.
-        answer_format ([`AnswerFormat`]): finds and compares answers.
-        output_dir (`Path`): folder of the results.
-    """
-
-    dataset: Dataset
-    prompt_column: str
+    prompts: Sequence
     ledger: AnnotationLedger
     router: PoolRouter
     estimator: Estimator
@@ -121,15 +84,7 @@ def plan_triage(
     config: TriageConfig | None = None,
     answer_format: AnswerFormat | str = "math",
 ) -> TriagePlan:
-    """
-    Check what [`triage_pool`] is asked for, and open its ledger, before a model is loaded. The arguments are the same.
-
-    Returns:
-        [`TriagePlan`]
-
-    Raises:
-        ValueError: for a budget, pool, column, score or folder that cannot be used.
-    """
+    """Check what [`triage_pool`] is asked for, and open its ledger, before a model is loaded."""
     ids = pool_ids(dataset, prompt_column)
     budget = resolve_budget(annotation_budget, len(ids))
     if label_column is not None and label_column not in dataset.column_names:
@@ -149,7 +104,7 @@ def plan_triage(
 
     prompts = dataset.select_columns(prompt_column)
     router = PoolRouter(ids, ledger, vault or People(ledger), config, read)
-    return TriagePlan(dataset, prompt_column, ledger, router, estimator, answer_format, output_dir)
+    return TriagePlan(dataset[prompt_column], ledger, router, estimator, answer_format, output_dir)
 
 
 def triage_pool(
@@ -171,7 +126,8 @@ def triage_pool(
     Score a pool with one greedy response per prompt and route every prompt.
 
     With a label column the probe set is bought from it, and only the probe set; without one, the probes stand first in
-    the annotation queue, nothing is discarded, and the rest of the budget goes to the most uncertain prompts.
+    the annotation queue, nothing is discarded, and the rest of the budget goes to the most uncertain prompts. Finished
+    responses and traces are kept: a second call goes on where an interrupted one stopped.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -181,7 +137,8 @@ def triage_pool(
         dataset ([`~datasets.Dataset`]):
             The pool.
         output_dir (`str` or `Path`):
-            Folder for `ledger.sqlite`, `routes.parquet`, `traces.parquet`, `queue.jsonl` and `summary.json`.
+            Folder for `ledger.sqlite`, `routes.parquet`, `traces.parquet`, `queue.jsonl`, `summary.json`, and
+            `survey`, where the responses and traces are kept as they are made.
         annotation_budget (`float` or `int`, *optional*, defaults to `0.293`):
             Share of the pool in `(0, 1]`, or number of labels.
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
@@ -221,120 +178,72 @@ def run_triage(
     batch_size: int = 32,
     progress: bool = True,
 ) -> PoolTriage:
-    """
-    Score and route a pool as planned. The arguments are those of [`triage_pool`].
-
-    Returns:
-        [`PoolTriage`]
-    """
-    router, ids = plan.router, plan.router.prompt_ids
-    dataset, prompt_column, answer_format = plan.dataset, plan.prompt_column, plan.answer_format
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    """Score and route a pool as planned, see [`triage_pool`]."""
+    router, answer_format = plan.router, plan.answer_format
+    responses = _survey(plan, model, tokenizer, max_completion_length, batch_size, progress)
+    start = time.perf_counter()
     scorer = PoolScorer(plan.estimator, tokenizer.pad_token_id)
-    seconds = {}
-    start = time.perf_counter()
-    generation_config = GenerationConfig(
-        max_new_tokens=max_completion_length,
-        do_sample=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
-    )
-    rollouts = generate_rollouts(
-        transformers_generator(model, tokenizer, generation_config),
-        tokenize_prompts(tokenizer, dataset[prompt_column]),
-        batch_size,
-        progress,
-    )
-    agreement = None
-    if "agreement" in scorer.needs:
-        sampled = generate_rollouts(
-            transformers_generator(model, tokenizer, _sampling(generation_config)),
-            [rollout.prompt_ids for rollout in rollouts for _ in range(_NUM_SAMPLES)],
-            batch_size,
-            progress,
-        )
-        samples = tokenizer.batch_decode([r.completion_ids for r in sampled], skip_special_tokens=True)
-        groups = [samples[start : start + _NUM_SAMPLES] for start in range(0, len(samples), _NUM_SAMPLES)]
-        agreement = [majority_vote(group, answer_format).agreement for group in groups]
-    seconds["generation"] = time.perf_counter() - start
-    start = time.perf_counter()
-    pool_scores = scorer(model, rollouts, progress, agreement)
-    router.update_scores(np.arange(len(ids)), pool_scores.scores, pool_scores.densities)
-    seconds["tracing"] = time.perf_counter() - start
-    start = time.perf_counter()
-    responses = tokenizer.batch_decode([r.completion_ids for r in rollouts], skip_special_tokens=True)
+    pool_scores = scorer.fit(responses.traces, responses.heads)
+    router.update_scores(np.arange(len(plan.prompts)), pool_scores.scores, pool_scores.densities)
+    router.suggestions.update({row: answer for row, answer in enumerate(responses.answers) if answer})
 
-    answers = [answer_format.extract(response) for response in responses]
-    router.suggestions.update({row: answer for row, answer in enumerate(answers) if answer})
-
-    examiner = _FirstResponses(router, scorer, pool_scores.traces, answers, answer_format)
-    result = router.first_routing(examiner, buy=False)
-    pool_scores = examiner.pool_scores or pool_scores
-    seconds["triage"] = time.perf_counter() - start
-    threshold = scorer.density.threshold or 0.0
-    outcome = PoolTriage(result, pool_scores, rollouts, responses, router, seconds, peak_memory_gb(), threshold)
-    _write(outcome, plan.ledger, dataset[prompt_column], plan.output_dir)
-    return outcome
-
-
-class _FirstResponses:
-    """Verifies the responses of a triage by the dataset's labels, and lets the estimator learn from the probes."""
-
-    def __init__(
-        self,
-        router: PoolRouter,
-        scorer: PoolScorer,
-        traces: list[ResponseTrace],
-        answers: list[str | None],
-        answer_format: AnswerFormat,
-    ):
-        self._router, self._scorer, self._traces = router, scorer, traces
-        self._answers, self._answer_format = answers, answer_format
-        # By what the probes taught; `None` if they taught nothing.
-        self.pool_scores: PoolScores | None = None
-
-    def verify(self, rows: list[int]) -> list[bool]:
-        labels = [self._router.ledger.label(self._router.prompt_ids[row]) or {} for row in rows]
+    def verify(rows: list[int]) -> list[bool]:
+        labels = [router.ledger.label(router.prompt_ids[row]) or {} for row in rows]
         return [
-            is_right(self._answers[row], str(next(iter(label.values()))), self._answer_format)
+            is_right(responses.answers[row], str(next(iter(label.values()))), answer_format)
             for row, label in zip(rows, labels, strict=True)
         ]
 
-    def learn(self, rows: list[int], was_right: np.ndarray) -> np.ndarray | None:
-        if not self._scorer.calibrate(rows, [self._traces[row] for row in rows], was_right):
-            return None
-        self.pool_scores = self._scorer.score(self._traces)
-        return self.pool_scores.scores
+    examiner = SurveyExaminer(responses, scorer, verify)
+    result = router.first_routing(examiner, buy=False)
+    outcome = PoolTriage(
+        result=result,
+        pool_scores=examiner.pool_scores or pool_scores,
+        rollouts=responses.rollouts,
+        responses=responses.texts,
+        router=router,
+        seconds=responses.seconds | {"triage": time.perf_counter() - start},
+        peak_memory_gb=peak_memory_gb(),
+        pivot_threshold=scorer.density.threshold or 0.0,
+    )
+    _write(outcome, plan.ledger, plan.prompts, plan.output_dir)
+    return outcome
 
-    def objection(self) -> str | None:
-        return None
+
+def _survey(
+    plan: TriagePlan,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_completion_length: int,
+    batch_size: int,
+    progress: bool,
+) -> Responses:
+    """The greedy response to every prompt, with the agreement of sampled ones where the score needs it."""
+    make_policy = partial(ModelPolicy, model, tokenizer, max_completion_length, batch_size=batch_size)
+    needs, folder = plan.estimator.needs, plan.output_dir / "survey"
+    greedy = Survey(folder / "greedy", make_policy(temperature=0.0), plan.prompts, plan.answer_format, needs)
+    responses = greedy.run(progress=progress)
+    if "agreement" not in needs:
+        return responses
+    policy = make_policy(temperature=1.0)
+    samples = Survey(folder / "samples", policy, plan.prompts, plan.answer_format, num_responses=_NUM_SAMPLES)
+    sampled = samples.run(progress=progress)
+    seconds = responses.seconds["generation"] + sampled.seconds["generation"]
+    return replace(
+        responses,
+        traces=add_agreement(responses.traces, sampled.agreement or ()),
+        seconds=responses.seconds | {"generation": seconds},
+    )
 
 
 def is_right(answer: str | None, label: str, answer_format: AnswerFormat) -> bool:
-    """
-    Whether the answer of a response is what a label of the dataset says.
-
-    Args:
-        answer (`str` or `None`): the answer.
-        label (`str`): the label, as it stands in the dataset.
-        answer_format ([`AnswerFormat`]): compares them.
-
-    Returns:
-        `bool`
-    """
+    """Whether the answer of a response is what a label says, as it stands in the dataset."""
     if answer is None:
         return False
     try:
         return answer_format.are_equivalent(answer_format.read(label).label, answer)
     except ValueError:  # a label of the dataset that nobody would be let type: a word among formulas, or `-2,1`
         return answer == label.strip() or answer_format.are_equivalent(label, answer)
-
-
-def _sampling(generation_config: GenerationConfig) -> GenerationConfig:
-    sampling = copy.copy(generation_config)
-    sampling.update(do_sample=True, temperature=1.0, top_k=0, top_p=1.0)
-    return sampling
 
 
 def peak_memory_gb() -> float:
@@ -367,9 +276,8 @@ def _write(outcome: PoolTriage, ledger: AnnotationLedger, prompts: Sequence, out
         "is_probe": np.isin(np.arange(len(router.prompt_ids)), router.probes).tolist(),
         "route": [Route(route).name.lower() for route in outcome.result.routes],
     }
-    replace_atomically(output_dir / "routes.parquet", lambda path: pq.write_table(pa.table(columns), path))
+    write_parquet(output_dir / "routes.parquet", columns)
     save_traces(scores.traces, output_dir / "traces.parquet", router.prompt_ids)
-
     num_queries = export_queue(ledger, output_dir / "queue.jsonl", "jsonl")
     summary = {
         "pool_size": len(router.prompt_ids),
@@ -378,16 +286,12 @@ def _write(outcome: PoolTriage, ledger: AnnotationLedger, prompts: Sequence, out
         "routes": outcome.result.counts(),
         "queue": num_queries,
         "probe_success": float(np.nanmean(router.evidence.pass_rate)) if router.ledger.num_bought else None,
-        "calibration_error": _finite_or_none(outcome.result.calibration.error),
-        "score_auroc": _finite_or_none(outcome.result.calibration.separation),
-        "discard_below": _finite_or_none(outcome.result.discard_below),
-        "annotate_above": _finite_or_none(outcome.result.annotate_above),
+        "calibration_error": outcome.result.calibration.error,
+        "score_auroc": outcome.result.calibration.separation,
+        "discard_below": outcome.result.discard_below,
+        "annotate_above": outcome.result.annotate_above,
         "tokens_generated": sum(columns["num_tokens"]),
         "seconds": {stage: round(value, 2) for stage, value in outcome.seconds.items()},
         "peak_memory_gb": round(outcome.peak_memory_gb, 2),
     }
-    replace_atomically(output_dir / "summary.json", lambda path: path.write_text(json.dumps(summary, indent=2) + "\n"))
-
-
-def _finite_or_none(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+    write_json(output_dir / "summary.json", without_nan(summary))

@@ -23,20 +23,10 @@ _DESCRIPTION = "made_from.json"
 
 class Processes:
     """
-    Exchanges plain Python values between the processes of a run. It has a process group of its own, on the CPU, since
-    waiting for people or for an endpoint may take longer than the time-outs of the group that trains.
-
-    Args:
-        rank (`int`, *optional*, defaults to `0`):
-            Number of this process.
-        size (`int`, *optional*, defaults to `1`):
-            Number of processes. With more than one, `torch.distributed` must be initialised, and every process must
-            make its `Processes` at the same point.
-
-    Attributes:
-        rank (`int`): number of this process.
-        size (`int`): number of processes.
-        is_main (`bool`): whether this is the process that writes files and buys labels.
+    Exchanges plain Python values between the processes of a run; that of rank 0 (`is_main`) writes files and buys
+    labels. It has a process group of its own, on the CPU, since waiting for people or for an endpoint may take longer
+    than the time-outs of the group that trains. With more than one process, `torch.distributed` must be initialised,
+    and every process must make its `Processes` at the same point.
     """
 
     def __init__(self, rank: int = 0, size: int = 1):
@@ -70,16 +60,8 @@ class Processes:
 
     def on_main(self, function: Callable[[], T]) -> T:
         """
-        Run a function on rank 0 while the others wait.
-
-        Args:
-            function (`Callable[[], T]`): what to run; it must not talk to the other processes.
-
-        Returns:
-            What it returned, on every process.
-
-        Raises:
-            RuntimeError: on the other processes, if it raised on rank 0, so that none waits for ever.
+        Run a function on rank 0 while the others wait, and return what it returned. It must not talk to the other
+        processes. If it raises, they raise a `RuntimeError`, so that none waits for ever.
         """
         if self.size == 1:
             return function()
@@ -97,29 +79,22 @@ class Processes:
         return result
 
 
-class PartsFolder:
+class BatchFolder:
     """
-    Finished parts as Parquet files beside a description of what they were made from. What was made from anything else
-    is deleted.
-
-    Args:
-        path (`Path`):
-            The folder; made if absent.
-        description (`Mapping[str, Any]`, *optional*):
-            Plain values that decide what the parts are: model, prompts, seed, settings. Defaults to taking the parts
-            as they are.
+    Finished batches of work as Parquet files, beside a description of what they were made from: plain values such as
+    model, prompts, seed. What was made from anything else is deleted; without a `description` the folder is taken as
+    it is.
     """
 
     def __init__(self, path: Path, description: Mapping[str, Any] | None = None):
         self.path = path
         text = json.dumps(description, indent=1)
-        if description is not None and self.description() != json.loads(text):
+        if description is not None and self._description() != json.loads(text):
             for old in path.glob("*"):
                 old.unlink()
             replace_atomically(path / _DESCRIPTION, lambda temporary: temporary.write_text(text))
 
-    def description(self) -> dict[str, Any] | None:
-        """What the parts were made from; `None` if there are none, or it cannot be read."""
+    def _description(self) -> dict[str, Any] | None:
         path = self.path / _DESCRIPTION
         try:
             return json.loads(path.read_text()) if path.is_file() else None
@@ -128,47 +103,37 @@ class PartsFolder:
 
     @property
     def identity(self) -> str | None:
-        """16 hexadecimal digits of the description; `None` if there is none."""
-        description = self.description()
+        """16 hexadecimal digits of the description; `None` if there is none, or it cannot be read."""
+        description = self._description()
         if description is None:
             return None
         return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
 
     def load(self, kind: str) -> dict[int, pa.Table]:
-        """The finished parts of a kind by number; one that cannot be read counts as not finished."""
-        parts = {}
+        """The finished batches of a kind by number; one that cannot be read counts as not finished."""
+        batches = {}
         for path in sorted(self.path.glob(f"{kind}-*.parquet")):
             try:
-                parts[int(path.stem.rsplit("-", 1)[1])] = pq.read_table(path)
+                batches[int(path.stem.rsplit("-", 1)[1])] = pq.read_table(path)
             except (pa.ArrowException, OSError, ValueError):
                 path.unlink()
-        return parts
+        return batches
 
     def save(self, kind: str, number: int, table: pa.Table) -> None:
-        """Write a part."""
+        """Write a batch."""
         path = self.path / f"{kind}-{number:06d}.parquet"
         replace_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
 
 
 class SharedWork:
     """
-    Does work part by part. Each round gives one part to every process; results are the same whatever the number of
-    processes, as long as a part depends on its number only.
-
-    Args:
-        processes ([`Processes`], *optional*):
-            Who shares the work. Defaults to this process alone.
-        folder ([`PartsFolder`], *optional*):
-            Where rank 0 keeps what is finished; the others do not touch it. Defaults to keeping nothing.
-        is_finished (`bool`, *optional*, defaults to `False`):
-            Whether everything is there already and is only to be read.
-
-    Attributes:
-        processes ([`Processes`]): who shares the work.
+    Does work batch by batch; each round gives one batch to every process (by default this one alone). Results are the
+    same whatever the number of processes, as long as a batch depends on its number only. Rank 0 keeps what is finished
+    in the `folder`, if there is one; `is_finished` says that everything lies there and is only to be read.
     """
 
     def __init__(
-        self, processes: Processes | None = None, folder: PartsFolder | None = None, is_finished: bool = False
+        self, processes: Processes | None = None, folder: BatchFolder | None = None, is_finished: bool = False
     ):
         self.processes = processes or Processes()
         self._is_finished = is_finished
@@ -177,44 +142,39 @@ class SharedWork:
     def run(
         self,
         kind: str,
-        num_parts: int,
+        num_batches: int,
         make: Callable[[int], T],
         to_table: Callable[[T], pa.Table],
         from_table: Callable[[pa.Table], T],
         only_main: bool = False,
     ) -> Iterator[tuple[int, T | None]]:
         """
-        Make the parts that are not finished.
+        Make the batches of a kind that are not finished.
 
         Args:
-            kind (`str`):
-                Name of the work.
-            num_parts (`int`):
-                Number of parts.
-            make (`Callable[[int], T]`):
-                Makes the part with the given number. Every process calls it equally often, so that it may hold
-                collective operations; surplus results are dropped.
-            to_table (`Callable[[T], pa.Table]`):
-                How to write a part.
-            from_table (`Callable[[pa.Table], T]`):
-                How to read it.
-            only_main (`bool`, *optional*, defaults to `False`):
-                Whether only rank 0 needs the results, which spares the others the memory.
+            kind (`str`): name of the work.
+            num_batches (`int`): number of batches.
+            make (`Callable[[int], T]`): makes the batch with the given number. Every process calls it equally often,
+                so that it may hold collective operations; surplus results are dropped.
+            to_table (`Callable[[T], pa.Table]`): how to write a batch.
+            from_table (`Callable[[pa.Table], T]`): how to read it.
+            only_main (`bool`, *optional*, defaults to `False`): whether only rank 0 needs the results, which spares
+                the others the memory.
 
         Yields:
-            `tuple[int, T | None]`: number and result of each part; `None` on the other processes if `only_main`.
+            `tuple[int, T | None]`: number and result of each batch; `None` on the other processes if `only_main`.
 
         Raises:
-            ValueError: if a part is missing of what should be finished.
+            ValueError: if a batch is missing of what should be finished.
         """
         processes = self.processes
         finished = {n: from_table(t) for n, t in self._folder.load(kind).items()} if self._folder else {}
         numbers = processes.broadcast(sorted(finished))
-        parts: Mapping[int, T | None] = finished if only_main else processes.broadcast(finished)
+        batches: Mapping[int, T | None] = finished if only_main else processes.broadcast(finished)
         for number in numbers:
-            if number < num_parts:
-                yield number, parts.get(number)
-        missing = sorted(set(range(num_parts)) - set(numbers))
+            if number < num_batches:
+                yield number, batches.get(number)
+        missing = sorted(set(range(num_batches)) - set(numbers))
         if missing and self._is_finished:
             raise ValueError(
                 f"{self._folder.path if self._folder else 'The folder'} lacks {kind}-{missing[0]:06d}.parquet, which "
@@ -222,7 +182,7 @@ class SharedWork:
             )
         for start in range(0, len(missing), processes.size):
             current = missing[start : start + processes.size]
-            # A process without a part of its own makes the last one too: it may be needed for collective operations.
+            # A process without a batch of its own makes the last one too: it may be needed for collective operations.
             result = make(current[min(processes.rank, len(current) - 1)])
             results = processes.gather_on_main(result) if only_main else processes.gather(result)
             for place, number in enumerate(current):

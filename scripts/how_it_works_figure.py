@@ -29,7 +29,7 @@ from pivottrace_trl.report.figures import BLUE, RED, ROUTE_COLORS
 from pivottrace_trl.routing.triage import rank_pool
 from pivottrace_trl.tracing.pivots import find_pivots
 from pivottrace_trl.tracing.rollout_pass import trace_rollouts
-from pivottrace_trl.tracing.rollouts import generate_rollouts, transformers_generator
+from pivottrace_trl.tracing.rollouts import Rollout, transformers_generator
 from pivottrace_trl.tracing.trace import ResponseTrace
 
 
@@ -80,7 +80,8 @@ def route_the_demo_pool() -> Routing:
         config = GenerationConfig(max_new_tokens=80, do_sample=False, eos_token_id=1, pad_token_id=0)
         message = [{"role": "user", "content": problem}]
         ids = tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
-        rollouts = generate_rollouts(transformers_generator(model, tokenizer, config), [ids], 1, progress=False)
+        (response,) = transformers_generator(model, tokenizer, config)([ids])
+        rollouts = [Rollout(ids, response)]
         (trace,), _ = trace_rollouts(model, rollouts, tokenizer.pad_token_id, scorer.heads, progress=False)
         is_probe = np.isin(ranking, router.probes)
         callback.detach()

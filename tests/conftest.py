@@ -22,6 +22,7 @@ from transformers.models.auto.configuration_auto import AutoConfig  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer  # noqa: E402
 
 from pivottrace_trl import PivotDensityCallback, TextFormat  # noqa: E402
+from pivottrace_trl.scoring import policy  # noqa: E402
 
 
 torch.set_num_threads(1)
@@ -187,3 +188,29 @@ def make_trainer(tokenizer, tmp_path):
         )
 
     return make
+
+
+class Generated(list):
+    """The batches of prompts that a bare model answered; the one after `stop_after` of them is interrupted."""
+
+    stop_after: int | None = None
+
+
+@pytest.fixture
+def generated(monkeypatch):
+    """What any [`ModelPolicy`] of this test generates for."""
+    batches, make = Generated(), policy.transformers_generator
+
+    def make_counted(model, tokenizer, config):
+        generate = make(model, tokenizer, config)
+
+        def counted(prompts):
+            if len(batches) == batches.stop_after:
+                raise KeyboardInterrupt
+            batches.append(prompts)
+            return generate(prompts)
+
+        return counted
+
+    monkeypatch.setattr(policy, "transformers_generator", make_counted)
+    return batches

@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer
 
 from pivottrace_trl import TriageConfig
-from pivottrace_trl.training import attachment as attachment_module
+from pivottrace_trl.scoring import survey as survey_module
+from pivottrace_trl.training.policy import TrainerPolicy
 from pivottrace_trl.training.rewards import ROW_COLUMN
 
 
@@ -73,15 +74,24 @@ def train(folder: Path, tokenizer_path: Path, announce) -> None:
 
         setattr(owner, name, announced)
 
-    generate = attachment_module.generate_rollouts
-    attachment_module.generate_rollouts = lambda *args, **kwargs: announce("answering") or generate(*args, **kwargs)
-    announcing(callback.scorer, "trace", "tracing")
+    announcing(survey_module, "generate_rollouts", "answering")
+    announcing(TrainerPolicy, "trace", "tracing")
     announcing(callback, "_route_first", "triage")
     announcing(trainer, "training_step", "training")
     announcing(trainer, "_save_checkpoint", "saving")
-    announcing(callback, "_reroute", "re-routing")
-    reroute = callback._reroute
-    callback._reroute = lambda epoch: (reroute(epoch), announce("re-routed"))
+    route, report_routing = callback.router.route, callback._report_routing
+
+    def route_again(epoch, *args, **kwargs):
+        if epoch > 0:
+            announce("re-routing")
+        return route(epoch, *args, **kwargs)
+
+    def report_again(epoch, result):
+        report_routing(epoch, result)
+        if epoch > 0:
+            announce("re-routed")
+
+    callback.router.route, callback._report_routing = route_again, report_again
     score, orders = trainer._generate_and_score_completions, (folder / "order.jsonl").open("a")
 
     def note_rows(inputs):
@@ -91,7 +101,6 @@ def train(folder: Path, tokenizer_path: Path, announce) -> None:
 
     trainer._generate_and_score_completions = note_rows
     trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")))
-    attachment_module.generate_rollouts = generate
     digest = hashlib.sha256()
     for parameter in trainer.model.parameters():
         digest.update(parameter.detach().numpy().tobytes())

@@ -23,6 +23,7 @@ from pivottrace_trl import (
 from pivottrace_trl.estimators import MeanEntropy
 from pivottrace_trl.labels import LabelVault
 from pivottrace_trl.tracing import OPTIONAL_SIGNALS
+from pivottrace_trl.training.policy import TrainerPolicy
 from pivottrace_trl.training.rewards import ROW_COLUMN, RoutedReward
 
 from .conftest import FormatBy, attach, digit_reward, first_digit, make_model, make_pool
@@ -287,7 +288,7 @@ def test_traces_of_training_are_those_of_a_separate_pass(temperature, architectu
 
     def note_rollouts(inputs, prompts, completions, completion_ids):
         rows = [example[ROW_COLUMN] for example in inputs[::4]]
-        prompt_ids = callback._attachment.tokenize(rows)
+        prompt_ids = TrainerPolicy(trainer).tokenize(prompts[::4])
         rollouts.update(zip(rows, map(Rollout, prompt_ids, completion_ids[::4]), strict=True))
         return calculate_rewards(inputs, prompts, completions, completion_ids)
 

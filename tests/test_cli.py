@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from pivottrace_trl import AnnotationLedger, Query
 from pivottrace_trl.cli import _budget, main
+from pivottrace_trl.processes import BatchFolder
 
 from .conftest import make_model
 
@@ -69,6 +70,39 @@ def test_triage_without_labels_asks_for_the_probes_first(model_path, pool_path, 
     queue = [json.loads(line) for line in (tmp_path / "out" / "queue.jsonl").read_text().splitlines()]
     assert [row["purpose"] for row in queue] == ["probe"] * 5 + ["annotate"] * 6
     assert "nothing is discarded" in capsys.readouterr().out
+
+
+def test_a_killed_triage_goes_on_where_it_stopped(model_path, pool_path, tmp_path, generated, monkeypatch):
+    options = ["--label-column", "answer", "--limit", "20", "--batch-size", "10", "--estimator", "consistency"]
+    assert triage(model_path, pool_path, tmp_path / "whole", *options) == 0
+    assert len(generated) == 2 + 16  # eight samples a prompt
+    generated.clear()
+    save = BatchFolder.save
+
+    def stop_while_tracing(folder, kind, number, table):
+        if kind == "traces":
+            raise KeyboardInterrupt
+        save(folder, kind, number, table)
+
+    for generated.stop_after in (1, 2, 9):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            if generated.stop_after == 2:
+                patch.setattr(BatchFolder, "save", stop_while_tracing)
+            triage(model_path, pool_path, tmp_path / "killed", *options)
+    generated.stop_after = None
+    assert triage(model_path, pool_path, tmp_path / "killed", *options) == 0
+    assert len(generated) == 2 + 16  # none of the batches twice
+    for name in ("routes", "traces", "attempts"):
+        whole, killed = (pq.read_table(tmp_path / run / f"{name}.parquet") for run in ("whole", "killed"))
+        assert whole.equals(killed), name
+    assert (tmp_path / "whole" / "queue.jsonl").read_text() == (tmp_path / "killed" / "queue.jsonl").read_text()
+    summaries = [json.loads((tmp_path / run / "summary.json").read_text()) for run in ("whole", "killed")]
+    assert len({json.dumps({**summary, "seconds": 0, "peak_memory_gb": 0}) for summary in summaries}) == 1
+    # A third call finds everything, and other settings nothing.
+    generated.clear()
+    assert triage(model_path, pool_path, tmp_path / "killed", *options) == 0 and not generated
+    assert triage(model_path, pool_path, tmp_path / "killed", *options, "--max-completion-length", "11") == 0
+    assert len(generated) == 2 + 16
 
 
 @pytest.fixture

@@ -65,9 +65,9 @@ def test_the_hub_gets_nothing_private(strategy, annotator, uploads, make_trainer
     in_checkpoints = {name for name in names if name.startswith(("checkpoint-", "last-checkpoint"))}
     assert bool(in_checkpoints) == (strategy in ("checkpoint", "all_checkpoints"))
     for name, content in ((name, content) for commit in uploads for name, content in commit.items()):
-        assert not re.search(r"ledger|desk|attempts|first_look|_pivottrace", name), name
+        assert not re.search(r"ledger|desk|attempts|survey|_pivottrace", name), name
         assert PRIVATE.encode() not in readable(name, content), name
-    assert (private / "ledger.sqlite").is_file() and (private / "first_look").is_dir()
+    assert (private / "ledger.sqlite").is_file() and (private / "survey").is_dir()
     assert annotator == "queue" or callback.ledger.num_bought > 0
 
 

@@ -15,7 +15,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from pivottrace_trl import TriageConfig, pool_ids
 from pivottrace_trl.files import PRIVATE_FOLDER
-from pivottrace_trl.processes import PartsFolder, SharedWork
+from pivottrace_trl.processes import BatchFolder, SharedWork
 from pivottrace_trl.report import run as report_module
 from pivottrace_trl.report.record import find_runs
 from pivottrace_trl.training.checkpoint import find_checkpoint
@@ -111,7 +111,7 @@ def test_tracing_goes_on_where_it_stopped(tmp_path):
         return pa.table({"v": values})
 
     def run():
-        folder = PartsFolder(tmp_path, {"model": "a"})
+        folder = BatchFolder(tmp_path, {"model": "a"})
         return dict(SharedWork(folder=folder).run("squares", 5, make, to_table, lambda t: t["v"].to_pylist()))
 
     with pytest.raises(Interrupted):
@@ -120,10 +120,10 @@ def test_tracing_goes_on_where_it_stopped(tmp_path):
     made.clear()
     assert run() == {number: [number, number] for number in range(5)}
     assert made == [1, 3, 4]  # what cannot be read is made again
-    PartsFolder(tmp_path, {"model": "b"})
+    BatchFolder(tmp_path, {"model": "b"})
     assert [path.name for path in tmp_path.iterdir()] == ["made_from.json"]
     with pytest.raises(ValueError, match="lacks squares-000000.parquet"):
-        work = SharedWork(folder=PartsFolder(tmp_path), is_finished=True)
+        work = SharedWork(folder=BatchFolder(tmp_path), is_finished=True)
         list(work.run("squares", 1, make, to_table, lambda t: t["v"].to_pylist()))
 
 

@@ -1,7 +1,6 @@
 """Rollouts to one score a prompt: trace, estimate, and keep the calibration of the first time."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -10,10 +9,10 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from ..estimators import CalibratedEstimator, Estimator, PivotDensity, get_estimator
-from ..processes import SharedWork
 from ..tracing.rollout_pass import trace_rollouts
 from ..tracing.rollouts import Rollout
 from ..tracing.trace import ResponseTrace
+from .survey import Responses
 
 
 logger = logging.get_logger(__name__)
@@ -46,12 +45,6 @@ class PoolScorer:
             The score, see [`get_estimator`].
         pad_token_id (`int`):
             Padding token of the model.
-        token_budget (`int`, *optional*, defaults to `2048`):
-            Tokens a forward pass, padding included.
-        temperature (`float`, *optional*, defaults to `1.0`):
-            Temperature at which the responses were sampled.
-        autocast (`Callable`, *optional*):
-            Context manager for the forward passes, for mixed precision.
 
     Attributes:
         heads (`dict[int, list[int]]`): query heads traced per layer index, `None` before the first call.
@@ -66,14 +59,7 @@ class PoolScorer:
     ```
     """
 
-    def __init__(
-        self,
-        estimator: Estimator | str | None,
-        pad_token_id: int,
-        token_budget: int = 2048,
-        temperature: float = 1.0,
-        autocast: Callable[[], AbstractContextManager] = nullcontext,
-    ):
+    def __init__(self, estimator: Estimator | str | None, pad_token_id: int):
         self.estimator = get_estimator(estimator)
         self.needs = frozenset(self.estimator.needs)
         self.probes: list[int] = []
@@ -81,19 +67,10 @@ class PoolScorer:
         self.heads: dict[int, list[int]] | None = None
         self.is_fitted = False
         self._pad_token_id = pad_token_id
-        self._token_budget = token_budget
-        self._temperature = temperature
-        self._autocast = autocast
 
-    def __call__(
-        self,
-        model: PreTrainedModel,
-        rollouts: Sequence[Rollout],
-        progress: bool = True,
-        agreement: Sequence[float] | None = None,
-    ) -> PoolScores:
+    def __call__(self, model: PreTrainedModel, rollouts: Sequence[Rollout], progress: bool = True) -> PoolScores:
         """
-        Score one rollout per prompt: [`~PoolScorer.trace`] and [`~PoolScorer.fit`].
+        Trace one rollout per prompt, sampled at temperature 1 or greedily, and score it, see [`~PoolScorer.fit`].
 
         Args:
             model ([`~transformers.PreTrainedModel`]):
@@ -102,87 +79,37 @@ class PoolScorer:
                 One rollout per prompt.
             progress (`bool`, *optional*, defaults to `True`):
                 Whether to show a progress bar.
-            agreement (`Sequence[float]`, *optional*):
-                Agreement of several responses to each prompt, for a score that needs it.
 
         Returns:
             [`PoolScores`]. A prompt that got an empty response scores as high as the highest of the others.
 
         Raises:
-            ValueError: if all responses are empty, or the estimator returns the wrong number of scores.
+            ValueError: if all responses are empty, the estimator needs several responses to a prompt, or it returns
+                the wrong number of scores.
         """
-        return self.fit(self.trace(model, rollouts, progress, heads=self.heads), agreement)
+        traces, heads = trace_rollouts(model, rollouts, self._pad_token_id, self.heads, self.needs, progress=progress)
+        return self.fit(traces, heads)
 
-    def trace(
-        self,
-        model: PreTrainedModel,
-        rollouts: Sequence[Rollout],
-        progress: bool = True,
-        work: SharedWork | None = None,
-        heads: dict[int, list[int]] | None = None,
-    ) -> list[ResponseTrace]:
+    def fit(self, traces: Sequence[ResponseTrace], heads: dict[int, list[int]]) -> PoolScores:
         """
-        Trace one rollout per prompt.
-
-        Args:
-            model ([`~transformers.PreTrainedModel`]):
-                The policy.
-            rollouts (`Sequence[Rollout]`):
-                One rollout per prompt.
-            progress (`bool`, *optional*, defaults to `True`):
-                Whether to show a progress bar.
-            work ([`SharedWork`], *optional*):
-                Spreads the batches over processes and keeps what is finished; only rank 0 gets the traces.
-            heads (`dict[int, list[int]]`, *optional*):
-                Query heads per layer index. Defaults to choosing them on these rollouts.
-
-        Returns:
-            `list[ResponseTrace]`: one per rollout.
-
-        Raises:
-            ValueError: if all responses are empty.
-        """
-        num_empty = sum(rollout.is_empty for rollout in rollouts)
-        if num_empty == len(rollouts):
-            raise ValueError(
-                f"All {len(rollouts)} responses are empty, so that there is nothing to score. Check the chat "
-                "template, the end-of-sequence token and the maximum completion length."
-            )
-        traces, self.heads = trace_rollouts(
-            model,
-            rollouts,
-            self._pad_token_id,
-            heads,
-            self.needs,
-            token_budget=self._token_budget,
-            temperature=self._temperature,
-            autocast=self._autocast,
-            progress=progress,
-            work=work,
-        )
-        if num_empty:
-            logger.warning(f"{num_empty} of {len(rollouts)} responses are empty; they count as most uncertain.")
-        return traces
-
-    def fit(self, traces: Sequence[ResponseTrace], agreement: Sequence[float] | None = None) -> PoolScores:
-        """
-        Score traces; the first call fixes the pivot threshold and what the estimator takes from a pool.
+        Score traces; the first call fixes the heads, the pivot threshold and what the estimator takes from a pool.
 
         Args:
             traces (`Sequence[ResponseTrace]`):
                 One trace per prompt.
-            agreement (`Sequence[float]`, *optional*):
-                Agreement of several responses to each prompt, for a score that needs it.
+            heads (`dict[int, list[int]]`):
+                Query heads per layer index from which they were made.
 
         Returns:
             [`PoolScores`]
         """
-        if agreement is not None:
-            traces = [replace(trace, agreement=value) for trace, value in zip(traces, agreement, strict=True)]
+        num_empty = sum(len(trace) <= 1 for trace in traces)
+        if num_empty:
+            logger.warning(f"{num_empty} of {len(traces)} responses are empty; they count as most uncertain.")
         if self.density.threshold is None:
             self.density = self.density.fit(traces)
         if not self.is_fitted:
-            self.estimator, self.is_fitted = self.estimator.fit(traces), True
+            self.estimator, self.is_fitted, self.heads = self.estimator.fit(traces), True, heads
         return self.score(traces)
 
     def state_dict(self) -> dict[str, Any]:
@@ -287,3 +214,36 @@ class PoolScorer:
             scores = np.where(is_empty, known.max(), scores)
             densities = np.where(is_empty, np.nan, densities)
         return PoolScores(scores=scores, densities=densities, traces=list(traces))
+
+
+class SurveyExaminer:
+    """
+    What the router asks of the first responses, see [`~routing.router.Examiner`]. `responses` are `None` where they
+    are lost; `verify` says which are right, by bought labels, and `objection` what speaks against buying more.
+
+    Attributes:
+        pool_scores ([`PoolScores`]): by what the probes taught last, `None` if they taught nothing.
+    """
+
+    def __init__(
+        self,
+        responses: Responses | None,
+        scorer: PoolScorer,
+        verify: Callable[[list[int]], list[bool]],
+        objection: Callable[[], str | None] = lambda: None,
+    ):
+        self.objection = objection
+        self.pool_scores: PoolScores | None = None
+        self._responses, self._scorer, self._verify = responses, scorer, verify
+
+    def verify(self, rows: list[int]) -> list[bool] | None:
+        """Whether the first response to each row is right; `None` if the responses are lost."""
+        return None if self._responses is None else self._verify(rows)
+
+    def learn(self, rows: list[int], was_right: np.ndarray) -> np.ndarray | None:
+        """New scores of all first responses, by what these rows teach; `None` if they teach nothing."""
+        traces = [] if self._responses is None else self._responses.traces
+        if not traces or not self._scorer.calibrate(rows, [traces[row] for row in rows], was_right):
+            return None
+        self.pool_scores = self._scorer.score(traces)
+        return self.pool_scores.scores

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from ..report.figures import BLUE, GREY, LIGHT, RED, save_figure
 from ..routing.triage import rank_pool
+from .measure import LabelledPool, ScoreReport
 from .metrics import risk_coverage
-from .run import LabelledPool, ScoreReport
 
 
 # Lines that are drawn together; the table and the bars show all.

@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from .run import SHARES, LabelledPool, ScoreReport
+from .measure import SHARES, LabelledPool, ScoreReport
 
 
 def print_study(reports: Mapping[str, ScoreReport], pool: LabelledPool) -> None:

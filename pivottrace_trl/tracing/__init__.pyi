@@ -1,7 +1,7 @@
 from .attention import AttentionStatistics
 from .attention_tracer import AttentionCapture, AttentionTracer
 from .rollout_pass import trace_rollouts
-from .rollouts import Rollout, generate_rollouts, transformers_generator
+from .rollouts import Rollout, transformers_generator
 from .trace import OPTIONAL_SIGNALS, ResponseTrace
 
 __all__ = [
@@ -11,7 +11,6 @@ __all__ = [
     "OPTIONAL_SIGNALS",
     "ResponseTrace",
     "Rollout",
-    "generate_rollouts",
     "trace_rollouts",
     "transformers_generator",
 ]

@@ -91,7 +91,10 @@ def trace_rollouts(
         raise ValueError(f"`signals` names {unknown}, but the optional signals are {sorted(OPTIONAL_SIGNALS)}.")
     answered = [index for index, rollout in enumerate(rollouts) if not rollout.is_empty]
     if not answered:
-        raise ValueError(f"All {len(rollouts)} responses are empty: there is nothing to trace.")
+        raise ValueError(
+            f"All {len(rollouts)} responses are empty, so that there is nothing to score. Check the chat template, "
+            "the end-of-sequence token and the maximum completion length."
+        )
     empty = np.zeros(0, np.float32)
     traces = [ResponseTrace(empty, empty, empty, empty)] * len(rollouts)
     work = work or SharedWork()

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -34,62 +33,46 @@ class Rollout:
         return len(self.completion_ids) <= 1
 
 
+def even_batches(prompt_ids: Sequence[list[int]], batch_size: int) -> list[list[int]]:
+    """
+    Places of prompts of similar length, the longest first, in as many batches as needed, as even as can be. The last
+    prompt is repeated to fill the last batch: generation engines that serve several processes expect batches of one
+    size from all of them.
+    """
+    order = sorted(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]), reverse=True)
+    size = math.ceil(len(order) / max(1, math.ceil(len(order) / batch_size)))
+    batches = [order[start : start + size] for start in range(0, len(order), size or 1)]
+    return [batch + batch[-1:] * (size - len(batch)) for batch in batches]
+
+
 def generate_rollouts(
-    generate: Callable[[list[list[int]]], list[list[int]]],
+    generate: Callable[[list[list[int]], int], list[list[int]]],
     prompt_ids: Sequence[list[int]],
-    batch_size: int,
+    batches: Sequence[Sequence[int]],
     progress: bool = True,
-    seed: int | None = None,
     work: SharedWork | None = None,
 ) -> list[Rollout]:
     """
-    Generate one response per prompt, in batches of prompts of similar length.
-
-    Args:
-        generate (`Callable[[list[list[int]]], list[list[int]]]`):
-            Takes the token ids of a batch of prompts and returns the token ids of one response each.
-        prompt_ids (`Sequence[list[int]]`):
-            Token ids of every prompt.
-        batch_size (`int`):
-            Number of prompts generated at a time, at most.
-        progress (`bool`, *optional*, defaults to `True`):
-            Whether to show a progress bar.
-        seed (`int`, *optional*):
-            Seeds every batch on its own, so that a response depends neither on what was generated before nor on the
-            number of processes; the random state of the process is put back. By default it runs on.
-        work ([`SharedWork`], *optional*):
-            Spreads the batches over processes and keeps what is finished. Defaults to this process alone.
-
-    Returns:
-        `list[Rollout]`: one per prompt, in the order of `prompt_ids`.
+    Generate one response per prompt. `generate` takes the token ids of the prompts of a batch and the number of the
+    batch, by which it may seed what it draws: then a response depends neither on what was generated before nor on the
+    number of processes.
     """
-    if not prompt_ids:
-        return []
-    order = sorted(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]), reverse=True)
-    # As many batches as needed, as even as can be.
-    size = math.ceil(len(order) / math.ceil(len(order) / batch_size))
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
 
     def make(number: int) -> list[list[int]]:
-        batch = batches[number]
-        # Generation engines that serve several processes expect batches of one size from all of them.
-        prompts = [prompt_ids[i] for i in batch + batch[-1:] * (size - len(batch))]
-        with torch.random.fork_rng() if seed is not None else nullcontext():
-            if seed is not None:
-                torch.manual_seed(seed + number)
-            completions = generate(prompts)
+        prompts = [prompt_ids[i] for i in batches[number]]
+        completions = generate(prompts, number)
         if len(completions) != len(prompts):
             raise RuntimeError(f"The generator returned {len(completions)} responses for {len(prompts)} prompts.")
-        return [list(completion) for completion in completions[: len(batch)]]
+        return [list(completion) for completion in completions]
 
     rollouts: dict[int, Rollout] = {}
     finished = (work or SharedWork()).run("responses", len(batches), make, _to_table, _from_table)
-    with progress_bar("Generating responses", len(order), progress) as advance:
+    with progress_bar("Generating responses", len(prompt_ids), progress) as advance:
         for number, completions in finished:
             for i, completion in zip(batches[number], completions or (), strict=True):
-                rollouts[i] = Rollout(list(prompt_ids[i]), completion)
-            advance(len(batches[number]))
-    return [rollouts[i] for i in range(len(order))]
+                rollouts.setdefault(i, Rollout(list(prompt_ids[i]), completion))
+            advance(len(set(batches[number])))
+    return [rollouts[i] for i in range(len(prompt_ids))]
 
 
 def _to_table(completions: list[list[int]]) -> pa.Table:
@@ -104,7 +87,7 @@ def transformers_generator(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig
 ) -> Callable[[list[list[int]]], list[list[int]]]:
     """
-    Make a function for [`generate_rollouts`] out of `model.generate`.
+    Make `model.generate` a function from the token ids of prompts to those of responses.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):

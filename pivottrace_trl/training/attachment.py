@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import logging as python_logging
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,20 +18,16 @@ from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import is_async_callable
 
 from ..pool import question_id, read_rows
-from ..processes import Processes, SharedWork
+from ..processes import Processes
 from ..tracing.response_tracer import ResponseTracer
-from ..tracing.rollouts import Rollout, generate_rollouts
+from ..tracing.rollouts import Rollout
 from ..tracing.trace import ResponseTrace
 from .batch_labels import LabelRouter
 from .checkpoint import find_checkpoint
 from .columns import PoolColumns, required_parameters
-from .generation import generate_once
 from .prompts import check_not_in_pool
 from .rewards import ROW_COLUMN, AsyncRoutedReward, RoutedReward
 from .training_pass import TracedTrainingPass
-
-
-_VLLM_BATCH_SIZE = 512
 
 
 class _WithheldRewardFilter(python_logging.Filter):
@@ -196,9 +192,9 @@ class TrainerAttachment:
         return read_rows(self._blind_dataset.remove_columns(ROW_COLUMN), rows)
 
     @property
-    def model(self) -> Any:
-        """The policy, without what wraps it for training."""
-        return self.trainer.accelerator.unwrap_model(self.trainer.model)
+    def prompts(self) -> Sequence[Any]:
+        """The prompts of the pool."""
+        return self._blind_dataset["prompt"]
 
     def start_trackers(self) -> None:
         """
@@ -209,66 +205,6 @@ class TrainerAttachment:
         for callback in trainer.callback_handler.callbacks:
             if isinstance(callback, (TrackioCallback, WandbCallback)):
                 callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
-
-    def tokenize(self, rows: Sequence[int] | None = None) -> list[list[int]]:
-        """Token ids of the prompts of the given rows, or of all, as the trainer makes them."""
-        rows = range(len(self._blind_dataset)) if rows is None else rows
-        # Ten thousand prompts at a time bound the memory of the messages.
-        ids: list[list[int]] = []
-        for start in range(0, len(rows), 10_000):
-            prompts = self._blind_dataset.select(list(rows[start : start + 10_000]))["prompt"]
-            ids += self.trainer._tokenize_prompts(list(prompts))[0]
-        return [list(prompt) for prompt in ids]
-
-    def generate(self, prompt_ids: Sequence[list[int]], work: SharedWork) -> list[Rollout]:
-        """
-        One response to each of the given prompts, from the trainer's own generation engine (transformers or vLLM).
-
-        The random state of the process is put back afterwards: with and without scoring, training draws the same
-        numbers.
-        """
-        trainer = self.trainer
-
-        was_training = trainer.model.training
-        trainer.model.eval()
-        try:
-            is_shown = work.processes.is_main and not trainer.args.disable_tqdm
-            return generate_rollouts(
-                partial(generate_once, trainer),
-                prompt_ids,
-                self.scoring_batch_size,
-                is_shown,
-                seed=trainer.args.seed,
-                work=work,
-            )
-        finally:
-            trainer.model.train(was_training)
-
-    @property
-    def scoring_batch_size(self) -> int:
-        """
-        Prompts per call of the generation engine in each process. It does not depend on the number of processes, so
-        that the responses do not either: vLLM schedules for itself; elsewhere the cache of four times the batch of
-        the loss takes less memory than the logits and activations of that loss.
-        """
-        args = self.trainer.args
-        return _VLLM_BATCH_SIZE if args.use_vllm else 4 * args.per_device_train_batch_size
-
-    def describe_generation(self) -> dict[str, Any]:
-        """What decides the responses to given prompts, besides the weights: plain values."""
-        args = self.trainer.args
-        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_completion_length", "use_vllm")
-        settings = {name: getattr(args, name) for name in names}
-        return settings | {
-            "seed": args.seed,
-            "batch_size": self.scoring_batch_size,
-            "more": repr(args.generation_kwargs),
-        }
-
-    def decode(self, rollouts: Sequence[Rollout]) -> list[str]:
-        """Text of each response."""
-        ids = [rollout.completion_ids for rollout in rollouts]
-        return self.trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
 
     def reward(self, index: int, rows: Sequence[int], responses: Sequence[str], rollouts: Sequence[Rollout], labels):
         """

@@ -9,7 +9,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from transformers.utils import logging
 
-from ..files import reading, write_parquet
+from ..files import reading, write_json, write_parquet
 from ..routing.router import PoolRouter
 
 
@@ -78,3 +78,20 @@ def load_suggestions(path: Path, router: PoolRouter) -> None:
         table = pq.read_table(path)
         answers = dict(zip(table["prompt_id"].to_pylist(), table["answer"].to_pylist(), strict=True))
     router.suggestions = {row: answers[name] for row, name in enumerate(router.prompt_ids) if name in answers}
+
+
+def begin_run(path: Path, survey: str, last_event: int) -> int:
+    """
+    Note in a file that a run begins with a survey, and return the latest event of the ledger then: that of an earlier
+    run with the same survey if it was interrupted before its first checkpoint, since this one goes on with it.
+    """
+    began = json.loads(path.read_text()) if path.is_file() else {}
+    if began.get("survey") != survey:
+        began = {"survey": survey, "start": last_event}
+        write_json(path, began)
+    return began["start"]
+
+
+def end_run(path: Path) -> None:
+    """Note that the run came to its end, so that another one is not taken for its continuation."""
+    path.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """Before money is spent: does the reward read what a vote reads, and does the policy get anywhere?"""
 
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from transformers.utils import logging
 
 from ..routing.calibration import Calibration
-from ..tracing.rollouts import Rollout
+from ..scoring.survey import Responses
 from .attachment import TrainerAttachment
 from .batch_labels import LabelRouter
 from .rewards import check_number
@@ -30,19 +30,6 @@ def say(text: str) -> None:
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class FirstResponses(Protocol):
-    """One response to each prompt of the pool: texts, tokens, and the final answers found in them."""
-
-    @property
-    def texts(self) -> list[str]: ...
-
-    @property
-    def rollouts(self) -> list[Rollout]: ...
-
-    @property
-    def answers(self) -> list[str | None]: ...
-
-
 class SpendingGate:
     """
     Says before labels are bought whether they are worth their money.
@@ -56,7 +43,7 @@ class SpendingGate:
             Makes labels of answers and knows which rewards count as right; its router holds the evidence.
 
     Attributes:
-        responses ([`FirstResponses`]): the first responses to the pool; `None` before there are any.
+        responses ([`Responses`]): the first responses to the pool; `None` before there are any.
         verdict (`dict[str, float]`): of the first responses: `probes` (those whose label is there) and `right` of
             them, `cut_off` and `unanswered` (shares of all first responses). Empty before there are any.
         is_scale_unclear (`bool`): whether a reward is neither 0 nor 1 nor -1, and the user did not say what is right.
@@ -67,17 +54,17 @@ class SpendingGate:
         self._verifier = verifier
         self._label_router = label_router
         self._router = label_router.router
-        self.responses: FirstResponses | None = None
+        self.responses: Responses | None = None
         self.verdict: dict[str, float] = {}
         self.is_scale_unclear = False
         self._is_scale_told = False
 
-    def look_at(self, responses: FirstResponses) -> None:
-        """Take over the first responses of a run that begins."""
+    def look_at(self, responses: Responses) -> None:
+        """Take over the first responses of a run that begins or, after [`load_state_dict`], goes on."""
         self.responses = responses
         self.verdict = {
-            "probes": 0,
-            "right": 0,
+            "probes": self.verdict.get("probes", 0),
+            "right": self.verdict.get("right", 0),
             "cut_off": float(self._is_cut_off(responses).mean()),
             "unanswered": float(np.mean([answer is None for answer in responses.answers])),
         }
@@ -236,7 +223,7 @@ class SpendingGate:
         num = evidence.num_verified[rows]
         return int(num.sum()), round(float((num * evidence.pass_rate[rows]).sum()))
 
-    def _is_cut_off(self, responses: FirstResponses) -> np.ndarray:
+    def _is_cut_off(self, responses: Responses) -> np.ndarray:
         trainer = self._attachment.trainer
         limit, end = trainer.args.max_completion_length, trainer._tokenizer.eos_token_id
         return np.array(

@@ -1,14 +1,11 @@
 """Models that are spread over processes: what is supported, and where the whole weights are."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-from torch import nn
-
 from ..processes import Processes
+from ..scoring.policy import fingerprint_weights
 
 
 def check_parallelism(trainer: Any) -> None:
@@ -59,19 +56,3 @@ def whole_model(trainer: Any, processes: Processes) -> Iterator[Any]:
         yield model
     finally:
         model.to(was_on)
-
-
-def fingerprint_weights(model: nn.Module) -> str:
-    """
-    Identify the weights of a model by a thousand numbers of each parameter: any training step changes some of them.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        if parameter.is_meta:  # of several processes, only the first has loaded the weights
-            digest.update(b"meta")
-            continue
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 1000)].contiguous().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
-        digest.update(sample.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -101,7 +101,7 @@ class Position:
         epoch (`int`): epoch that the routes are for.
         num_prompts (`int`): prompts an epoch.
         num_scoring_tokens (`int`): tokens spent on scoring.
-        first_look (`str`): identifies the first responses to the pool, by which labels that are bought later are
+        survey (`str`): identifies the first responses to the pool, by which labels that are bought later are
             verified.
     """
 
@@ -109,7 +109,7 @@ class Position:
     epoch: int
     num_prompts: int
     num_scoring_tokens: int
-    first_look: str
+    survey: str
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,12 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from pivottrace_trl import ESTIMATORS, Rollout
+from pivottrace_trl import ESTIMATORS
 from pivottrace_trl.cli import main
 from pivottrace_trl.estimators import ProbeCalibrated
-from pivottrace_trl.study import responses as study_responses
+from pivottrace_trl.study.measure import LabelledPool, measure, score_pool
 from pivottrace_trl.study.metrics import auroc, bootstrap, purchase, risk_coverage, spearman, without_length
-from pivottrace_trl.study.responses import collect_responses
-from pivottrace_trl.study.run import LabelledPool, measure, score_pool
+from pivottrace_trl.study.run import survey_pool
 
 from ..conftest import make_model
 from ..estimators.test_estimators import simulated_pool
@@ -87,7 +86,7 @@ def test_a_probe_is_not_scored_by_its_own_label():
 
 def test_scores_that_need_samples_are_left_out_without_them(monkeypatch):
     chosen = {name: ESTIMATORS[name] for name in ("consistency", "total_entropy", "random", "probe_calibrated")}
-    monkeypatch.setattr("pivottrace_trl.study.run.ESTIMATORS", chosen)
+    monkeypatch.setattr("pivottrace_trl.study.measure.ESTIMATORS", chosen)
     reports = measure(labelled_pool())
     assert "consistency" not in reports and reports["total_entropy"].auroc.value > reports["random"].auroc.value
     assert list(reports)[-1] == "random"
@@ -133,31 +132,25 @@ def test_study_command(model_path, pool_path, tmp_path, capsys):
     assert study(model_path, pool_path, tmp_path / "run", "--label-column", "gold") == 2
 
 
-def test_an_interrupted_study_goes_on_where_it_stopped(tokenizer, tmp_path, monkeypatch):
-    model = make_model("llama")
-    prompts = [[5 + i, 6, 7] for i in range(10)]
+def test_an_interrupted_study_goes_on_where_it_stopped(tokenizer, tmp_path, generated):
+    model, prompts = make_model("llama"), [f"{i}+{i}=?" for i in range(10)]
 
     def collect(folder, num_samples=2):
-        return collect_responses(model, tokenizer, prompts, tmp_path / folder, {"model": "llama"}, num_samples, 12, 4,
-                                 progress=False)  # fmt: skip
+        return survey_pool(model, tokenizer, prompts, tmp_path / folder, num_samples, 12, 4, progress=False)
 
-    undisturbed = collect("undisturbed")
-    assert all(len(group) == 3 and isinstance(group[0], Rollout) for group in undisturbed)
-    assert undisturbed[0][1] != undisturbed[0][2]
-    write, calls = study_responses.replace_atomically, []
+    def rollouts(responses):
+        return [found.rollouts for found in responses]
 
-    def fail_at_the_fifth(path, content):
-        calls.append(path)
-        if len(calls) == 5:
-            raise KeyboardInterrupt
-        write(path, content)
-
-    monkeypatch.setattr(study_responses, "replace_atomically", fail_at_the_fifth)
+    undisturbed = rollouts(collect("undisturbed"))
+    assert list(map(len, generated)) == [4, 4, 2] * 3
+    assert undisturbed[0] != undisturbed[1] != undisturbed[2]
+    generated.clear()
+    generated.stop_after = 4
     with pytest.raises(KeyboardInterrupt):
         collect("interrupted")
-    resumed = collect("interrupted")
-    assert resumed == undisturbed
-    # Each of the nine batches was written once, the one that failed a second time; and the settings.
-    assert len(calls) == 1 + 9 + 1
-    assert [group[:2] for group in collect("interrupted", num_samples=1)] == [group[:2] for group in undisturbed]
-    assert [group[:3] for group in collect("interrupted", num_samples=3)] == undisturbed
+    generated.stop_after = None
+    assert rollouts(collect("interrupted")) == undisturbed
+    assert list(map(len, generated)) == [4, 4, 2] * 3  # none of the batches twice
+    assert rollouts(collect("interrupted", num_samples=1)) == undisturbed[:2]
+    assert rollouts(collect("interrupted", num_samples=3))[:3] == undisturbed
+    assert len(generated) == 9 + 3

@@ -16,7 +16,7 @@ from ..routing.examiners import FirstResponses
 
 
 IDS = [f"p{row:02d}" for row in range(20)]
-POSITION = Position(seed=0, epoch=0, num_prompts=16, num_scoring_tokens=40, first_look="look")
+POSITION = Position(seed=0, epoch=0, num_prompts=16, num_scoring_tokens=40, survey="look")
 
 
 @pytest.fixture

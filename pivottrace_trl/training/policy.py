@@ -1,0 +1,103 @@
+"""The policy that a trainer trains, with the trainer's own generation engine, in every supported version of TRL."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import torch
+
+from ..processes import SharedWork
+from ..scoring.policy import fingerprint_weights
+from ..tracing.rollout_pass import trace_rollouts
+from ..tracing.rollouts import Rollout
+from ..tracing.trace import ResponseTrace
+from .private_names import has_parameter
+
+
+_VLLM_BATCH_SIZE = 512
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_completion_length", "use_vllm")
+
+
+class TrainerPolicy:
+    """The policy of a trainer that passed [`check_trainer`], see [`~scoring.survey.Policy`]."""
+
+    def __init__(self, trainer: Any):
+        self._trainer = trainer
+
+    @property
+    def batch_size(self) -> int:
+        """
+        Prompts per call of the generation engine in each process. It does not depend on the number of processes, so
+        that the responses do not either: vLLM schedules for itself; elsewhere the cache of four times the batch of
+        the loss takes less memory than the logits and activations of that loss.
+        """
+        args = self._trainer.args
+        return _VLLM_BATCH_SIZE if args.use_vllm else 4 * args.per_device_train_batch_size
+
+    def tokenize(self, prompts: Sequence[Any]) -> list[list[int]]:
+        """Token ids of prompts, as the trainer makes them."""
+        return [list(ids) for ids in self._trainer._tokenize_prompts(list(prompts))[0]]
+
+    def generate(self, prompt_ids: list[list[int]], number: int) -> list[list[int]]:
+        """
+        One response to each prompt from the trainer's own engine (transformers or vLLM). The random state of the
+        process is put back: with and without a survey, training draws the same numbers.
+        """
+        trainer = self._trainer
+        was_training = trainer.model.training
+        trainer.model.eval()
+        try:
+            with torch.random.fork_rng():
+                torch.manual_seed(trainer.args.seed + number)
+                return _generate_once(trainer, prompt_ids)
+        finally:
+            trainer.model.train(was_training)
+
+    def decode(self, rollouts: Sequence[Rollout]) -> list[str]:
+        """Text of each response."""
+        ids = [rollout.completion_ids for rollout in rollouts]
+        return self._trainer.processing_class.batch_decode(ids, skip_special_tokens=True)
+
+    def trace(
+        self, rollouts: Sequence[Rollout], signals: Collection[str], work: SharedWork, progress: bool
+    ) -> tuple[list[ResponseTrace], dict[int, list[int]]]:
+        """Traces by the trainer's model, at its temperature and precision, see [`trace_rollouts`]."""
+        return trace_rollouts(
+            self._model,
+            rollouts,
+            self._trainer._tokenizer.pad_token_id,
+            signals=signals,
+            temperature=self._trainer.temperature,
+            autocast=self._trainer.accelerator.autocast,
+            progress=progress,
+            work=work,
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the responses to given prompts, as plain values."""
+        args = self._trainer.args
+        settings = {name: getattr(args, name) for name in _SAMPLING}
+        more = {"seed": args.seed, "batch_size": self.batch_size, "more": repr(args.generation_kwargs)}
+        return settings | more | {"weights": fingerprint_weights(self._model)}
+
+    @property
+    def _model(self) -> Any:
+        """The policy, without what wraps it for training."""
+        return self._trainer.accelerator.unwrap_model(self._trainer.model)
+
+
+def _generate_once(trainer: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
+    if has_parameter(trainer, "_generate_single_turn", "num_generations"):
+        return _ids(trainer._generate_single_turn(prompt_ids, None, {}, 1))
+    # RLOOTrainer, and GRPOTrainer up to 1.14.0, read the number from the trainer, and vLLM is given the first of every
+    # so many prompts.
+    number = trainer.num_generations_eval
+    trainer.num_generations_eval = 1
+    try:
+        return _ids(trainer._generate_single_turn(prompt_ids, None, {}))
+    finally:
+        trainer.num_generations_eval = number
+
+
+def _ids(generated: Any) -> list[list[int]]:
+    # GRPOTrainer returns log-probabilities as well.
+    return [list(ids) for ids in (generated[0] if isinstance(generated, tuple) else generated)]
