@@ -13,7 +13,8 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from .answers import AnswerFormat
 from .answers.format import check_name, resolve_format
-from .estimators import CalibratedEstimator, Estimator
+from .estimators import Estimator
+from .estimators.base import check_probes
 from .files import PRIVATE_FOLDER
 from .labels.ledger import AnnotationLedger
 from .labels.oracles import as_oracle
@@ -133,12 +134,7 @@ class PivotDensityCallback(TrainerCallback):
         self._answer_format = resolve_format(answer_format)
         if annotator == "queue":
             check_name(self._answer_format)
-            check_share(wait_for_annotations)
-        elif wait_for_annotations is not None:
-            raise ValueError(
-                f"`wait_for_annotations` is {wait_for_annotations!r}, but nobody is waited for unless labels come "
-                'through the ledger. Pass `annotator="queue"` as well, or leave it out.'
-            )
+        check_share(wait_for_annotations, has_people=annotator == "queue")
         oracle = None if annotator is None or annotator == "queue" else as_oracle(annotator)
         # TRL annotates attributes more loosely than what a built trainer holds.
         self._trainer = cast(Any, trainer)
@@ -161,13 +157,8 @@ class PivotDensityCallback(TrainerCallback):
         if self._trainer.eval_dataset is not None:
             check_evaluation_data(self._trainer.eval_dataset, attachment.questions)
         config = config or TriageConfig()
-        config.resolve_probe_size(budget, len(ids))
         scorer = PoolScorer(estimator, self._trainer._tokenizer.pad_token_id)
-        if isinstance(scorer.estimator, CalibratedEstimator) and not config.resolve_probe_size(budget, len(ids)):
-            raise ValueError(
-                f"`estimator` is {type(scorer.estimator).__name__}, which learns from a probe set, but with "
-                f"`discard_ratio={config.discard_ratio}` there is none. Pass a `probe_size` as well, or another score."
-            )
+        check_probes(scorer.estimator, config.resolve_probe_size(budget, len(ids)), config.discard_ratio)
 
         self.output_dir = Path(self._trainer.args.output_dir) / PRIVATE_FOLDER
         bought_from = vault if annotator is None else None
@@ -243,11 +234,9 @@ class PivotDensityCallback(TrainerCallback):
         What was done so far.
 
         Returns:
-            `dict[str, Any]`: `pool_size`, `annotation_budget` (labels), `annotated` (labels bought), `routes`
-            (`{"discard": n, "weak": n, "annotate": n}`, all weak before the first routing), `probes` (labels spent on
-            calibration), `num_routings`, `first_responses` (what the first responses say, empty before
-            the first routing: number of `probes` whose label is known and of those that are `right`; shares of all
-            responses that were `cut_off` and that were `unanswered`, no answer being found in them).
+            `dict[str, Any]`: what [`PoolRouter.summary`] says, and `first_responses`, empty before the first routing:
+            number of `probes` whose label is known, how many of these are `right`, and the shares of all first
+            responses that were `cut_off` or `unanswered` (no answer is found in them).
         """
         return {**self.router.summary(), "first_responses": dict(self._gate.verdict)}
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .answers import AnswerFormat
 from .answers.format import resolve_format
 from .estimators import Estimator, get_estimator
+from .estimators.base import check_probes
 from .files import check_writable, without_nan, write_json, write_parquet
 from .labels.exchange import export_queue
 from .labels.ledger import AnnotationLedger
@@ -90,8 +91,8 @@ def plan_triage(
     if label_column is not None and label_column not in dataset.column_names:
         raise ValueError(f"There is no label column `{label_column}`; the pool has {dataset.column_names}.")
     config = config or TriageConfig()
-    config.resolve_probe_size(budget, len(ids))
     estimator, answer_format = get_estimator(estimator), resolve_format(answer_format)
+    check_probes(estimator, config.resolve_probe_size(budget, len(ids)), config.discard_ratio)
     output_dir = Path(output_dir)
     check_writable(output_dir)
     ledger = AnnotationLedger(output_dir / "ledger.sqlite", budget, ids, label_column or "solution", answer_format)

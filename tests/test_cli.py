@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM
 
-from pivottrace_trl import AnnotationLedger, Query
+from pivottrace_trl import AnnotationLedger, Query, TriageConfig
 from pivottrace_trl.cli import _budget, main
+from pivottrace_trl.offline import plan_triage
 from pivottrace_trl.processes import BatchFolder
 
-from .conftest import make_model
+from .conftest import make_model, make_pool
 
 
 @pytest.fixture
@@ -203,6 +204,13 @@ def test_a_triage_that_cannot_be_is_refused_before_the_model_is_loaded(
     line = refusal(["triage", *given, *options], capsys)
     assert message in line and line.startswith("pivottrace triage: ")
     assert not loads and not (tmp_path / "out").exists()
+
+
+def test_a_triage_by_shares_is_refused_a_score_that_learns_from_probes(tmp_path):
+    config = TriageConfig(discard_ratio=0.4)
+    with pytest.raises(ValueError, match="learns from a probe set.*`discard_ratio=0.4`"):
+        plan_triage(make_pool(), tmp_path / "out", estimator="probe_calibrated", config=config)
+    assert not (tmp_path / "out").exists()
 
 
 def test_budgets_as_they_are_written():

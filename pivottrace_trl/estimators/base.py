@@ -81,3 +81,12 @@ class Score(ABC):
     @abstractmethod
     def score(self, trace: ResponseTrace) -> float:
         """Return the score of one response that is not empty."""
+
+
+def check_probes(estimator: Estimator, num_probes: int, discard_ratio: float | None) -> None:
+    """Raise `ValueError` if the score learns from a probe set that is empty."""
+    if isinstance(estimator, CalibratedEstimator) and num_probes == 0:
+        raise ValueError(
+            f"`estimator` is {type(estimator).__name__}, which learns from a probe set, but with "
+            f"`discard_ratio={discard_ratio}` there is none. Pass a `probe_size` as well, or another score."
+        )

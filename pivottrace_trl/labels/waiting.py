@@ -54,8 +54,13 @@ class People:
                 self._sleep(self._poll_seconds)
 
 
-def check_share(share: float | None) -> None:
-    """Raise `ValueError` if this is no share of a queue that can be waited for."""
+def check_share(share: float | None, has_people: bool = True) -> None:
+    """Raise `ValueError` if this is no share of a queue that can be waited for, or nobody answers the queue."""
+    if share is not None and not has_people:
+        raise ValueError(
+            f"`wait_for_annotations` is {share!r}, but nobody is waited for unless labels come through the ledger. "
+            'Pass `annotator="queue"` as well, or leave it out.'
+        )
     if share is not None and not 0.0 < share <= 1.0:
         raise ValueError(
             f"`wait_for_annotations` is {share!r}, but must be a share of the queue in (0, 1], such as 0.5. Leave it "

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -120,15 +121,26 @@ def test_an_arm_that_fails_ends_the_other(tmp_path, monkeypatch, capsys):
 
 def test_a_demo_that_is_interrupted_leaves_no_process(tmp_path):
     command = [sys.executable, "-m", "pivottrace_trl", "demo", "--output", str(tmp_path)]
-    demo = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    logs = [tmp_path / name / "log.txt" for name in ("full-supervision", "pivottrace")]
-    while not all(log.is_file() for log in logs):
-        assert demo.poll() is None
-        time.sleep(0.1)
-    children = psutil.Process(demo.pid).children(recursive=True)
-    demo.send_signal(signal.SIGINT)
-    assert demo.wait(30) != 0 and len(children) >= 2
-    assert not psutil.wait_procs(children, timeout=10)[1]
+    demo = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # A shell lets what it starts in the background ignore interrupts, and so everything that this starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        logs = [tmp_path / name / "log.txt" for name in ("full-supervision", "pivottrace")]
+        while not all(log.is_file() for log in logs):
+            assert demo.poll() is None
+            time.sleep(0.1)
+        children = psutil.Process(demo.pid).children(recursive=True)
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(30) != 0 and len(children) >= 2
+        assert not psutil.wait_procs(children, timeout=10)[1]
+    finally:
+        if demo.poll() is None:
+            os.killpg(demo.pid, signal.SIGKILL)
 
 
 def test_the_demo_runs_both_arms(tmp_path, monkeypatch, capsys):
