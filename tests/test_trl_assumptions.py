@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from pivottrace_trl.training.generation import generate_once
+from pivottrace_trl.training.policy import TrainerPolicy
 
 from .conftest import digit_reward, make_pool
 
@@ -154,11 +154,8 @@ def test_the_tokenizer_is_the_one_that_was_given(make_trainer, tokenizer):
 
 def test_a_response_ends_with_the_end_token_or_at_the_limit(make_trainer):
     trainer = make_trainer()
-    trainer.model.eval()
-    prompts = trainer._tokenize_prompts(list(make_pool(8)["prompt"]))[0]
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        completions = generate_once(trainer, [list(ids) for ids in prompts])
+    policy = TrainerPolicy(trainer)
+    completions = policy.generate(policy.tokenize(make_pool(8)["prompt"]), number=0)
     assert len(completions) == 8
     assert all(len(ids) == 12 or ids[-1] == 1 for ids in completions)
     assert all(1 not in ids[:-1] for ids in completions)

@@ -32,7 +32,7 @@ class ModelPolicy:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         self.batch_size = batch_size
-        self._model, self._tokenizer, self._seed = model, tokenizer, seed
+        self._model, self.tokenizer, self._seed = model, tokenizer, seed
         sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {}
         self._config = GenerationConfig(
             max_new_tokens=max_completion_length,
@@ -45,7 +45,7 @@ class ModelPolicy:
 
     def tokenize(self, prompts: Sequence[str | list[dict]]) -> list[list[int]]:
         """See [`tokenize_prompts`]."""
-        return tokenize_prompts(self._tokenizer, prompts)
+        return tokenize_prompts(self.tokenizer, prompts)
 
     def generate(self, prompt_ids: list[list[int]], number: int) -> list[list[int]]:
         """One response to each prompt."""
@@ -55,7 +55,7 @@ class ModelPolicy:
 
     def decode(self, rollouts: Sequence[Rollout]) -> list[str]:
         """Text of each response."""
-        return self._tokenizer.batch_decode([r.completion_ids for r in rollouts], skip_special_tokens=True)
+        return self.tokenizer.batch_decode([r.completion_ids for r in rollouts], skip_special_tokens=True)
 
     def trace(
         self, rollouts: Sequence[Rollout], signals: Collection[str], work: SharedWork, progress: bool

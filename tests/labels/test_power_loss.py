@@ -156,7 +156,7 @@ def test_when_the_power_fails(synchronous, recorder, tmp_path):
         action(expected)
         states.append(contents(expected))
     environment = {**os.environ, "LD_PRELOAD": str(recorder), "DISK_LOG": str(tmp_path / "log")}
-    program = f"from tests.test_power_loss import work; work({str(path)!r}, {synchronous!r})"
+    program = f"from tests.labels.test_power_loss import work; work({str(path)!r}, {synchronous!r})"
     subprocess.run([sys.executable, "-c", program], env=environment, cwd=Path(__file__).parents[2], check=True)
     operations = list(read_log(tmp_path / "log"))
     assert sum(name.endswith("-mark") for _, name, _, _ in operations) == len(states) - 1

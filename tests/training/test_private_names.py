@@ -9,7 +9,7 @@ from trl import GRPOTrainer
 
 import pivottrace_trl
 from pivottrace_trl import PivotDensityCallback
-from pivottrace_trl.training.generation import generate_once
+from pivottrace_trl.training.policy import TrainerPolicy
 from pivottrace_trl.training.private_names import ATTRIBUTES, METHODS, SOMETIMES, find_differences
 
 
@@ -24,6 +24,7 @@ ELSEWHERE = {
     "_compiled_call_impl": "tracing asks torch whether a module is compiled",
     "_dynamo": "tracing asks torch whether a module is compiled",
     "_fields": "the ledger's file names its columns; public, named tuples begin with an underscore lest fields clash",
+    "_prepare_inputs": "the demo's trainer is a subclass; its tests compare its evaluation with that of TRL's class",
     "_replace": "the ledger's file adds the digest to a row; public, as `_fields` is",
 }
 
@@ -177,7 +178,7 @@ def test_one_response_to_each_prompt_whether_or_not_their_number_is_a_parameter(
 
     changed(trainer, "_generate_single_turn", generate)
     assert find_differences(trainer) == []
-    assert generate_once(trainer, [[7], [8], [9]]) == [[5, 1]] * 3
+    assert TrainerPolicy(trainer).generate([[7], [8], [9]], number=0) == [[5, 1]] * 3
     assert seen == [(1, False)] and trainer.num_generations_eval == 4
 
 
@@ -188,7 +189,7 @@ def test_the_number_of_responses_is_put_back_when_generation_fails(trainer):
     trainer.num_generations_eval = 4
     changed(trainer, "_generate_single_turn", generate)
     with pytest.raises(MemoryError):
-        generate_once(trainer, [[7]])
+        TrainerPolicy(trainer).generate([[7]], number=0)
     assert trainer.num_generations_eval == 4
 
 

@@ -290,9 +290,9 @@ class TestAsyncRewards:
             seen.append(len(completions))
             return [scale] * len(completions)
 
-        vote = LabelRouter._pseudo_label
+        decide = LabelRouter._label
         monkeypatch.setattr(
-            LabelRouter, "_pseudo_label", lambda self, v: voters.append(threading.current_thread()) or vote(self, v)
+            LabelRouter, "_label", lambda *args: voters.append(threading.current_thread()) or decide(*args)
         )
         functions = [verifier, other, functools.partial(no_function_of_the_label, scale=0.5)]
         trainer = make_trainer(make_pool(8), kind=kind, reward_funcs=functions, num_train_epochs=2)
