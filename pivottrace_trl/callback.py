@@ -197,7 +197,7 @@ class PivotDensityCallback(TrainerCallback):
             self._verifier,
             self._make_sampler,
             make_tracer=lambda model: ResponseTracer(model, self.scorer.heads, self.scorer.needs),
-            take_traces=lambda rows, traces: self._fresh.add(rows, traces, self._trainer.state.global_step),
+            on_traces=lambda rows, traces: self._fresh.add(rows, traces, self._trainer.state.global_step),
             before_save=self._save_state,
         )
         if self._processes.is_main:

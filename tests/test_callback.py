@@ -276,14 +276,14 @@ def test_traces_of_training_are_those_of_a_separate_pass(temperature, architectu
     model = make_model(architecture, attn_implementation="eager")
     trainer = make_trainer(model=model, learning_rate=0.0, num_iterations=2, max_steps=8, **options)
     callback = attach(trainer, estimator=NeedsEverything())
-    traced, rollouts, take = {}, {}, callback._attachment._training_pass._take_traces
+    traced, rollouts, take = {}, {}, callback._attachment._training_pass._on_traces
 
     def note_traces(rows, traces):
         assert not traced.keys() & set(rows)  # once, though every batch is trained on twice
         traced.update(zip(rows, traces, strict=True))
         take(rows, traces)
 
-    callback._attachment._training_pass._take_traces = note_traces
+    callback._attachment._training_pass._on_traces = note_traces
     calculate_rewards = trainer._calculate_rewards
 
     def note_rollouts(inputs, prompts, completions, completion_ids):
@@ -426,8 +426,8 @@ def test_attention_implementations(implementation, make_trainer):
 def test_a_compiled_model(make_trainer):
     trainer = make_trainer(max_steps=2, torch_compile=True, torch_compile_backend="eager")
     callback = attach(trainer)
-    traced, take = [], callback._attachment._training_pass._take_traces
-    callback._attachment._training_pass._take_traces = lambda rows, traces: traced.extend(rows) or take(rows, traces)
+    traced, take = [], callback._attachment._training_pass._on_traces
+    callback._attachment._training_pass._on_traces = lambda rows, traces: traced.extend(rows) or take(rows, traces)
     trainer.train()
     assert len(traced) == 4 and np.isfinite(callback.router.densities).any()
 

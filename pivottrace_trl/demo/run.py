@@ -62,7 +62,7 @@ def _run_side_by_side(folders: dict[str, Path], seed: int, size: Size) -> dict[s
             process.start()
             sender.close()  # the process has its own end, so that this one reads the end of the pipe when it dies
             processes[name], receivers[name] = process, receiver
-        with progress_bar("Training both arms, after half a minute of preparation", 2 * size.max_steps) as advance:
+        with progress_bar("Training both arms", 2 * size.max_steps) as advance:
             while len(arms) < len(folders):
                 ready = wait([receiver for name, receiver in receivers.items() if name not in arms])
                 for name, receiver in receivers.items():

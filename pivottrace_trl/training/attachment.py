@@ -75,13 +75,13 @@ class TrainerAttachment:
         verifier: int,
         make_sampler: Callable[[Dataset | None], torch.utils.data.Sampler],
         make_tracer: Callable[[nn.Module], ResponseTracer],
-        take_traces: Callable[[list[int], list[ResponseTrace]], None],
+        on_traces: Callable[[list[int], list[ResponseTrace]], None],
         before_save: Callable[[Path], None],
     ) -> None:
         """
         Put the blind dataset, the routed reward functions and the routed sampler in place.
 
-        The reward function `verifier` says whether a response is right. `take_traces` gets rows of the pool and the
+        The reward function `verifier` says whether a response is right. `on_traces` gets rows of the pool and the
         trace of one rollout each, as training goes on; `before_save` gets, in every process, the folder of a
         checkpoint that is about to be saved.
         """
@@ -140,7 +140,7 @@ class TrainerAttachment:
         trainer.train = train_and_note_resume
         trainer._save_checkpoint = save_state_and_checkpoint
         trainer._calculate_rewards = calculate_rewards_of_labelled
-        self._training_pass = TracedTrainingPass(trainer, make_tracer, take_traces)
+        self._training_pass = TracedTrainingPass(trainer, make_tracer, on_traces)
         self._training_pass.attach()
         self._filter = _WithheldRewardFilter(lambda: label_router.num_withheld > 0)
         self._logger.addFilter(self._filter)

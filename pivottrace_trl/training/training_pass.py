@@ -26,18 +26,18 @@ class TracedTrainingPass:
     few attention heads for one completion in a group and no forward pass. With dropout in the policy, the trace is
     that of the thinned network which the loss sees.
 
-    The tracer is made when the first batch is trained on; `take_traces` gets rows of the pool and as many traces.
+    The tracer is made when the first batch is trained on; `on_traces` gets rows of the pool and as many traces.
     """
 
     def __init__(
         self,
         trainer: Any,
         make_tracer: Callable[[nn.Module], ResponseTracer],
-        take_traces: Callable[[list[int], list[ResponseTrace]], None],
+        on_traces: Callable[[list[int], list[ResponseTrace]], None],
     ):
         self._trainer = trainer
         self._make_tracer = make_tracer
-        self._take_traces = take_traces
+        self._on_traces = on_traces
         self._tracer: ResponseTracer | None = None
         # Row numbers of the batch whose loss is being computed.
         self._rows: torch.Tensor | None = None
@@ -94,7 +94,7 @@ class TracedTrainingPass:
                         trainer.accelerator.unwrap_model(model), capture, produced, trainer.temperature, log_prob
                     )
             traces = capture.traces(TokenStatistics(entropy, log_prob, self_certainty))
-            self._take_traces(self._rows[self._rows != _NOT_TRACED].tolist(), traces)
+            self._on_traces(self._rows[self._rows != _NOT_TRACED].tolist(), traces)
             return outputs
 
         # Instance attributes shadow the methods of the class; removing them brings the methods back.

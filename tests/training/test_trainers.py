@@ -90,7 +90,7 @@ def test_every_loss_routes_traces_and_sees_no_label_that_was_not_bought(loss, ma
     callback = attach(trainer, label_column="solution")
     traced, generated = [], []
     tracer, generate = callback._attachment._training_pass, trainer._generate_and_score_completions
-    take = tracer._take_traces
+    take = tracer._on_traces
 
     def note_traces(rows, traces):
         epoch = callback.summary()["num_routings"]
@@ -101,7 +101,7 @@ def test_every_loss_routes_traces_and_sees_no_label_that_was_not_bought(loss, ma
         generated.extend((callback.summary()["num_routings"], example[ROW_COLUMN]) for example in inputs[::4])
         return generate(inputs)
 
-    tracer._take_traces, trainer._generate_and_score_completions = note_traces, note_groups
+    tracer._on_traces, trainer._generate_and_score_completions = note_traces, note_groups
     logging.getLogger("trl").addHandler(caplog.handler)
     trainer.train()
     logging.getLogger("trl").removeHandler(caplog.handler)
