@@ -11,7 +11,8 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from pivottrace_trl import AnnotationLedger, Query, TriageConfig
-from pivottrace_trl.cli import _budget, main
+from pivottrace_trl.cli import main
+from pivottrace_trl.cli.arguments import read_budget
 from pivottrace_trl.offline import plan_triage
 from pivottrace_trl.processes import BatchFolder
 
@@ -214,14 +215,18 @@ def test_a_triage_by_shares_is_refused_a_score_that_learns_from_probes(tmp_path)
 
 
 def test_budgets_as_they_are_written():
-    assert [_budget(text) for text in ("300", "+3", "0.293", "29.3%", "1e-1")] == [
+    assert [read_budget(text) for text in ("300", "+3", "0.293", "29.3%", "1e-1")] == [
         300,
         3,
         0.293,
         pytest.approx(0.293),
         0.1,
     ]
-    assert isinstance(_budget("1"), int) and isinstance(_budget("1.0"), float) and isinstance(_budget("100%"), float)
+    assert (
+        isinstance(read_budget("1"), int)
+        and isinstance(read_budget("1.0"), float)
+        and isinstance(read_budget("100%"), float)
+    )
 
 
 @pytest.fixture

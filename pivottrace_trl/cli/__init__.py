@@ -1,0 +1,174 @@
+"""The `pivottrace` command: parse, call, print."""
+
+import argparse
+import sqlite3
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .annotate import add_annotate, add_desk
+from .arguments import Add, add_command, read_budget, read_count
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; returns 0 for success, 2 for an input that cannot be used, 1 for any other failure."""
+    parser = _Parser(prog="pivottrace", description="Pick the prompts that deserve a label.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for add in (_add_triage, _add_study, add_annotate, add_desk, _add_report, _add_demo):
+        add(commands)
+    args = parser.parse_args(argv)
+    try:
+        args.body(args)
+        return 0
+    except Exception as error:
+        if args.debug:
+            raise
+        status, text = _explain(error)
+        print(f"pivottrace {args.command}: {' '.join(text.split())}", file=sys.stderr)
+        return status
+
+
+def _explain(error: Exception) -> tuple[int, str]:
+    """Exit status and text."""
+    if isinstance(error, sqlite3.OperationalError):
+        cause = "another program holds it, or the disk is full. Try again later."
+        return 2, f"the ledger cannot be used ({error}): {cause}"
+    if isinstance(error, (ValueError, OSError)):
+        return 2, str(error)
+    return 1, f"{type(error).__name__}: {error} (--debug shows where)"
+
+
+def _add_triage(commands) -> None:
+    add = add_command(commands, "triage", _triage, "score a pool with one response per prompt and route every prompt")
+    _add_pool_arguments(add)
+    add("--label-column", help="column with the labels; only the probe set is read from it")
+    add("--output", type=Path, required=True, help="folder for routes, queue and ledger")
+    add(
+        "--annotation-budget",
+        type=read_budget,
+        default=0.293,
+        help="share of the pool (0.293, 29.3%%) or number of labels (300) (default: %(default)s)",
+    )
+    add("--probe-size", type=int, help="labels spent on calibration (default: 32, or half the budget)")
+    add(
+        "--estimator",
+        help="name of a score, such as total_entropy, pivot_entropy or length; an unknown name lists all "
+        "(default: total_entropy)",
+    )
+    add(
+        "--answer-format",
+        default="math",
+        help="how answers are found, read and compared: math, number, choice, choice:yes,no, text, or a format of "
+        "yours as package.module:attribute (default: %(default)s)",
+    )
+
+
+def _triage(args: argparse.Namespace) -> None:
+    from ..offline import plan_triage, run_triage
+    from ..pool import load_pool
+    from ..report.run import plot_triage
+    from ..report.tables import print_triage
+    from ..routing.triage import TriageConfig
+    from ..scoring.loading import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(args.model)
+    plan = plan_triage(
+        load_pool(args.dataset, args.split, args.config_name, args.limit),
+        args.output,
+        annotation_budget=args.annotation_budget,
+        prompt_column=args.prompt_column,
+        label_column=args.label_column,
+        estimator=args.estimator,
+        config=TriageConfig(probe_size=args.probe_size),
+        answer_format=args.answer_format,
+    )
+    model = load_model(args.model, args.load_in_4bit)
+    outcome = run_triage(plan, model, tokenizer, args.max_completion_length, args.batch_size)
+    plot_triage(outcome, tokenizer, args.output)
+    print_triage(outcome, args.output)
+
+
+def _add_study(commands) -> None:
+    add = add_command(commands, "study", _study, "measure every score on a pool whose labels are all known")
+    _add_pool_arguments(add)
+    add("--label-column", required=True, help="column with the labels; all of them are read")
+    add("--output", type=Path, required=True, help="folder; a second call goes on where one stopped")
+    samples = partial(read_count, least=0)
+    add("--samples", type=samples, default=8, help="sampled responses a prompt (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of samples and bootstrap (default: %(default)s)")
+
+
+def _study(args: argparse.Namespace) -> None:
+    from ..pool import load_pool
+    from ..scoring.loading import load_model, load_tokenizer
+    from ..study.plots import plot_study
+    from ..study.run import check_study, run_study
+    from ..study.tables import print_study
+
+    tokenizer = load_tokenizer(args.model)
+    dataset = load_pool(args.dataset, args.split, args.config_name, args.limit)
+    common: dict[str, Any] = {
+        "dataset": dataset,
+        "output_dir": args.output,
+        "settings": {"model": args.model, "load_in_4bit": args.load_in_4bit},
+        "prompt_column": args.prompt_column,
+        "label_column": args.label_column,
+        "max_completion_length": args.max_completion_length,
+        "batch_size": args.batch_size,
+        "seed": args.seed,
+    }
+    check_study(**common)
+    pool, reports = run_study(load_model(args.model, args.load_in_4bit), tokenizer, num_samples=args.samples, **common)
+    print_study(reports, pool)
+    plot_study(reports, pool, args.output, f"{Path(args.model).name} on {Path(args.dataset).name}")
+
+
+def _add_pool_arguments(add: Add) -> None:
+    add("--model", required=True, help="folder or hub id of a causal language model")
+    add("--dataset", required=True, help=".jsonl, .json, .csv or .parquet file, folder, or hub id")
+    add("--split", default="train", help="split of a folder or hub dataset (default: %(default)s)")
+    add("--config-name", help="configuration of a hub dataset, such as `main` of openai/gsm8k")
+    add("--prompt-column", default="prompt", help="column with the prompts (default: %(default)s)")
+    add("--limit", type=int, help="use the first prompts only")
+    add("--max-completion-length", type=read_count, default=384, help="tokens (default: %(default)s)")
+    add("--batch-size", type=read_count, default=32, help="responses at a time (default: %(default)s)")
+    add("--load-in-4bit", action="store_true", help="quantize the model with bitsandbytes (nf4)")
+
+
+def _add_report(commands) -> None:
+    add = add_command(commands, "report", _report, "compare finished runs: one HTML page, its figures as PNG")
+    add("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs, or folders of such folders")
+    add("--output", type=Path, default=Path("report"), help="folder (default: %(default)s)")
+    add("--reference", default="full supervision", help='arm to compare the others with (default: "%(default)s")')
+
+
+def _report(args: argparse.Namespace) -> None:
+    from ..report.page import write_report
+    from ..report.record import find_runs
+
+    runs = find_runs(args.runs)
+    print(f"{len(runs)} runs compared: {write_report(runs, args.output, args.reference)}")
+
+
+def _add_demo(commands) -> None:
+    add = add_command(
+        commands, "demo", _demo, "full supervision against PivotTrace on a tiny model, offline, on a CPU"
+    )
+    add("--output", type=Path, default=Path("pivottrace-demo"), help="folder (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of pool, training and evaluation")
+    add("--max-steps", type=read_count, help="optimizer steps of each arm (default: see the demo's settings)")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from ..files import check_writable
+
+    check_writable(args.output)
+    from ..demo.run import run_demo  # takes seconds to import
+
+    run_demo(args.output, seed=args.seed, max_steps=args.max_steps)

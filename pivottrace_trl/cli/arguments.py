@@ -1,0 +1,56 @@
+"""What the commands have in common: how one is added, and how its arguments are read."""
+
+import argparse
+import getpass
+import math
+from collections.abc import Callable
+
+
+Body = Callable[[argparse.Namespace], None]
+Add = Callable[..., argparse.Action]  # `add_argument` of a parser
+
+
+def add_command(commands, name: str, body: Body, help: str) -> Add:
+    """A command, as the function that adds its arguments."""
+    parser = commands.add_parser(name, help=help)
+    parser.add_argument("--debug", action="store_true", help="show where an error comes from")
+    parser.set_defaults(body=body)
+    return parser.add_argument
+
+
+def user_name() -> str:
+    """Who is logged in."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container may run as a user without a name
+        return "unknown"
+
+
+def read_budget(text: str) -> float | int:
+    """A share of the pool or a number of labels."""
+    try:
+        if text.endswith("%"):
+            return float(text[:-1]) / 100
+        return int(text) if text.lstrip("+-").isdigit() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a share such as 0.293 or 29.3% nor a number of labels such as 300"
+        ) from None
+
+
+def read_count(text: str, least: int = 1) -> int:
+    """A whole number of at least `least`."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least {least}")
+    return int(text)
+
+
+def read_price(text: str) -> float:
+    """A price of at least 0."""
+    try:
+        price = float(text)
+    except ValueError:
+        price = math.nan
+    if not 0.0 <= price < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a price of at least 0")
+    return price
