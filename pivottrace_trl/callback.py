@@ -20,12 +20,9 @@ from .labels.ledger import AnnotationLedger
 from .labels.oracles import as_oracle
 from .labels.queries import Oracle
 from .labels.state import LedgerView
-from .labels.vault import LabelVault
 from .labels.waiting import People, check_share
-from .pool import pool_ids
 from .processes import Processes
 from .report.attempts import write_attempts
-from .report.record import RUN_FILE, record_run
 from .report.run import RunReport
 from .routing.router import PoolRouter
 from .routing.sampler import PivotRoutedSampler
@@ -36,14 +33,13 @@ from .tracing.response_tracer import ResponseTracer
 from .training.attachment import TrainerAttachment
 from .training.batch_labels import LabelRouter, check_success_threshold
 from .training.checkpoint import begin_run, end_run, load_suggestions, save_suggestions
-from .training.checks import check_trainer
-from .training.columns import find_columns, find_verifier
+from .training.checks import check_is_added, check_trainer
 from .training.fresh_scores import FreshScores
 from .training.gate import SpendingGate, say
 from .training.parallelism import whole_model
 from .training.policy import TrainerPolicy
-from .training.prompts import check_evaluation_data, check_form_of_prompts, check_prompts
 from .training.run_state import Position, RunState, open_ledger
+from .training.trainer_pool import read_pool
 
 
 logger = logging.get_logger(__name__)
@@ -138,51 +134,39 @@ class PivotDensityCallback(TrainerCallback):
         oracle = None if annotator is None or annotator == "queue" else as_oracle(annotator)
         # TRL annotates attributes more loosely than what a built trainer holds.
         self._trainer = cast(Any, trainer)
-        dataset: Dataset = self._trainer.train_dataset
-        ids = pool_ids(dataset)
+        pool = read_pool(self._trainer, label_column, free_columns, annotator is not None)
+        ids, label_column = pool.ids, pool.columns.label
         budget = resolve_budget(annotation_budget, len(ids))
-        reward_funcs, names = self._trainer.reward_funcs, self._trainer.reward_func_names
-        columns = find_columns(
-            reward_funcs, names, dataset.features, label_column, free_columns, annotator is not None
-        )
-        label_column = columns.label
-        self._verifier = find_verifier(reward_funcs, label_column)
-        sold = [label_column] if label_column in dataset.column_names else []
-        vault = LabelVault(dataset, sold, ids, columns.locked)
-        check_prompts(dataset.with_format(None)["prompt"], None if "prompt" in free_columns else vault)
-        check_form_of_prompts(reward_funcs, names, dataset, columns, self._trainer.state)
         accelerator = self._trainer.accelerator
         self._processes = Processes(accelerator.process_index, accelerator.num_processes)
-        attachment = TrainerAttachment(trainer, columns, ids, self._processes)
-        if self._trainer.eval_dataset is not None:
-            check_evaluation_data(self._trainer.eval_dataset, attachment.questions)
+        attachment = TrainerAttachment(trainer, pool, self._processes)
         config = config or TriageConfig()
         scorer = PoolScorer(estimator, self._trainer._tokenizer.pad_token_id)
         check_probes(scorer.estimator, config.resolve_probe_size(budget, len(ids)), config.discard_ratio)
 
         self.output_dir = Path(self._trainer.args.output_dir) / PRIVATE_FOLDER
-        bought_from = vault if annotator is None else None
+        bought_from = pool.vault if annotator is None else None
         settings = (budget, ids, label_column, self._answer_format)
         ledger = open_ledger(self.output_dir, self._processes, bought_from, *settings)
         if annotator == "queue" and isinstance(ledger, AnnotationLedger):
             oracle = People(ledger, wait_for_annotations, not self._trainer.args.disable_tqdm)
-        self.router = PoolRouter(ids, ledger, oracle or vault, config, attachment.rows)
+        self.router = PoolRouter(ids, ledger, oracle or pool.vault, config, attachment.rows)
         self.scorer = scorer
         self.sampler: PivotRoutedSampler | None = None
         self.label_router = LabelRouter(
             self.router,
             label_column,
-            columns.locked,
+            pool.columns.locked,
             # What is bought from an annotator is the annotator's answer, and nothing of what the dataset knows.
-            vault if annotator is None else None,
+            bought_from,
             self._trainer.num_generations,
             answer_format=self._answer_format,
-            label_feature=dataset.features.get(label_column),
+            label_feature=pool.dataset.features.get(label_column),
             processes=self._processes,
             is_training=lambda: self._trainer.model.training,
             success_threshold=success_threshold,
         )
-        self._gate = SpendingGate(attachment, self._verifier, self.label_router)
+        self._gate = SpendingGate(attachment, pool.verifier, self.label_router)
         self._state = RunState(self.router, scorer, {"monitor": self.label_router.monitor, "gate": self._gate})
         self._examiner = SurveyExaminer(None, scorer, self._gate.verify, self._gate.objection)
         self._survey_identity = ""
@@ -194,7 +178,7 @@ class PivotDensityCallback(TrainerCallback):
         self._is_attached = True
         attachment.attach(
             self.label_router,
-            self._verifier,
+            pool.verifier,
             self._make_sampler,
             make_tracer=lambda model: ResponseTracer(model, self.scorer.heads, self.scorer.needs),
             on_traces=lambda rows, traces: self._fresh.add(rows, traces, self._trainer.state.global_step),
@@ -243,11 +227,7 @@ class PivotDensityCallback(TrainerCallback):
     # Called by the trainer when it builds its data loader, before it derives the number of steps from the length.
     def _make_sampler(self, dataset: Dataset | None = None) -> PivotRoutedSampler:
         trainer = self._trainer
-        if trainer.callback_handler.callbacks.count(self) != 1:
-            raise RuntimeError(
-                "The PivotDensityCallback was made for this trainer but is not among its callbacks exactly once. Add "
-                "it with `trainer.add_callback(callback)`, or undo it with `callback.detach()`."
-            )
+        check_is_added(trainer, self)
         position: Position | None = None
         self._fresh.clear()
         if self._attachment.resume_path is not None:
@@ -387,14 +367,5 @@ class PivotDensityCallback(TrainerCallback):
         if not self._processes.is_main:
             return
         end_run(self.output_dir / _RUN)
-        summary = self.summary()
-        self.report.write_summary(summary, state.log_history)
-        record_run(
-            self.output_dir / RUN_FILE,
-            "PivotTrace",
-            args,
-            state,
-            num_labels=summary["annotated"],
-            pool_size=summary["pool_size"],
-            settings={"estimator": type(self.scorer.estimator).__name__, **asdict(self.router.config)},
-        )
+        settings = {"estimator": type(self.scorer.estimator).__name__, **asdict(self.router.config)}
+        self.report.finish(self.summary(), args, state, settings)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, TrainerState, TrainingArguments
 
 from ..estimators import PivotDensity
 from ..files import write_json
@@ -16,7 +16,7 @@ from ..tracing.rollouts import Rollout
 from ..tracing.trace import ResponseTrace
 from .attempts import write_attempts
 from .plots import plot_calibration, plot_route_flow, plot_scores, plot_trace
-from .record import find_routes, read_routes, write_routes
+from .record import RUN_FILE, find_routes, read_routes, record_run, write_routes
 from .tables import print_routings
 
 
@@ -60,10 +60,21 @@ class RunReport:
         _plot_routing(router, result, self.output_dir)
         plot_route_flow(list(self._routes.values()), self.output_dir / "route_flow.png")
 
-    def write_summary(self, summary: Mapping[str, Any], log_history: Sequence[Mapping[str, Any]]) -> None:
-        """Write the summary, and print it with the number of prompts on each route."""
+    def finish(
+        self, summary: Mapping[str, Any], args: TrainingArguments, state: TrainerState, settings: Mapping[str, Any]
+    ) -> None:
+        """Write the summary and the record of a run that ends, and print the number of prompts on each route."""
         write_json(self.output_dir / "summary.json", summary)
-        print_routings(self._routes, summary, log_history, self.output_dir)
+        print_routings(self._routes, summary, state.log_history, self.output_dir)
+        record_run(
+            self.output_dir / RUN_FILE,
+            "PivotTrace",
+            args,
+            state,
+            num_labels=summary["annotated"],
+            pool_size=summary["pool_size"],
+            settings=settings,
+        )
 
 
 def plot_triage(outcome: PoolTriage, tokenizer: PreTrainedTokenizerBase, output_dir: Path) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import inspect
 import logging as python_logging
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,16 +16,17 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import is_async_callable
 
-from ..pool import question_id, read_rows
+from ..pool import read_rows
 from ..processes import Processes
 from ..tracing.response_tracer import ResponseTracer
 from ..tracing.rollouts import Rollout
 from ..tracing.trace import ResponseTrace
 from .batch_labels import LabelRouter
 from .checkpoint import find_checkpoint
-from .columns import PoolColumns, required_parameters
+from .columns import required_parameters
 from .prompts import check_not_in_pool
 from .rewards import ROW_COLUMN, AsyncRoutedReward, RoutedReward
+from .trainer_pool import TrainerPool
 from .training_pass import TracedTrainingPass
 
 
@@ -52,21 +52,20 @@ class TrainerAttachment:
     def __init__(
         self,
         trainer: GRPOTrainer | RLOOTrainer,
-        columns: PoolColumns,
-        prompt_ids: Sequence[str],
+        pool: TrainerPool,
         processes: Processes | None = None,
     ):
         self._processes = processes or Processes()
         # TRL annotates attributes more loosely than what a built trainer holds.
         self.trainer = cast(Any, trainer)
-        self._dataset: Dataset = self.trainer.train_dataset
+        self._pool = pool
         self.reward_funcs: list[Any] = self.trainer.reward_funcs
         self.resume_path: Path | None = None
         self._filter: python_logging.Filter | None = None
         self._training_pass: TracedTrainingPass | None = None
         self._is_training = False
-        self._locked = columns.locked
-        blind = self._dataset.with_format(None).select_columns(["prompt", *columns.free])
+        self._locked = pool.columns.locked
+        blind = pool.dataset.with_format(None).select_columns(["prompt", *pool.columns.free])
         self._blind_dataset = blind.add_column(ROW_COLUMN, list(range(len(blind))))
 
     def attach(
@@ -158,7 +157,7 @@ class TrainerAttachment:
                 "functions could read. Call it when `train()` has returned: `control.should_training_stop = True` "
                 "ends it."
             )
-        self.trainer.train_dataset = self._dataset
+        self.trainer.train_dataset = self._pool.dataset
         self.trainer.reward_funcs = self.reward_funcs
         del self.trainer._get_train_sampler, self.trainer.train, self.trainer._save_checkpoint
         del self.trainer._calculate_rewards
@@ -174,12 +173,7 @@ class TrainerAttachment:
                 "A batch of training does not come from the pool: `train_dataset` was replaced after the "
                 "PivotDensityCallback was made. Call `callback.detach()`, set the dataset, and make a new callback."
             )
-        check_not_in_pool("The evaluation batch", [example["prompt"] for example in inputs], self.questions)
-
-    @cached_property
-    def questions(self) -> dict[str, int]:
-        """Row of every question of the pool, see [`question_id`]."""
-        return {question_id(prompt): row for row, prompt in enumerate(self._blind_dataset["prompt"])}
+        check_not_in_pool("The evaluation batch", [example["prompt"] for example in inputs], self._pool.questions)
 
     @property
     def _logger(self) -> python_logging.Logger:

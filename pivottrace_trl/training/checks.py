@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from transformers import ProcessorMixin
+from transformers import ProcessorMixin, TrainerCallback
 from trl import GRPOTrainer, RLOOTrainer
 
 from ..tracing.layers import find_attention_modules
@@ -49,6 +49,15 @@ def check_trainer(trainer: GRPOTrainer | RLOOTrainer) -> None:
     _refuse_set_up(trainer)
     check_parallelism(trainer)
     find_attention_modules(cast(Any, trainer.model))
+
+
+def check_is_added(trainer: Any, callback: TrainerCallback) -> None:
+    """Refuse to train where the callback that was made for a trainer would not hear of its epochs, or twice."""
+    if trainer.callback_handler.callbacks.count(callback) != 1:
+        raise RuntimeError(
+            "The PivotDensityCallback was made for this trainer but is not among its callbacks exactly once. Add "
+            "it with `trainer.add_callback(callback)`, or undo it with `callback.detach()`."
+        )
 
 
 def _refuse_multi_turn(trainer: GRPOTrainer) -> None:
