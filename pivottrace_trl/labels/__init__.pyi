@@ -2,7 +2,7 @@ from .endpoint import EndpointAnnotator
 from .exchange import ImportReport, export_queue, import_answers
 from .ledger import AnnotationLedger
 from .oracles import CallableAnnotator
-from .queries import Answer, Oracle, Outcome, Query
+from .queries import Answer, Opinion, Oracle, Outcome, Query
 from .status import AnnotationStatus, annotation_status
 from .vault import LabelVault
 
@@ -14,6 +14,7 @@ __all__ = [
     "EndpointAnnotator",
     "ImportReport",
     "LabelVault",
+    "Opinion",
     "Oracle",
     "Outcome",
     "Query",

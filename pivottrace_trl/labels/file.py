@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..files import replace_atomically
-from .schema import APPLICATION_ID, SCHEMA_VERSION, create_tables, has_our_tables
+from .schema import (
+    APPLICATION_ID,
+    SCHEMA_VERSION,
+    create_tables,
+    find_version,
+    has_our_tables,
+    is_readable,
+    take_over,
+)
 
 
 _MAGIC = b"SQLite format 3\0"
@@ -43,23 +51,28 @@ _SELECT = (
 class LedgerFile:
     """
     A sound ledger file, open. Opening it reads all of it, tells `take` of each event and of the kind of the event that
-    it undoes, and writes nothing. A file that is no ledger, or damaged, is left as it is: `ValueError`.
+    it undoes, and writes nothing; one of the former version then gets the present tables, with the same rows. A file
+    that is no ledger, or damaged, is left as it is: `ValueError`.
     """
 
     def __init__(self, path: Path, take: Callable[[Event, str | None], None]):
         self.path = path
         self._is_closed = False
         self._connection: sqlite3.Connection | None = None
-        self._examine(take)
+        if self._examine(take) != SCHEMA_VERSION:
+            take_over(self.connection)
+            self._drop_connection()
 
-    def _examine(self, take: Callable[[Event, str | None], None]) -> None:
-        """Read all of it through a connection that may not write, so that damage, and the log, stay as they are."""
+    def _examine(self, take: Callable[[Event, str | None], None]) -> int:
+        """
+        Read all of it through a connection that may not write, so that damage, and the log, stay as they are; returns
+        the version.
+        """
         check_header(self.path)
         try:
             self._connection = self._connect("ro")
             self._connection.execute("BEGIN")  # one moment of the file, whoever writes to it meanwhile
-            (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if version != SCHEMA_VERSION:
+            if not is_readable(version := find_version(self._connection)):
                 raise ValueError(
                     f"{self.path} has ledger version {version}, but this release reads version {SCHEMA_VERSION}. Use "
                     "the release of pivottrace-trl that wrote it."
@@ -82,6 +95,7 @@ class LedgerFile:
             charged = {row[0] for row in self._connection.execute("SELECT prompt_id FROM purchases").fetchall()}
             if charged != paid:
                 raise self._damage(f"{len(charged)} purchases do not match {len(paid)} answered prompts")
+            return version
         except sqlite3.OperationalError as error:
             raise ValueError(
                 f"{self.path} cannot be opened as a ledger ({error}). Close the program that holds it, or put back a "
@@ -90,9 +104,12 @@ class LedgerFile:
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes what it cannot read
             raise self._damage(error) from error
         finally:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._drop_connection()
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     @classmethod
     def create(cls, path: Path) -> None:

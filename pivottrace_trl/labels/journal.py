@@ -110,7 +110,7 @@ class LedgerJournal(LedgerView):
             asked.get("route"),
             None if epoch is None else int(epoch),
             None if undoes is None else undoes[0],
-            datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            now().isoformat(timespec="milliseconds"),
             digest="",
         )
         self._state.fold(self._file.append(event, self._state.digest), None if undoes is None else undoes[1])
@@ -134,6 +134,11 @@ class LedgerJournal(LedgerView):
                 self._memory = None
                 self._file.rollback()
                 raise
+
+
+def now() -> datetime:
+    """The time, as it is written."""
+    return datetime.now(timezone.utc)
 
 
 def to_json(value: Any) -> str:

@@ -13,16 +13,17 @@ from typing import Any
 from ..answers import AnswerFormat
 from ..answers.format import format_of_ledger
 from .file import LedgerFile, check_header
-from .journal import LedgerJournal, to_json
+from .journal import LedgerJournal
 from .lock import hold
 from .queries import Answer, Oracle, Outcome, Query, as_written, is_empty
+from .recording import LedgerRecorder
 from .vault import LabelVault
 
 
 logger = logging.getLogger(__name__)
 
 
-class AnnotationLedger(LedgerJournal):
+class AnnotationLedger(LedgerRecorder):
     """
     Append-only record of the queries, answers, prices, authors and times of one run, in one SQLite file, under a
     budget. One run has it at a time; others [`~AnnotationLedger.open`] it beside the run. What a prompt's label is,
@@ -134,8 +135,8 @@ class AnnotationLedger(LedgerJournal):
 
     def queue(self, limit: int | None = None) -> list[Query]:
         """
-        What is asked for and not answered yet, most valuable first: probes, then the most uncertain. What was skipped
-        comes last.
+        What is asked for and not answered yet, most valuable first: probes, then by the value of a label, and where
+        that is not known the most uncertain. What was skipped comes last.
 
         Args:
             limit (`int`, *optional*):
@@ -147,22 +148,22 @@ class AnnotationLedger(LedgerJournal):
         with self._lock:
             return [self._query(identity) for identity in sorted(self._state.open_ids, key=self._urgency)[:limit]]
 
-    def _query(self, identity: str) -> Query:
-        prompt = self._file.prompt(identity)
-        return Query(identity, prompt, **self._state.requests[identity], row={"prompt": prompt})
-
     def _paid_first(self, identity: str) -> tuple[Any, ...]:
         # What was paid for before costs nothing: it comes first, whatever is left of the budget.
         return identity not in self._state.paid, *self._urgency(identity)
 
-    def _urgency(self, identity: str) -> tuple[int, bool, float]:
+    def _urgency(self, identity: str) -> tuple[int, bool, bool, float]:
         asked = self._state.requests[identity]
-        score = float("-inf") if asked["score"] is None else asked["score"]
-        return self._state.num_skips.get(identity, 0), asked["purpose"] != "probe", -score
+        value, score = asked.get("value"), asked["score"]
+        worth = score if value is None else value
+        is_probe = asked["purpose"] == "probe"
+        num_skips = self._state.num_skips.get(identity, 0)
+        return num_skips, not is_probe, value is None, float("inf") if worth is None else -worth
 
     def request(self, queries: Sequence[Query], epoch: int = 0) -> None:
         """
-        Ask for labels: the queue becomes exactly these queries, less those that were answered or declined before.
+        Ask for labels: the queue becomes exactly these queries, less those that were answered or declined before. A
+        question that somebody is answering now stays in it.
 
         Args:
             queries (`Sequence[Query]`):
@@ -174,7 +175,7 @@ class AnnotationLedger(LedgerJournal):
 
     def _request(self, queries: Sequence[Query], epoch: int) -> None:
         wanted = {q.prompt_id for q in queries}
-        for identity in [i for i in self._state.open_ids if i not in wanted]:
+        for identity in [i for i in self._state.open_ids if i not in wanted and self.claimant(i) is None]:
             self._append("withdraw", identity, epoch=epoch)
         for query in queries:
             if query.prompt_id in self._state.labels or query.prompt_id in self._state.closed:
@@ -183,9 +184,10 @@ class AnnotationLedger(LedgerJournal):
             value = {
                 "purpose": query.purpose,
                 "route": query.route,
-                # SQLite's JSON and ours agree on finite numbers only.
-                "score": query.score if query.score is None or abs(query.score) < float("inf") else None,
+                "score": _finite(query.score),
                 "suggestion": query.suggestion,
+                "agreement": _finite(query.agreement),
+                "value": _finite(query.value),
             }
             if query.prompt_id not in self._state.open_ids or value != self._state.requests[query.prompt_id]:
                 self._append("request", query.prompt_id, value=value, epoch=epoch)
@@ -266,109 +268,6 @@ class AnnotationLedger(LedgerJournal):
                 label = None
         return dataclasses.replace(answer, label=label)
 
-    def record(
-        self,
-        answers: Sequence[Answer],
-        answer_format: AnswerFormat | None = None,
-        replace: bool = False,
-    ) -> list[Outcome]:
-        """
-        Record answers in one transaction: all of them or, if the process dies, none.
-
-        Args:
-            answers (`Sequence[Answer]`):
-                The answers.
-            answer_format ([`AnswerFormat`], *optional*):
-                Tells which labels mean the same. Defaults to equality.
-            replace (`bool`, *optional*, defaults to `False`):
-                Whether an answer takes the place of another that stands, instead of being in conflict with it. The
-                prompt is not paid for again.
-
-        Returns:
-            `list[Outcome]`: what became of each.
-        """
-        return self._write(lambda: [self._record(answer, answer_format, replace) for answer in answers])
-
-    def _record(self, answer: Answer, answer_format: AnswerFormat | None, replace: bool) -> Outcome:
-        identity, label = answer.prompt_id, answer.label
-        if label is not None and not isinstance(label, dict):
-            label = {self.label_column: as_written(label)}
-        if identity not in self._state.requests:
-            return Outcome.UNKNOWN
-        standing = self._state.labels.get(identity)
-        if label is None:
-            if standing is None and identity not in self._state.closed:
-                self._append("decline", identity, author=answer.author, price=answer.price)
-            return Outcome.DECLINED
-        if is_empty(label.get(self.label_column, label)):
-            raise ValueError(
-                f"The label {label!r:.100} of prompt {identity!r} by {answer.author!r:.100} is empty. If the "
-                "annotator has no answer, pass `label=None`."
-            )
-        label = json.loads(json.dumps(label, ensure_ascii=False))
-        if standing is not None:
-            texts = [str(columns.get(self.label_column)) for columns in (standing, label)]
-            is_alike = answer_format is not None and (texts[0] == texts[1] or answer_format.are_equivalent(*texts))
-            if standing == label or is_alike:
-                return Outcome.DUPLICATE
-            if not replace:
-                self._keep_unused(answer, {"label": label, "reason": Outcome.CONFLICT.value})
-                return Outcome.CONFLICT
-            latest = "SELECT max(event_id) FROM events WHERE kind = 'answer' AND prompt_id = ?"
-            (event,) = self._file.find(latest, (identity,)) or (None,)
-            self._append("undo", identity, author=answer.author, undoes=(event, "answer"))
-        if identity not in self._state.paid:
-            if self.num_left == 0:
-                # Who answered is kept. What they said is not: it would be a label that nobody paid for.
-                self._keep_unused(answer, {"reason": Outcome.OVER_BUDGET.value})
-                return Outcome.OVER_BUDGET
-            self._file.add_purchase(identity)
-        self._append("answer", identity, value=label, author=answer.author, price=answer.price)
-        return Outcome.RECORDED
-
-    def _keep_unused(self, answer: Answer, value: dict[str, Any]) -> None:
-        query = "SELECT 1 FROM events WHERE kind = 'unused' AND prompt_id = ? AND author = ? AND value = ?"
-        if self._file.find(query, (answer.prompt_id, answer.author, to_json(value))) is None:
-            self._append("unused", answer.prompt_id, value=value, author=answer.author, price=answer.price)
-
-    def skip(self, prompt_id: str, author: str) -> None:
-        """Put a prompt at the end of the queue."""
-        self._write(lambda: self._append_if_open("skip", prompt_id, author))
-
-    def mark_broken(self, prompt_id: str, author: str) -> None:
-        """Take a prompt that cannot be answered out of the queue for good; it costs nothing."""
-        self._write(lambda: self._append_if_open("broken", prompt_id, author))
-
-    def _append_if_open(self, kind: str, prompt_id: str, author: str) -> None:
-        if prompt_id in self._state.open_ids:
-            self._append(kind, prompt_id, author=author)
-
-    def undo(self, author: str) -> Query | None:
-        """
-        Take back the latest answer, skip or "broken" of a person. An answer that was paid for stays paid: answering
-        the prompt again costs nothing.
-
-        Args:
-            author (`str`):
-                The person.
-
-        Returns:
-            [`Query`] or `None`: the prompt that is open again; `None` if there is nothing left to undo.
-        """
-        return self._write(lambda: self._undo(author))
-
-    def _undo(self, author: str) -> Query | None:
-        row = self._file.find(
-            "SELECT event_id, kind, prompt_id FROM events WHERE author = ? AND kind IN ('answer', 'skip', 'broken') "
-            "AND event_id NOT IN (SELECT undoes FROM events WHERE undoes IS NOT NULL) ORDER BY event_id DESC LIMIT 1",
-            (author,),
-        )
-        if row is None:
-            return None
-        event, kind, identity = row
-        self._append("undo", identity, author=author, undoes=(event, kind))
-        return self._query(identity)
-
     def take_corrections(self, vault: LabelVault) -> list[str]:
         """
         Take up labels of the dataset that were corrected since they were bought. They were paid for; the old ones stay
@@ -382,14 +281,16 @@ class AnnotationLedger(LedgerJournal):
             `list[str]`: ids of the prompts whose label changed.
         """
         column = self.label_column
-        bought = [i for i, author in self._state.authors.items() if author == vault.author and i in vault]
+        known = [i for i, author in self._state.authors.items() if author == vault.author and i in vault]
         changed = []
-        for start in range(0, len(bought), vault.batch_size):
-            for answer in vault.ask([Query(identity) for identity in bought[start : start + vault.batch_size]]):
+        for start in range(0, len(known), vault.batch_size):
+            for answer in vault.ask([Query(identity) for identity in known[start : start + vault.batch_size]]):
                 old, new = self.label(answer.prompt_id), answer.label
                 if old and new and json.dumps(old.get(column)) != json.dumps(new.get(column)):
                     changed.append(answer)
-        self.record(changed, replace=True)
+        for is_own in (False, True):
+            of_kind = [answer for answer in changed if (answer.prompt_id in self._state.own) == is_own]
+            self.record(of_kind, replace=True, is_own=is_own)
         if changed:
             some = ", ".join(answer.prompt_id for answer in changed[:5]) + (", ..." if len(changed) > 5 else "")
             logger.warning(
@@ -398,3 +299,8 @@ class AnnotationLedger(LedgerJournal):
                 "not corrected, stop the run and put the right one back."
             )
         return [answer.prompt_id for answer in changed]
+
+
+def _finite(number: float | None) -> float | None:
+    """SQLite's JSON and ours agree on finite numbers only."""
+    return number if number is not None and abs(number) < float("inf") else None

@@ -22,6 +22,8 @@ class Query:
         route (`str` or `None`): route of the prompt when the label was asked for.
         score (`float` or `None`): its uncertainty then.
         suggestion (`str` or `None`): the policy's own answer then.
+        agreement (`float` or `None`): share of the latest group behind the suggestion, in `(0, 1]`.
+        value (`float` or `None`): what a label is worth. The queue is ordered by it, where it is known.
         row (`dict[str, Any]`): what a function or an endpoint may know of the prompt, and nothing else: `prompt` and
             the free columns. Filled in by [`AnnotationLedger.buy`]; the ledger does not keep it.
     """
@@ -32,7 +34,29 @@ class Query:
     route: str | None = None
     score: float | None = None
     suggestion: str | None = None
+    agreement: float | None = None
+    value: float | None = None
     row: dict[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """
+    What one of several annotators said, from which an answer came, or none.
+
+    Attributes:
+        author (`str`): who said it.
+        label (`Any`): a text, a number, or `None` for no answer.
+        price (`float`): what it cost, in the user's currency.
+    """
+
+    author: str
+    label: Any
+    price: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_price(self.price)
+        _check_label(self.label, f"by {self.author!r:.100}", self.author)
 
 
 @dataclass(frozen=True)
@@ -45,26 +69,24 @@ class Answer:
         label (`Any`): the answer, a text or a number, which [`AnnotationLedger.buy`] reads by the answer format; or
             a dictionary, label column -> value, which is kept as it stands; `None` if the annotator has no answer.
         author (`str`): who said it.
-        price (`float`): what it cost, in the user's currency.
+        price (`float`): what it cost, in the user's currency, without that of the opinions.
+        opinions (`tuple[Opinion, ...]`): what each of several annotators said, if it comes from several.
     """
 
     prompt_id: str
     label: Any
     author: str
     price: float = 0.0
+    opinions: tuple[Opinion, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.price < math.inf:
-            raise ValueError(f"`price` is {self.price!r}, but must be a number of at least 0.")
-        try:
-            f"{self.label}{self.author}".encode()
-            json.dumps(as_written(self.label), ensure_ascii=False, allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise ValueError(
-                f"The label {self.label!r:.100} of prompt {self.prompt_id!r} by {self.author!r:.100} cannot be kept "
-                f"({str(error)[:100]}). A label is made of texts, numbers and lists, without half characters (lone "
-                "surrogates), NaN and infinity."
-            ) from error
+        _check_price(self.price)
+        _check_label(self.label, f"of prompt {self.prompt_id!r} by {self.author!r:.100}", self.author)
+
+    @property
+    def total_price(self) -> float:
+        """What it cost, opinions included."""
+        return self.price + sum(opinion.price for opinion in self.opinions)
 
 
 class Outcome(str, Enum):
@@ -80,7 +102,23 @@ class Outcome(str, Enum):
     OVER_BUDGET = "over budget"
     """The budget is spent: the ledger keeps who answered, but not what they said, which nobody paid for."""
     UNKNOWN = "unknown prompt"
-    """Nobody asked for this prompt: nothing is done."""
+    """It is no prompt of the pool, and nobody asked for it: nothing is done."""
+
+
+def _check_price(price: float) -> None:
+    if not 0.0 <= price < math.inf:
+        raise ValueError(f"`price` is {price!r}, but must be a number of at least 0.")
+
+
+def _check_label(label: Any, whose: str, author: str) -> None:
+    try:
+        f"{label}{author}".encode()
+        json.dumps(as_written(label), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"The label {label!r:.100} {whose} cannot be kept ({str(error)[:100]}). A label is made of texts, numbers "
+            "and lists, without half characters (lone surrogates), NaN and infinity."
+        ) from error
 
 
 @runtime_checkable

@@ -4,9 +4,14 @@ import sqlite3
 from functools import cache
 
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
+_FORMER_VERSION = 3
 # Stands in the header of the file, where nobody has to open a database to see whose it is.
 APPLICATION_ID = 0x50545254
+_FORMER_KINDS = ("settings", "request", "withdraw", "answer", "decline", "broken", "skip", "undo", "unused")
+# `own` is a label that the user had before, `opinion` what one of several annotators said; `claim` says that somebody
+# is answering.
+_KINDS = (*_FORMER_KINDS, "own", "opinion", "claim")
 # Purchases are numbered without gaps, since nothing is ever deleted: the highest number is what was spent.
 _SCHEMA = """
 CREATE TABLE prompts (
@@ -17,7 +22,7 @@ CREATE TABLE prompts (
 CREATE TABLE events (
     event_id INTEGER PRIMARY KEY,
     kind TEXT NOT NULL CHECK (kind IN
-        ('settings', 'request', 'withdraw', 'answer', 'decline', 'broken', 'skip', 'undo', 'unused')),
+        {kinds}),
     prompt_id TEXT REFERENCES prompts (prompt_id),
     value TEXT,  -- JSON: settings, what was asked for, or the label
     author TEXT,
@@ -32,7 +37,7 @@ CREATE TABLE events (
 );
 CREATE INDEX settings_of_the_run ON events (event_id) WHERE kind = 'settings';
 CREATE INDEX events_of_an_author ON events (author, event_id) WHERE author IS NOT NULL;
-CREATE INDEX events_of_a_prompt ON events (prompt_id, event_id) WHERE kind IN ('answer', 'unused');
+CREATE INDEX events_of_a_prompt ON events (prompt_id, event_id) WHERE kind IN {looked_up};
 CREATE TABLE purchases (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
     prompt_id TEXT NOT NULL UNIQUE REFERENCES prompts (prompt_id)
@@ -51,25 +56,75 @@ CREATE TRIGGER purchases_are_final BEFORE UPDATE ON purchases
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 CREATE TRIGGER purchases_stay BEFORE DELETE ON purchases BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
+_TABLES = ("prompts", "events", "purchases")
 _DEFINITIONS = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY name"
 
 
-def create_tables(connection: sqlite3.Connection) -> None:
+def _schema(version: int) -> str:
+    is_former = version == _FORMER_VERSION
+    kinds, looked_up = (
+        (_FORMER_KINDS, ("answer", "unused")) if is_former else (_KINDS, ("answer", "own", "unused", "opinion"))
+    )
+    marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version};"
+    return _SCHEMA.format(kinds=kinds, looked_up=looked_up) + marks
+
+
+def create_tables(connection: sqlite3.Connection, version: int = SCHEMA_VERSION) -> None:
     """Make the tables in an empty database."""
-    marks = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {SCHEMA_VERSION};"
-    connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} {marks} COMMIT;")
+    connection.executescript(f"BEGIN IMMEDIATE; {_schema(version)} COMMIT;")
+
+
+def find_version(connection: sqlite3.Connection) -> int:
+    """Version of the tables."""
+    return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def is_readable(version: int) -> bool:
+    """Whether this release reads a version, be it by taking it over first."""
+    return version in (_FORMER_VERSION, SCHEMA_VERSION)
+
+
+def take_over(connection: sqlite3.Connection) -> None:
+    """Give a sound ledger of the former version the present tables, all at once; its rows stay as they are."""
+    connection.execute("PRAGMA foreign_keys=OFF")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if find_version(connection) == _FORMER_VERSION:  # nobody else was faster
+            for table in _TABLES:
+                connection.execute(f"CREATE TEMP TABLE former_{table} AS SELECT * FROM main.{table}")
+            for table in reversed(_TABLES):
+                connection.execute(f"DROP TABLE main.{table}")
+            for statement in _statements(_schema(SCHEMA_VERSION)):
+                connection.execute(statement)
+            for table in _TABLES:
+                connection.execute(f"INSERT INTO main.{table} SELECT * FROM former_{table} ORDER BY rowid")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _statements(script: str) -> list[str]:
+    """The statements of a script; a trigger holds a semicolon of its own."""
+    statements, begun = [], ""
+    for part in script.split(";"):
+        begun += part + ";"
+        if sqlite3.complete_statement(begun):
+            statements.append(begun)
+            begun = ""
+    return statements
 
 
 def has_our_tables(connection: sqlite3.Connection) -> bool:
     """Whether tables, indices and triggers are those of `create_tables`, to the letter."""
-    return connection.execute(_DEFINITIONS).fetchall() == _our_definitions()
+    return connection.execute(_DEFINITIONS).fetchall() == _our_definitions(find_version(connection))
 
 
 @cache
-def _our_definitions() -> list[tuple[str]]:
+def _our_definitions(version: int) -> list[tuple[str]]:
     ours = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        create_tables(ours)
+        create_tables(ours, version)
         return ours.execute(_DEFINITIONS).fetchall()
     finally:
         ours.close()

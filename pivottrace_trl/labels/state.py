@@ -2,10 +2,15 @@
 
 import json
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from sys import intern
 from typing import Any
 
 from .file import Event
+
+
+# What is known of a prompt that nobody asked for.
+_UNASKED: dict[str, Any] = {"purpose": "annotate", "route": None, "score": None, "suggestion": None}
 
 
 @dataclass
@@ -20,11 +25,15 @@ class LedgerState:
         requests (`dict[str, dict[str, Any]]`): what was last asked about each prompt that was ever asked about.
         open_ids (`dict[str, None]`): prompts that are asked for and not answered.
         labels (`dict[str, dict[str, Any]]`): label column -> value of each answered prompt.
+        own (`set[str]`): those of them whose label the user had.
         authors (`dict[str, str]`): who answered it.
         closed (`dict[str, str]`): prompts that nobody is asked for again, and why.
         paid (`dict[str, tuple[int, int]]`): prompts that were paid for, also if the answer was undone: the event of
             the first answer, and the routing that asked for it (see [`~LedgerState.is_known`]).
         num_skips (`dict[str, int]`): how often each prompt was skipped.
+        claims (`dict[str, tuple[str, float]]`): who said last that they are answering a prompt, and when (seconds
+            since 1970).
+        spent (`float`): sum of all prices; what was not used is not charged.
     """
 
     last_event: int = 0
@@ -33,26 +42,36 @@ class LedgerState:
     requests: dict[str, dict[str, Any]] = field(default_factory=dict)
     open_ids: dict[str, None] = field(default_factory=dict)
     labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    own: set[str] = field(default_factory=set)
     authors: dict[str, str] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
     paid: dict[str, tuple[int, int]] = field(default_factory=dict)
     num_skips: dict[str, int] = field(default_factory=dict)
+    claims: dict[str, tuple[str, float]] = field(default_factory=dict)
+    spent: float = 0.0
     _routings: dict[str, int] = field(default_factory=dict)
 
-    def is_known(self, identity: str, routing: int, start: int) -> bool:
+    def is_paid(self, identity: str, routing: int, start: int) -> bool:
         """
-        Whether a run that began after the event `start` knew the answer to a prompt after one of its routings (-1 is
-        the probe set, before the first). A run that was interrupted goes back to its last checkpoint, while the ledger
-        keeps the labels that were bought later; it takes them up where it asks for them again.
+        Whether a run that began after the event `start` had paid for a prompt after one of its routings (-1 is the
+        probe set, before the first). A run that was interrupted goes back to its last checkpoint, while the ledger
+        keeps the labels that were bought later; it takes them up where it asks for them again. What was never asked
+        for comes from outside of the run, and counts as paid before it.
         """
         event, asked = self.paid.get(identity, (None, 0))
         return event is not None and (event <= start or asked <= routing)
+
+    def is_known(self, identity: str, routing: int, start: int) -> bool:
+        """Whether a run knew the label of a prompt then, see `is_paid`; one that the user had is always known."""
+        return identity in self.labels and (identity in self.own or self.is_paid(identity, routing, start))
 
     def fold(self, event: Event, undone: str | None) -> None:
         """Take up the next event; `undone` is the kind of the event that it undoes."""
         self.last_event, self.digest = event.event_id, event.digest
         kind, identity = event.kind, event.prompt_id or ""
         value: Any = json.loads(event.value) if event.value else None
+        if kind != "unused":
+            self.spent += event.price
         if kind == "settings":
             self.settings = value
         elif kind == "request":
@@ -62,18 +81,25 @@ class LedgerState:
             self._routings[identity] = -1 if value["purpose"] == "probe" else event.epoch or 0
             self.open_ids[identity] = None
         elif kind == "withdraw":
-            self.open_ids.pop(identity, None)
-        elif kind == "answer":
+            self._close(identity)
+        elif kind in ("answer", "own"):
             self.labels[identity] = value
-            self.authors[identity] = event.author or ""
-            self.paid.setdefault(identity, (event.event_id, self._routings.get(identity, -1)))
+            self.authors[identity] = intern(event.author or "")
+            if kind == "own":
+                self.own.add(identity)
+            else:
+                self.paid.setdefault(identity, (event.event_id, self._routings.get(identity, -1)))
             self.closed.pop(identity, None)
-            self.open_ids.pop(identity, None)
+            self._close(identity)
         elif kind in ("decline", "broken"):
             self.closed[identity] = kind
-            self.open_ids.pop(identity, None)
+            self._close(identity)
+        elif kind == "claim":
+            self.claims[identity] = (event.author or "", datetime.fromisoformat(event.happened_at).timestamp())
         elif kind == "skip":
             self.num_skips[identity] = self.num_skips.get(identity, 0) + 1
+            if self.claims.get(identity, ("", 0.0))[0] == event.author:
+                del self.claims[identity]
         elif kind == "undo" and undone == "skip":
             self.num_skips[identity] -= 1
         elif kind == "undo" and undone == "broken":
@@ -82,7 +108,13 @@ class LedgerState:
         elif kind == "undo":
             self.labels.pop(identity, None)
             self.authors.pop(identity, None)
+            self.own.discard(identity)
+            self.requests.setdefault(identity, _UNASKED)
             self.open_ids[identity] = None
+
+    def _close(self, identity: str) -> None:
+        self.open_ids.pop(identity, None)
+        self.claims.pop(identity, None)
 
 
 class LedgerView:
@@ -114,11 +146,11 @@ class LedgerView:
 
     def is_known(self, prompt_id: str, routing: int, start: int) -> bool:
         """Whether the label of a prompt is there and was known to a run at a time, see [`LedgerState.is_known`]."""
-        return prompt_id in self._state.labels and self._state.is_known(prompt_id, routing, start)
+        return self._state.is_known(prompt_id, routing, start)
 
     def num_paid(self, routing: int, start: int) -> int:
-        """How many prompts a run had paid for at a time, see [`LedgerState.is_known`]."""
-        return sum(self._state.is_known(prompt_id, routing, start) for prompt_id in self._state.paid)
+        """How many prompts a run had paid for at a time, see [`LedgerState.is_paid`]."""
+        return sum(self._state.is_paid(prompt_id, routing, start) for prompt_id in self._state.paid)
 
     @property
     def budget(self) -> int:
@@ -146,13 +178,23 @@ class LedgerView:
         return max(self.budget - self.num_bought, 0)
 
     @property
+    def spent(self) -> float:
+        """What all answers, opinions and declines cost; answers that were not used are not charged."""
+        return self._state.spent
+
+    @property
     def bought_ids(self) -> set[str]:
-        """Prompts whose label is known."""
-        return set(self._state.labels)
+        """Prompts whose label was bought and is known."""
+        return self._state.labels.keys() - self._state.own
+
+    @property
+    def own_ids(self) -> set[str]:
+        """Prompts whose label the user had."""
+        return set(self._state.own)
 
     def label(self, prompt_id: str) -> dict[str, Any] | None:
         """
-        The label of a prompt, if it was bought.
+        The label of a prompt, if it was bought or is the user's own.
 
         Args:
             prompt_id (`str`):

@@ -16,7 +16,7 @@ class AnnotationStatus:
         budget (`int`): labels that may be bought in all.
         bought (`int`): prompts paid for.
         queue (`dict[str, int]`): open queries by purpose, `{"probe": n, "annotate": n}`.
-        price (`float`): what all answers cost.
+        price (`float`): what all answers cost; those that were not used are not charged.
         answers_by_author (`dict[str, int]`): standing answers of each author, most first.
         broken, declined (`int`): prompts that people called broken, or had no answer to.
         unused (`int`): answers that contradicted another, or came when the budget was spent.
@@ -60,7 +60,7 @@ def annotation_status(ledger: AnnotationLedger) -> AnnotationStatus:
         budget=ledger.budget,
         bought=ledger.num_bought,
         queue={"probe": 0, "annotate": 0} | Counter(query.purpose for query in ledger.queue()),
-        price=sum(event["price"] for event in events),
+        price=ledger.spent,
         answers_by_author=dict(authors.most_common()),
         broken=closed["broken"],
         declined=closed["decline"],

@@ -39,6 +39,10 @@ ACTIONS = {
     "undo": lambda ledger: ledger.undo("ann"),
     "skip": lambda ledger: ledger.skip(IDS[6], "ann"),
     "refresh": lambda ledger: ledger.refresh(),
+    "own": lambda ledger: ledger.record(
+        [Answer(i, {"solution": "own"}, "dataset") for i in IDS[1:6]], replace=True, is_own=True
+    ),
+    "claim": lambda ledger: ledger.claim(IDS[6], "ann"),
     "budget": lambda ledger: AnnotationLedger(ledger.path, 5, IDS),
 }
 

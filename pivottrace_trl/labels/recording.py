@@ -1,0 +1,185 @@
+"""What annotators say, what it costs, and how it is taken back: the only place where a label comes to stand."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ..answers import AnswerFormat
+from .journal import LedgerJournal, now, to_json
+from .queries import Answer, Opinion, Outcome, Query, as_written, is_empty
+
+
+# Seconds for which a question is kept for who said that they are answering it.
+_CLAIM_SECONDS = 3600.0
+
+
+class LedgerRecorder(LedgerJournal):
+    """Records answers, own labels, opinions and claims under the budget; [`AnnotationLedger`] asks for them."""
+
+    def record(
+        self,
+        answers: Sequence[Answer],
+        answer_format: AnswerFormat | None = None,
+        replace: bool = False,
+        is_own: bool = False,
+    ) -> list[Outcome]:
+        """
+        Record answers in one transaction: all of them or, if the process dies, none.
+
+        Args:
+            answers (`Sequence[Answer]`):
+                The answers.
+            answer_format ([`AnswerFormat`], *optional*):
+                Tells which labels mean the same. Defaults to equality.
+            replace (`bool`, *optional*, defaults to `False`):
+                Whether an answer takes the place of another that stands, instead of being in conflict with it. The
+                prompt is not paid for again.
+            is_own (`bool`, *optional*, defaults to `False`):
+                Whether these are labels that the user had: they cost nothing, of the budget neither, and stand for
+                prompts that nobody asked for as well.
+
+        Returns:
+            `list[Outcome]`: what became of each.
+        """
+        return self._write(lambda: [self._record(answer, answer_format, replace, is_own) for answer in answers])
+
+    def _record(self, answer: Answer, answer_format: AnswerFormat | None, replace: bool, is_own: bool) -> Outcome:
+        identity, label = answer.prompt_id, answer.label
+        if label is not None and not isinstance(label, dict):
+            label = {self.label_column: as_written(label)}
+        if identity not in self._state.requests and not is_own:
+            return Outcome.UNKNOWN
+        standing = self._state.labels.get(identity)
+        if label is None:
+            if standing is None and identity not in self._state.closed and not is_own:
+                self._keep_opinions(answer)
+                self._append("decline", identity, author=answer.author, price=answer.price)
+            return Outcome.DECLINED
+        if is_empty(label.get(self.label_column, label)):
+            raise ValueError(
+                f"The label {label!r:.100} of prompt {identity!r} by {answer.author!r:.100} is empty. If the "
+                "annotator has no answer, pass `label=None`."
+            )
+        label = json.loads(json.dumps(label, ensure_ascii=False))
+        if standing is not None:
+            texts = [str(columns.get(self.label_column)) for columns in (standing, label)]
+            is_alike = answer_format is not None and (texts[0] == texts[1] or answer_format.are_equivalent(*texts))
+            if standing == label or is_alike:
+                return Outcome.DUPLICATE
+            if not replace:
+                self._keep_unused(answer, {"label": label, "reason": Outcome.CONFLICT.value})
+                return Outcome.CONFLICT
+        must_be_paid = not is_own and identity not in self._state.paid
+        if must_be_paid and self.num_left == 0:
+            # Who answered is kept. What they said is not: it would be a label that nobody paid for.
+            self._keep_unused(answer, {"reason": Outcome.OVER_BUDGET.value})
+            return Outcome.OVER_BUDGET
+        if standing is not None:
+            kind = "own" if identity in self._state.own else "answer"
+            latest = "SELECT max(event_id) FROM events WHERE kind = ? AND prompt_id = ?"
+            (event,) = self._file.find(latest, (kind, identity)) or (None,)
+            self._append("undo", identity, author=answer.author, undoes=(event, kind))
+        if identity not in self._state.requests:
+            self._file.add_prompt(identity, None)
+        if must_be_paid:
+            self._file.add_purchase(identity)
+        self._keep_opinions(answer)
+        self._append("own" if is_own else "answer", identity, value=label, author=answer.author, price=answer.price)
+        return Outcome.RECORDED
+
+    def _keep_opinions(self, answer: Answer) -> None:
+        for opinion in answer.opinions:
+            value = {"label": as_written(opinion.label)}
+            self._append("opinion", answer.prompt_id, value=value, author=opinion.author, price=opinion.price)
+
+    def _keep_unused(self, answer: Answer, value: dict[str, Any]) -> None:
+        # The price is noted, and not charged.
+        value["price"] = answer.total_price
+        query = "SELECT 1 FROM events WHERE kind = 'unused' AND prompt_id = ? AND author = ? AND value = ?"
+        if self._file.find(query, (answer.prompt_id, answer.author, to_json(value))) is None:
+            self._append("unused", answer.prompt_id, value=value, author=answer.author)
+
+    def opinions(self, prompt_id: str) -> list[Opinion]:
+        """
+        What several annotators said of a prompt, in order.
+
+        Args:
+            prompt_id (`str`):
+                Id of the prompt.
+
+        Returns:
+            `list[Opinion]`: none where a single one was asked.
+        """
+        query = "SELECT author, value, price FROM events WHERE kind = 'opinion' AND prompt_id = ? ORDER BY event_id"
+        with self._lock:
+            rows = self._file.connection.execute(query, (prompt_id,)).fetchall()
+        return [Opinion(author, json.loads(value)["label"], price) for author, value, price in rows]
+
+    def claim(self, prompt_id: str, author: str) -> bool:
+        """
+        Say that somebody is answering a question now. Until they have answered, skipped or called it broken, but for
+        an hour at most, it stays in the queue, whatever is asked for meanwhile.
+
+        Args:
+            prompt_id (`str`):
+                The question.
+            author (`str`):
+                Who answers it.
+
+        Returns:
+            `bool`: whether it is theirs; not if it is not open, or somebody else's.
+        """
+        return self._write(lambda: self._claim(prompt_id, author))
+
+    def _claim(self, prompt_id: str, author: str) -> bool:
+        if prompt_id not in self._state.open_ids or self.claimant(prompt_id) not in (None, author):
+            return False
+        self._append("claim", prompt_id, author=author)
+        return True
+
+    def claimant(self, prompt_id: str) -> str | None:
+        """Who is answering a question now; `None` if nobody is."""
+        author, since = self._state.claims.get(prompt_id, (None, 0.0))
+        return author if author is not None and now().timestamp() - since < _CLAIM_SECONDS else None
+
+    def skip(self, prompt_id: str, author: str) -> None:
+        """Put a prompt at the end of the queue."""
+        self._write(lambda: self._append_if_open("skip", prompt_id, author))
+
+    def mark_broken(self, prompt_id: str, author: str) -> None:
+        """Take a prompt that cannot be answered out of the queue for good; it costs nothing."""
+        self._write(lambda: self._append_if_open("broken", prompt_id, author))
+
+    def _append_if_open(self, kind: str, prompt_id: str, author: str) -> None:
+        if prompt_id in self._state.open_ids:
+            self._append(kind, prompt_id, author=author)
+
+    def undo(self, author: str) -> Query | None:
+        """
+        Take back the latest answer, skip or "broken" of a person. An answer that was paid for stays paid: answering
+        the prompt again costs nothing.
+
+        Args:
+            author (`str`):
+                The person.
+
+        Returns:
+            [`Query`] or `None`: the prompt that is open again; `None` if there is nothing left to undo.
+        """
+        return self._write(lambda: self._undo(author))
+
+    def _undo(self, author: str) -> Query | None:
+        row = self._file.find(
+            "SELECT event_id, kind, prompt_id FROM events WHERE author = ? AND kind IN ('answer', 'skip', 'broken') "
+            "AND event_id NOT IN (SELECT undoes FROM events WHERE undoes IS NOT NULL) ORDER BY event_id DESC LIMIT 1",
+            (author,),
+        )
+        if row is None:
+            return None
+        event, kind, identity = row
+        self._append("undo", identity, author=author, undoes=(event, kind))
+        return self._query(identity)
+
+    def _query(self, identity: str) -> Query:
+        prompt = self._file.prompt(identity)
+        return Query(identity, prompt, **self._state.requests[identity], row={"prompt": prompt})
