@@ -1,4 +1,4 @@
-"""Records of runs and their readers: one `run.json` a run, one table of routes a routing."""
+"""Records of runs and their readers: one `run.json` a run."""
 
 import json
 import os
@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 import psutil
-import pyarrow.parquet as pq
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..files import PRIVATE_FOLDER, reading, write_json, write_parquet
-from ..routing.router import PoolRouter
-from ..routing.triage import Route, TriageResult
+from ..files import PRIVATE_FOLDER, reading, write_json
+from ..routing.tables import find_routes, read_routes
 from ..training.versions import installed
 
 
@@ -117,35 +115,6 @@ class RunRecorder(TrainerCallback):
         if state.is_world_process_zero:
             path = Path(str(args.output_dir)) / RUN_FILE
             record_run(path, self.arm, args, state, num_labels=self.num_labels, settings=self.settings)
-
-
-def write_routes(folder: Path, epoch: int, router: PoolRouter, result: TriageResult) -> None:
-    """Write the routes of an epoch, with what they were made from."""
-    columns = {
-        "prompt_id": router.prompt_ids,
-        "route": np.array([route.name.lower() for route in Route])[result.routes],
-        "score": router.scores,
-        "pivot_density": router.densities,
-        "is_probe": np.isin(np.arange(len(router.prompt_ids)), router.probes),
-        "is_labelled": router.evidence.is_labelled,
-        "pass_rate": router.evidence.pass_rate,
-        "agreement": router.evidence.agreement,
-    }
-    write_parquet(folder / f"routes-epoch-{epoch:03d}.parquet", columns)
-
-
-def find_routes(folder: Path) -> dict[int, Path]:
-    """The tables of routes in a folder, by epoch."""
-    paths = sorted(folder.glob("routes-epoch-*.parquet"))
-    return {int(path.stem.removeprefix("routes-epoch-")): path for path in paths}
-
-
-def read_routes(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Routes, scores and pass rates of one routing, each of shape `(num_prompts,)`."""
-    with reading(path, "It is no table of routes: remove it, or run again."):
-        table = pq.read_table(path, columns=["route", "score", "pass_rate"]).to_pydict()
-        routes = np.array([Route[name.upper()] for name in table["route"]], np.int8)
-        return routes, np.array(table["score"], float), np.array(table["pass_rate"], float)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ from ..estimators import PivotDensity
 from ..files import write_json
 from ..offline import PoolTriage
 from ..routing.router import PoolRouter
+from ..routing.tables import find_routes, read_routes, write_routes
 from ..routing.triage import TriageResult
 from ..tracing.rollouts import Rollout
 from ..tracing.trace import ResponseTrace
 from .attempts import write_attempts
 from .plots import plot_calibration, plot_route_flow, plot_scores, plot_trace
-from .record import RUN_FILE, find_routes, read_routes, record_run, write_routes
+from .record import RUN_FILE, record_run
 from .tables import print_routings
 
 
