@@ -8,6 +8,7 @@ from datasets import ClassLabel, Value
 from pivottrace_trl import PivotDensityCallback, Query, TextFormat, majority_vote
 from pivottrace_trl.answers import ChoiceFormat, MathFormat, NumberFormat
 from pivottrace_trl.answers.format import resolve_format
+from pivottrace_trl.answers.mathematics import read_answer
 from pivottrace_trl.offline import is_right
 
 from ..conftest import FIRST_DIGIT, FormatBy
@@ -29,6 +30,29 @@ def test_a_format_of_ones_own_is_found_by_its_name():
     assert resolve_format(FIRST_DIGIT.name) is FIRST_DIGIT
     words = resolve_format("choice:yes,no")
     assert words.extract("So the answer is No.") == "no" and resolve_format(words.name).read("YES").label == "yes"
+
+
+class NoReader:
+    def read(self, text):
+        raise AssertionError(f"{text!r} went to another process")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["0", "-0", " 7\n", "72", "-15", "1,234", "12,345,678.5", "0.000001", "-3.50", "999999999999999", "3/4", "-6/4"]
+    + ["0/5", "4 + 3 = 7\n#### 7", "####-1,000"],
+)
+def test_a_plain_number_needs_no_other_process(typed):
+    assert MathFormat(NoReader()).read(typed) == read_answer(typed)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["+7", "007", "1,23", "1,234/5", "1/0", "-0/0", "2.5/3", "50%", "1e3", "٣", "7.", "1.0000001", "5 7", "7 ####"],
+)
+def test_what_might_be_read_otherwise_goes_to_the_other_process(typed):
+    with pytest.raises(AssertionError, match="went to another process"):
+        MathFormat(NoReader()).read(typed)
 
 
 @pytest.mark.parametrize("name", ["", "maths", "my_format", "no.such:THING", "json:dumps", "tests.conftest:NOTHING"])

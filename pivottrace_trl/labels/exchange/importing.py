@@ -1,12 +1,15 @@
 """Answers from files."""
 
+import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import islice
+from functools import lru_cache
 from pathlib import Path
 
 from ...answers import AnswerFormat
+from ...answers.base import Reading
 from ...answers.format import format_of_ledger
 from ...progress import progress_bar
 from ..ledger import AnnotationLedger
@@ -16,8 +19,12 @@ from .reading import Item, read_items
 from .rejected import RejectedFile
 
 
-# Rows of one transaction: an interruption costs no more than these, and the same file can be imported again.
-_CHUNK_SIZE = 200
+# Rows of one transaction, and seconds in which they are read. An interruption costs no more than these, and the same
+# file can be imported again; fewer of them write the same pages of the file once more.
+_MOST_ROWS = 20_000
+_MOST_SECONDS = 1.0
+# Answers repeat, and reading a formula takes a thousand times as long as looking it up.
+_NUM_READINGS = 50_000
 
 
 @dataclass(frozen=True)
@@ -88,18 +95,26 @@ def import_answers(
     columns: set[str] = set()
     has_columns = False
 
+    read = lru_cache(_NUM_READINGS)(answer_format.read)
+
     items = read_items(path, lambda text: ledger.query(text) is not None)
     rows = (row for item in items for row in from_label_studio(item))
     with RejectedFile(path) as rejected, progress_bar("Importing answers", None, progress) as advance:
-        while chunk := list(islice(rows, _CHUNK_SIZE)):
+        is_over = False
+        while not is_over:
             answers: list[tuple[Item, Answer]] = []
             refused: list[tuple[Item, str]] = []
-            for item in chunk:
+            num_rows, end = 0, time.monotonic() + _MOST_SECONDS
+            while num_rows < _MOST_ROWS and time.monotonic() < end:
+                if (item := next(rows, None)) is None:
+                    is_over = True
+                    break
+                num_rows += 1
                 if item.error is None:
                     columns |= set(item.row)
                 has_columns |= {"prompt_id", "answer"} <= set(item.row)
                 try:
-                    answer = _to_answer(item, ledger, answer_format, author, price)
+                    answer = _to_answer(item, ledger.label_column, read, author, price)
                 except ValueError as error:
                     is_whole = item.error is None and {"prompt_id", "answer"} <= set(item.row)
                     counts["unreadable answer" if is_whole else "malformed row"] += 1
@@ -115,7 +130,7 @@ def import_answers(
                 if outcome not in (Outcome.RECORDED, Outcome.DUPLICATE):
                     refused.append((item, _reason(ledger, answer, outcome)))
             rejected.add(refused)
-            advance(len(chunk))
+            advance(num_rows)
         if columns and not has_columns:
             raise ValueError(
                 f"{path} has no columns `prompt_id` and `answer`, only {sorted(columns)[:20]}. Nothing was imported."
@@ -133,7 +148,7 @@ def import_answers(
 
 
 def _to_answer(
-    item: Item, ledger: AnnotationLedger, answer_format: AnswerFormat, author: str, price: float
+    item: Item, label_column: str, read: Callable[[str], Reading], author: str, price: float
 ) -> Answer | None:
     if item.error is not None:
         raise ValueError(item.error)
@@ -156,8 +171,8 @@ def _to_answer(
         paid = float("nan")
     if not 0.0 <= paid < float("inf"):
         raise ValueError(f"`price` is {row_price!r:.80}, but must be a number of at least 0")
-    label = answer_format.read(text).label
-    return Answer(identity, {ledger.label_column: label}, str(row.get("author") or author), paid)
+    label = read(text).label
+    return Answer(identity, {label_column: label}, str(row.get("author") or author), paid)
 
 
 def _reason(ledger: AnnotationLedger, answer: Answer, outcome: Outcome) -> str:
