@@ -146,7 +146,7 @@ class PivotDensityCallback(TrainerCallback):
 
         self.output_dir = Path(self._trainer.args.output_dir) / PRIVATE_FOLDER
         bought_from = pool.vault if annotator is None else None
-        settings = (budget, ids, label_column, self._answer_format)
+        settings = (budget, ids, label_column, self._answer_format, pool.texts)
         ledger = open_ledger(self.output_dir, self._processes, bought_from, *settings)
         if annotator == "queue" and isinstance(ledger, AnnotationLedger):
             oracle = People(ledger, wait_for_annotations, not self._trainer.args.disable_tqdm)

@@ -20,6 +20,7 @@ from .estimators.base import check_probes
 from .files import check_writable, without_nan, write_json, write_parquet
 from .labels.exchange import export_queue
 from .labels.ledger import AnnotationLedger
+from .labels.pool_file import POOL_FILE, write_pool
 from .labels.vault import LabelVault
 from .labels.waiting import People
 from .pool import pool_ids, prompt_text, read_rows
@@ -104,6 +105,7 @@ def plan_triage(
         return ({"prompt": row[prompt_column]} for row in read_rows(prompts, rows))
 
     prompts = dataset.select_columns(prompt_column)
+    write_pool(output_dir / POOL_FILE, ids, lambda rows: (prompt_text(row["prompt"]) for row in read(rows)))
     router = PoolRouter(ids, ledger, vault or People(ledger), config, read)
     return TriagePlan(dataset[prompt_column], ledger, router, estimator, answer_format, output_dir)
 
@@ -138,8 +140,8 @@ def triage_pool(
         dataset ([`~datasets.Dataset`]):
             The pool.
         output_dir (`str` or `Path`):
-            Folder for `ledger.sqlite`, `routes.parquet`, `traces.parquet`, `queue.jsonl`, `summary.json`, and
-            `survey`, where the responses and traces are kept as they are made.
+            Folder for `ledger.sqlite`, `pool.parquet`, `routes.parquet`, `traces.parquet`, `queue.jsonl`,
+            `summary.json`, and `survey`, where the responses and traces are kept as they are made.
         annotation_budget (`float` or `int`, *optional*, defaults to `0.293`):
             Share of the pool in `(0, 1]`, or number of labels.
         prompt_column (`str`, *optional*, defaults to `"prompt"`):

@@ -43,6 +43,7 @@ def _add_import(actions) -> None:
     add("--author", default=user_name(), help="who answered, where the file does not say")
     add("--price", type=read_price, default=0.0, help="price of an answer, where the file does not say")
     add("--replace", action="store_true", help="let these answers take the place of others")
+    add("--own", action="store_true", help="labels that you had before: they cost nothing, of the budget neither")
     _add_format_of_ledger(add)
 
 
@@ -50,9 +51,11 @@ def _import(args: argparse.Namespace) -> None:
     from ..labels.exchange import import_answers
 
     ledger = _open_ledger(args.run)
-    report = import_answers(ledger, args.file, args.author, args.price, args.replace, answer_format=args.answer_format)
+    options = {"answer_format": args.answer_format, "is_own": args.own}
+    report = import_answers(ledger, args.file, args.author, args.price, args.replace, **options)
+    what = "labels of your own" if args.own else "answers"
     print(
-        f"{report.recorded} answers recorded, {report.duplicates} known before, {report.unanswered} not answered yet, "
+        f"{report.recorded} {what} recorded, {report.duplicates} known before, {report.unanswered} not answered yet, "
         f"{report.rejected} rejected. {ledger.num_bought} of {ledger.budget} labels are bought."
     )
     if report.rejected_path is not None:

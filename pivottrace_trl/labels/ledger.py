@@ -13,7 +13,6 @@ from typing import Any
 from ..answers import AnswerFormat
 from ..answers.format import format_of_ledger
 from .file import LedgerFile, check_header
-from .journal import LedgerJournal
 from .lock import hold
 from .queries import Answer, Oracle, Outcome, Query, as_written, is_empty
 from .recording import LedgerRecorder
@@ -98,6 +97,7 @@ class AnnotationLedger(LedgerRecorder):
                 f"`answer_format` is {name!r}, which may read them differently. Go on with "
                 f"`answer_format={former!r}`, or choose another `output_dir`."
             )
+        self._pool = frozenset(prompt_ids)
         self._own_settings = {"budget": int(budget), "label_column": label_column, "answer_format": name}
         self._own_format: AnswerFormat | str | None = answer_format
         self._write(lambda: None)
@@ -121,7 +121,7 @@ class AnnotationLedger(LedgerRecorder):
         if not Path(path).exists():
             raise FileNotFoundError(f"There is no ledger {path}. Start the training or the triage that makes it.")
         ledger = cls.__new__(cls)
-        LedgerJournal.__init__(ledger, Path(path))
+        LedgerRecorder.__init__(ledger, Path(path))
         ledger._own_format = None
         if not ledger._state.settings:
             ledger.close()

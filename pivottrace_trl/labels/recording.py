@@ -6,6 +6,7 @@ from typing import Any
 
 from ..answers import AnswerFormat
 from .journal import LedgerJournal, now, to_json
+from .pool_file import POOL_FILE, find_question, read_pool_ids
 from .queries import Answer, Opinion, Outcome, Query, as_written, is_empty
 
 
@@ -16,6 +17,16 @@ _CLAIM_SECONDS = 3600.0
 class LedgerRecorder(LedgerJournal):
     """Records answers, own labels, opinions and claims under the budget; [`AnnotationLedger`] asks for them."""
 
+    _pool: frozenset[str] | None = None
+
+    def has_prompt(self, prompt_id: str) -> bool:
+        """Whether a prompt may be answered: it is one of the pool, or was asked for when the pool was another."""
+        if prompt_id in self._state.requests:
+            return True
+        if self._pool is None:
+            self._pool = read_pool_ids(self.path.with_name(POOL_FILE))
+        return prompt_id in self._pool
+
     def record(
         self,
         answers: Sequence[Answer],
@@ -24,7 +35,8 @@ class LedgerRecorder(LedgerJournal):
         is_own: bool = False,
     ) -> list[Outcome]:
         """
-        Record answers in one transaction: all of them or, if the process dies, none.
+        Record answers in one transaction: all of them or, if the process dies, none. They may be of any prompt of the
+        pool, asked for or not.
 
         Args:
             answers (`Sequence[Answer]`):
@@ -35,8 +47,7 @@ class LedgerRecorder(LedgerJournal):
                 Whether an answer takes the place of another that stands, instead of being in conflict with it. The
                 prompt is not paid for again.
             is_own (`bool`, *optional*, defaults to `False`):
-                Whether these are labels that the user had: they cost nothing, of the budget neither, and stand for
-                prompts that nobody asked for as well.
+                Whether these are labels that the user had: they cost nothing, of the budget neither.
 
         Returns:
             `list[Outcome]`: what became of each.
@@ -47,11 +58,12 @@ class LedgerRecorder(LedgerJournal):
         identity, label = answer.prompt_id, answer.label
         if label is not None and not isinstance(label, dict):
             label = {self.label_column: as_written(label)}
-        if identity not in self._state.requests and not is_own:
+        if not self.has_prompt(identity):
             return Outcome.UNKNOWN
         standing = self._state.labels.get(identity)
         if label is None:
-            if standing is None and identity not in self._state.closed and not is_own:
+            is_asked = identity in self._state.requests and not is_own
+            if is_asked and standing is None and identity not in self._state.closed:
                 self._keep_opinions(answer)
                 self._append("decline", identity, author=answer.author, price=answer.price)
             return Outcome.DECLINED
@@ -69,6 +81,8 @@ class LedgerRecorder(LedgerJournal):
             if not replace:
                 self._keep_unused(answer, {"label": label, "reason": Outcome.CONFLICT.value})
                 return Outcome.CONFLICT
+        if identity not in self._state.requests:
+            self._file.add_prompt(identity, None)
         must_be_paid = not is_own and identity not in self._state.paid
         if must_be_paid and self.num_left == 0:
             # Who answered is kept. What they said is not: it would be a label that nobody paid for.
@@ -79,12 +93,11 @@ class LedgerRecorder(LedgerJournal):
             latest = "SELECT max(event_id) FROM events WHERE kind = ? AND prompt_id = ?"
             (event,) = self._file.find(latest, (kind, identity)) or (None,)
             self._append("undo", identity, author=answer.author, undoes=(event, kind))
-        if identity not in self._state.requests:
-            self._file.add_prompt(identity, None)
         if must_be_paid:
             self._file.add_purchase(identity)
         self._keep_opinions(answer)
-        self._append("own" if is_own else "answer", identity, value=label, author=answer.author, price=answer.price)
+        price = 0.0 if is_own else answer.price
+        self._append("own" if is_own else "answer", identity, value=label, author=answer.author, price=price)
         return Outcome.RECORDED
 
     def _keep_opinions(self, answer: Answer) -> None:
@@ -181,5 +194,6 @@ class LedgerRecorder(LedgerJournal):
         return self._query(identity)
 
     def _query(self, identity: str) -> Query:
-        prompt = self._file.prompt(identity)
+        # What was answered unasked, and taken back, has its text beside the ledger only.
+        prompt = self._file.prompt(identity) or find_question(self.path.with_name(POOL_FILE), identity)
         return Query(identity, prompt, **self._state.requests[identity], row={"prompt": prompt})

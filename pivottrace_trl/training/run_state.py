@@ -5,7 +5,7 @@ plain values are JSON and arrays columns of a Parquet table, one row a prompt. N
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ from transformers.utils import logging
 from ..answers import AnswerFormat
 from ..files import reading, replace_atomically, write_parquet
 from ..labels.ledger import AnnotationLedger
+from ..labels.pool_file import POOL_FILE, write_pool
 from ..labels.state import LedgerState, LedgerView
 from ..labels.vault import LabelVault
 from ..pool import pool_fingerprint
@@ -45,15 +46,17 @@ def open_ledger(
     prompt_ids: Sequence[str],
     label_column: str,
     answer_format: AnswerFormat,
+    texts: Callable[[Sequence[int]], Iterable[str]],
 ) -> LedgerView:
     """
-    Open the ledger of a run on rank 0; the other processes get a view of it.
+    Open the ledger of a run on rank 0, with the pool beside it; the other processes get a view of it.
 
     Args:
         folder (`Path`): private folder of the run.
         processes ([`Processes`]): the processes of the run.
         vault ([`LabelVault`], *optional*): has corrections of labels that were bought from it.
         budget, prompt_ids, label_column, answer_format: see [`AnnotationLedger`].
+        texts (`Callable[[Sequence[int]], Iterable[str]]`): what some rows of the pool ask, for people.
 
     Raises:
         ValueError: if a ledger lies where the trainer would upload it, or another run's cannot be gone on with.
@@ -72,6 +75,7 @@ def open_ledger(
         ledger = AnnotationLedger(path, budget, prompt_ids, label_column, answer_format)
         if vault is not None:
             ledger.take_corrections(vault)
+        write_pool(folder / POOL_FILE, prompt_ids, texts)
         opened.append(ledger)
         return ledger.snapshot()
 

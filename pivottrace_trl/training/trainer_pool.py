@@ -1,6 +1,6 @@
 """The pool of a trainer as it is read once, when a callback is made: ids, columns, labels put away, checks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..labels.vault import LabelVault
-from ..pool import pool_ids, question_id
+from ..pool import pool_ids, prompt_text, question_id, read_rows
 from .columns import PoolColumns, find_columns, find_verifier
 from .prompts import check_evaluation_data, check_form_of_prompts, check_prompts
 
@@ -25,6 +25,11 @@ class TrainerPool:
     columns: PoolColumns
     vault: LabelVault
     verifier: int
+
+    def texts(self, rows: Sequence[int]) -> Iterator[str]:
+        """The questions of some rows, for people."""
+        prompts = self.dataset.with_format(None).select_columns("prompt")
+        return (prompt_text(row["prompt"]) for row in read_rows(prompts, rows))
 
     @cached_property
     def questions(self) -> dict[str, int]:

@@ -57,10 +57,12 @@ def import_answers(
     replace: bool = False,
     progress: bool = True,
     answer_format: AnswerFormat | str | None = None,
+    is_own: bool = False,
 ) -> ImportReport:
     """
     Take answers from a file: one of [`export_queue`]'s formats, a Label Studio export in JSON or JSON-MIN, or any
-    table with columns `prompt_id` and `answer` (and `author`, `price`).
+    table with columns `prompt_id` and `answer` (and `author`, `price`). They may be for any prompt of the pool, asked
+    for or not, and are bought under the budget, unless they are the user's own.
 
     Importing a file again changes nothing. Each row stands on its own: those that cannot be taken are written to
     `<file>.rejected-<digest>.jsonl` beside the file, with the reason, and the others are kept.
@@ -80,6 +82,9 @@ def import_answers(
             Whether to show a progress bar.
         answer_format ([`AnswerFormat`] or `str`, *optional*):
             Reads answers; that of the run. Defaults to what the ledger names, unless that is code of yours.
+        is_own (`bool`, *optional*, defaults to `False`):
+            Whether these are labels that the user had: they cost nothing, whatever prices the file holds, and nothing
+            of the budget.
 
     Returns:
         [`ImportReport`]
@@ -97,7 +102,7 @@ def import_answers(
 
     read = lru_cache(_NUM_READINGS)(answer_format.read)
 
-    items = read_items(path, lambda text: ledger.query(text) is not None)
+    items = read_items(path, ledger.has_prompt)
     rows = (row for item in items for row in from_label_studio(item))
     with RejectedFile(path) as rejected, progress_bar("Importing answers", None, progress) as advance:
         is_over = False
@@ -124,7 +129,7 @@ def import_answers(
                     counts["unanswered"] += 1
                 else:
                     answers.append((item, answer))
-            outcomes = ledger.record([answer for _, answer in answers], answer_format, replace)
+            outcomes = ledger.record([answer for _, answer in answers], answer_format, replace, is_own)
             for (item, answer), outcome in zip(answers, outcomes, strict=True):
                 counts[outcome.value] += 1
                 if outcome not in (Outcome.RECORDED, Outcome.DUPLICATE):
@@ -184,4 +189,4 @@ def _reason(ledger: AnnotationLedger, answer: Answer, outcome: Outcome) -> str:
         )
     if outcome is Outcome.OVER_BUDGET:
         return f"over budget: all {ledger.budget} labels are bought"
-    return "unknown prompt: this run never asked for it"
+    return "unknown prompt: it is not in the pool of this run"

@@ -44,7 +44,7 @@ class Item:
 
 def read_items(path: Path, is_prompt_id: Callable[[str], bool]) -> Iterator[Item]:
     """
-    Read a `.jsonl`, `.json`, `.csv` or `.parquet` file row by row. `is_prompt_id` tells the ids of the queue, which
+    Read a `.jsonl`, `.json`, `.csv` or `.parquet` file row by row. `is_prompt_id` tells the ids of the pool, which
     betray a row within a cell. A file that cannot be read at all, or any further, is a `ValueError`.
     """
     suffix = path.suffix.lower()
