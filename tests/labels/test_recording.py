@@ -11,6 +11,7 @@ from pivottrace_trl import AnnotationLedger, Answer, Opinion, Query, annotation_
 from pivottrace_trl.answers import MathFormat
 from pivottrace_trl.labels import Outcome, journal, recording, schema
 from pivottrace_trl.labels import file as ledger_file
+from pivottrace_trl.labels.pool_file import POOL_FILE, write_pool
 
 from .test_ledger_file import everything, make_ledger
 
@@ -192,6 +193,7 @@ def test_whatever_order_labels_come_in(actions, tmp_path_factory):
     """Nothing is paid for twice, own labels are free, and the file agrees with memory."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.sqlite"
     ledger, paid, has_label = AnnotationLedger(path, 3, IDS), set(), {}
+    write_pool(path.with_name(POOL_FILE), IDS, lambda rows: map(str, rows))
     for kind, number, label, replace in actions:
         identity, before = IDS[number], ledger.label(IDS[number])
         if kind == "ask":
