@@ -35,9 +35,9 @@ from trl import GRPOConfig
 from pivottrace_trl import PivotDensityCallback, RunRecorder, TriageConfig, majority_vote
 from pivottrace_trl.demo import (
     MODEL_PATH,
-    QuickEvaluationTrainer,
+    QuickTrainer,
     cached_accuracy_reward,
-    generate_merged,
+    generate_quickly,
     make_pool,
 )
 from pivottrace_trl.report import find_runs
@@ -211,7 +211,7 @@ def run_arm(
         seed=seed,
         **preset.trainer,
     )
-    trainer = QuickEvaluationTrainer(
+    trainer = QuickTrainer(
         model=model,
         reward_funcs=majority_reward if arm.votes_only else cached_accuracy_reward,
         args=args,
@@ -221,7 +221,7 @@ def run_arm(
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if preset.lora else None,
     )
     if preset.model == "embedded":
-        generate_merged(trainer.model)
+        generate_quickly(trainer.model)
     num_labels = 0 if arm.votes_only else len(pool)
     if arm.estimator is not None:
         num_labels = None

@@ -1,11 +1,12 @@
 from .arithmetic import make_pool
 from .arm import MODEL_PATH
-from .trainer import QuickEvaluationTrainer, cached_accuracy_reward, generate_merged
+from .generation import generate_quickly
+from .trainer import QuickTrainer, cached_accuracy_reward
 
 __all__ = [
     "MODEL_PATH",
-    "QuickEvaluationTrainer",
+    "QuickTrainer",
     "cached_accuracy_reward",
-    "generate_merged",
+    "generate_quickly",
     "make_pool",
 ]

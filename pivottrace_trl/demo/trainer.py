@@ -1,5 +1,6 @@
 """TRL's trainer without what a tiny model on a processor waits for, and one arm of the demo trained with it."""
 
+import re
 import time
 from collections.abc import Callable
 from functools import lru_cache, wraps
@@ -10,25 +11,44 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import accuracy_reward
 
 from ..callback import PivotDensityCallback
+from ..training.rewards import ROW_COLUMN
+from ..training.training_pass import NOT_TRACED
 from .arithmetic import make_pool
 from .arm import ANNOTATION_BUDGET, MODEL_PATH, Arm, Size
+from .generation import generate_quickly
+
+
+# A worked solution as the demo's model writes it; two whole numbers are compared without an algebra system.
+_WORKED = re.compile(r"[0-9+=;-]*\\boxed\{(\d+)\}")
+# What a loss may have in a batch besides its rows' advantages: with none of it, a row without advantage adds nothing.
+_OTHER_LOSSES = {
+    "beta": 0.0,
+    "loss_type": "dapo",
+    "top_entropy_quantile": 1.0,
+    "entropy_coef": 0.0,
+    "use_adaptive_entropy": False,
+    "use_vllm": False,
+}
 
 
 @lru_cache(maxsize=2**16)
 def _accuracy(text: str, solution: str) -> float | None:
+    worked = _WORKED.fullmatch(text)
+    if worked is not None and solution.isdecimal():
+        return float(int(worked[1]) == int(solution))
     return accuracy_reward([[{"role": "assistant", "content": text}]], [solution])[0]
 
 
 @wraps(accuracy_reward)
 def cached_accuracy_reward(completions, solution, **kwargs):
     """
-    TRL's `accuracy_reward`; a completion that was verified before is not verified again.
+    TRL's `accuracy_reward`; a completion that was verified before is not verified again, and a whole number is not
+    parsed as algebra.
 
     Args:
         completions (`list[list[dict[str, str]]]`): one message each.
@@ -42,12 +62,23 @@ def cached_accuracy_reward(completions, solution, **kwargs):
     ]
 
 
-class QuickEvaluationTrainer(GRPOTrainer):
+class QuickTrainer(GRPOTrainer):
     """
-    `GRPOTrainer` whose evaluation answers prompts of like length together and leaves out the loss, which says nothing
-    of an evaluation and is logged as 0. Its random numbers are its own: the same in every arm, and none taken from
-    training. It takes the arguments of `GRPOTrainer`, and an `eval_dataset` that has a length.
+    `GRPOTrainer` that trains on what has a gradient only, and evaluates without a loss.
+
+    A rollout whose advantage is zero adds nothing to the gradient; it is left out of forward and backward pass, and
+    padding with it. The loss is what it was: it is divided by the tokens of all rollouts. The logged entropy and clip
+    ratios are those of the rollouts that are left.
+
+    Evaluation answers prompts of like length together and leaves out the loss, which says nothing of an evaluation and
+    is logged as 0. Its random numbers are its own: the same in every arm, and none taken from training. It takes the
+    arguments of `GRPOTrainer`, and an `eval_dataset` that has a length.
     """
+
+    def _prepare_inputs(self, generation_batch):
+        inputs = super()._prepare_inputs(generation_batch)
+        is_simple = all(getattr(self.args, name) == value for name, value in _OTHER_LOSSES.items())
+        return leave_out_silent(inputs) if self.model.training and is_simple else inputs
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate under the trainer's seed."""
@@ -66,29 +97,22 @@ class QuickEvaluationTrainer(GRPOTrainer):
         return [int(row) for row in order for _ in range(self.num_generations_eval or 1)]
 
 
-def generate_merged(model: Any) -> None:
+def leave_out_silent(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    Let `generate` of a `PeftModel` run on weights into which the adapters are merged: token by token, the small
-    products of LoRA take a quarter of the time. The weights are put back as they were, bit for bit.
-
-    Args:
-        model ([`~peft.PeftModel`]): a small policy in full precision; its `generate` is replaced.
+    A batch of TRL's without the rows whose advantage is zero, but for those that are to be traced, and without the
+    columns that are padding in all rows that are left. One row always stays, so that there is something to train on.
     """
-    generate = model.generate
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    weights = [layer.get_base_layer().weight.data for layer in layers]
-
-    def generate_and_restore(*args: Any, **kwargs: Any) -> Any:
-        frozen = [weight.clone() for weight in weights]
-        model.merge_adapter()
-        try:
-            return generate(*args, **kwargs)
-        finally:
-            model.unmerge_adapter()
-            for weight, original in zip(weights, frozen, strict=True):
-                weight.copy_(original)
-
-    model.generate = generate_and_restore
+    is_kept = inputs["advantages"] != 0
+    if ROW_COLUMN in inputs:
+        is_kept = is_kept | (inputs[ROW_COLUMN] != NOT_TRACED)
+    if not is_kept.any():
+        is_kept[0] = True
+    kept = {name: value[is_kept] if value.ndim else value for name, value in inputs.items()}
+    for part in ("prompt", "completion"):
+        is_read = kept[f"{part}_mask"].any(dim=0)
+        for name in (f"{part}_ids", f"{part}_mask"):
+            kept[name] = kept[name][:, is_read]
+    return kept
 
 
 class _StepCallback(TrainerCallback):
@@ -129,7 +153,7 @@ def make_trainer(
         report_to="none",
         seed=seed,
     )
-    trainer = QuickEvaluationTrainer(
+    trainer = QuickTrainer(
         model=AutoModelForCausalLM.from_pretrained(MODEL_PATH, dtype=torch.float32),
         reward_funcs=cached_accuracy_reward,
         args=args,
@@ -138,7 +162,7 @@ def make_trainer(
         processing_class=AutoTokenizer.from_pretrained(MODEL_PATH),
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
     )
-    generate_merged(trainer.model)
+    generate_quickly(trainer.model)
     return trainer
 
 
