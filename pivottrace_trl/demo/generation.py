@@ -8,8 +8,8 @@ from torch.nn.functional import linear, pad, silu
 from transformers import GenerationConfig
 
 
-# Rows that have ended are left out as often as this: copying the cache costs as much as a token of all rows.
-_NUM_TOKENS_BETWEEN_COPIES = 8
+# The cache has room for so many tokens; then it is copied, without the answers that have ended.
+_ROOM = 4
 # What is not done here, and the values that ask for nothing.
 _UNSUPPORTED = {"top_k": (None, 0), "top_p": (None, 1.0), "min_p": (None,), "repetition_penalty": (None, 1.0)}
 
@@ -61,7 +61,7 @@ def _generate(
         has_ended |= torch.isin(tokens, ends)
         if has_ended.all():
             return completion_ids[:, : place + 1]
-        if place % _NUM_TOKENS_BETWEEN_COPIES == 0 and has_ended.any():
+        if place % _ROOM == _ROOM - 1:
             kept = (~has_ended).nonzero()[:, 0]
             model.keep(kept)
             rows, tokens, has_ended = rows[kept], tokens[kept], has_ended[kept]
@@ -82,17 +82,15 @@ class _Llama:
 
     def read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, num_more: int) -> torch.Tensor:
         """Read prompts padded on the left, and give the logits behind them; leave room for so many tokens more."""
-        rows, self._length = len(input_ids), 0
-        total = input_ids.shape[1] + num_more
-        for layer in self._layers:
-            layer.keys, layer.values = torch.zeros(2, rows, self._num_kv_heads, total, self._head_size)
+        length = input_ids.shape[1]
         # Only the distance between positions counts, so that a position is a column, padding included.
-        self._cosine, self._sine = self._rotary(self._embedding, torch.arange(total)[None])
-        is_read = pad(attention_mask, (0, num_more), value=1).bool()
+        self._cosine, self._sine = self._rotary(self._embedding, torch.arange(length + num_more)[None])
         # Not minus infinity: a position of padding sees nothing, and nothing sees it.
-        self._bias = torch.zeros(rows, 1, 1, total).masked_fill(~is_read[:, None, None], -1e9)
-        later = torch.full((input_ids.shape[1], input_ids.shape[1]), -1e9).triu(1)
-        return self._run(input_ids, self._bias[..., : len(later)] + later)
+        self._bias = torch.zeros(attention_mask.shape).masked_fill(attention_mask == 0, -1e9)[:, None, None]
+        for layer in self._layers:
+            layer.keys, layer.values = torch.empty(2, len(input_ids), self._num_kv_heads, length, self._head_size)
+        self._length = 0
+        return self._run(input_ids, self._bias + torch.full((length, length), -1e9).triu(1))
 
     def add(self, tokens: torch.Tensor) -> torch.Tensor:
         """Read one token more in every row, and give the logits behind it."""
@@ -100,9 +98,10 @@ class _Llama:
 
     def keep(self, rows: torch.Tensor) -> None:
         """Go on with these rows, in this order; a row may come several times."""
-        self._bias = self._bias[rows]
+        self._bias = pad(self._bias[rows, :, :, : self._length], (0, _ROOM))
         for layer in self._layers:
-            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+            layer.keys = pad(layer.keys[rows, :, : self._length], (0, 0, 0, _ROOM))
+            layer.values = pad(layer.values[rows, :, : self._length], (0, 0, 0, _ROOM))
 
     def _run(self, token_ids: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         start, self._length = self._length, self._length + token_ids.shape[1]

@@ -1,9 +1,7 @@
 """TRL's trainer without what a tiny model on a processor waits for, and one arm of the demo trained with it."""
 
-import re
 import time
 from collections.abc import Callable
-from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,6 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.rewards import accuracy_reward
 
 from ..callback import PivotDensityCallback
 from ..training.rewards import ROW_COLUMN
@@ -21,10 +18,9 @@ from ..training.training_pass import NOT_TRACED
 from .arithmetic import make_pool
 from .arm import ANNOTATION_BUDGET, MODEL_PATH, Arm, Size
 from .generation import generate_quickly
+from .rewards import cached_accuracy_reward
 
 
-# A worked solution as the demo's model writes it; two whole numbers are compared without an algebra system.
-_WORKED = re.compile(r"[0-9+=;-]*\\boxed\{(\d+)\}")
 # What a loss may have in a batch besides its rows' advantages: with none of it, a row without advantage adds nothing.
 _OTHER_LOSSES = {
     "beta": 0.0,
@@ -36,49 +32,35 @@ _OTHER_LOSSES = {
 }
 
 
-@lru_cache(maxsize=2**16)
-def _accuracy(text: str, solution: str) -> float | None:
-    worked = _WORKED.fullmatch(text)
-    if worked is not None and solution.isdecimal():
-        return float(int(worked[1]) == int(solution))
-    return accuracy_reward([[{"role": "assistant", "content": text}]], [solution])[0]
-
-
-@wraps(accuracy_reward)
-def cached_accuracy_reward(completions, solution, **kwargs):
-    """
-    TRL's `accuracy_reward`; a completion that was verified before is not verified again, and a whole number is not
-    parsed as algebra.
-
-    Args:
-        completions (`list[list[dict[str, str]]]`): one message each.
-        solution (`list[str]`): their labels.
-
-    Returns:
-        `list[float or None]`: 1.0 if right, 0.0 if not, `None` where the label cannot be read.
-    """
-    return [
-        _accuracy(completion[0]["content"], label) for completion, label in zip(completions, solution, strict=True)
-    ]
-
-
 class QuickTrainer(GRPOTrainer):
     """
     `GRPOTrainer` that trains on what has a gradient only, and evaluates without a loss.
 
-    A rollout whose advantage is zero adds nothing to the gradient; it is left out of forward and backward pass, and
-    padding with it. The loss is what it was: it is divided by the tokens of all rollouts. The logged entropy and clip
-    ratios are those of the rollouts that are left.
+    A rollout whose advantage is zero adds nothing to the gradient; it is left out of forward and backward pass. The
+    others go through them in two halves, so that short ones are not padded to the longest. The loss is what it was: it
+    is divided by the tokens of all rollouts. The logged entropy and clip ratios are means over the halves.
 
     Evaluation answers prompts of like length together and leaves out the loss, which says nothing of an evaluation and
     is logged as 0. Its random numbers are its own: the same in every arm, and none taken from training. It takes the
     arguments of `GRPOTrainer`, and an `eval_dataset` that has a length.
     """
 
+    def training_step(self, model, inputs, num_items_in_batch):
+        """TRL's step in two passes, each over rollouts of like length."""
+        if not all(getattr(self.args, name) == value for name, value in _OTHER_LOSSES.items()):
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()  # after an evaluation: TRL asks the model whether it makes rollouts for training
+        parts = split_by_length(leave_out_silent(self._prepare_inputs(inputs)))
+        losses = []
+        for part in parts:
+            losses.append(super().training_step(model, part, num_items_in_batch))
+            self._step -= 1
+        self._step += 1
+        return torch.stack(losses).sum()
+
     def _prepare_inputs(self, generation_batch):
-        inputs = super()._prepare_inputs(generation_batch)
-        is_simple = all(getattr(self.args, name) == value for name, value in _OTHER_LOSSES.items())
-        return leave_out_silent(inputs) if self.model.training and is_simple else inputs
+        # A part of a batch comes here again.
+        return generation_batch if "advantages" in generation_batch else super()._prepare_inputs(generation_batch)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate under the trainer's seed."""
@@ -99,20 +81,34 @@ class QuickTrainer(GRPOTrainer):
 
 def leave_out_silent(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    A batch of TRL's without the rows whose advantage is zero, but for those that are to be traced, and without the
-    columns that are padding in all rows that are left. One row always stays, so that there is something to train on.
+    A batch of TRL's without the rows whose advantage is zero, but for those that are to be traced. One row always
+    stays, so that there is something to train on.
     """
     is_kept = inputs["advantages"] != 0
     if ROW_COLUMN in inputs:
         is_kept = is_kept | (inputs[ROW_COLUMN] != NOT_TRACED)
     if not is_kept.any():
         is_kept[0] = True
-    kept = {name: value[is_kept] if value.ndim else value for name, value in inputs.items()}
-    for part in ("prompt", "completion"):
-        is_read = kept[f"{part}_mask"].any(dim=0)
-        for name in (f"{part}_ids", f"{part}_mask"):
-            kept[name] = kept[name][:, is_read]
-    return kept
+    return _select(inputs, is_kept)
+
+
+def split_by_length(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """The shorter and the longer half of a batch, each without the columns that are padding in all of its rows."""
+    order = (inputs["prompt_mask"].sum(dim=1) + inputs["completion_mask"].sum(dim=1)).argsort()
+    parts = [_select(inputs, rows) for rows in order.tensor_split(2) if len(rows)]
+    for part in parts:
+        for name in ("prompt", "completion"):
+            is_read = part[f"{name}_mask"].any(dim=0)
+            part[f"{name}_ids"], part[f"{name}_mask"] = (
+                part[f"{name}_ids"][:, is_read],
+                part[f"{name}_mask"][:, is_read],
+            )
+    return parts
+
+
+def _select(inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    # The number of tokens of the whole batch, by which the loss is divided, has no dimension.
+    return {name: value[rows] if value.ndim else value for name, value in inputs.items()}
 
 
 class _StepCallback(TrainerCallback):

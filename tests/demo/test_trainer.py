@@ -8,49 +8,25 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import accuracy_reward
 
-from pivottrace_trl.demo.arithmetic import make_pool, sample_problem, work_out
+from pivottrace_trl.demo.arithmetic import make_pool
 from pivottrace_trl.demo.arm import MODEL_PATH
-from pivottrace_trl.demo.trainer import QuickTrainer, cached_accuracy_reward, leave_out_silent
+from pivottrace_trl.demo.rewards import cached_accuracy_reward
+from pivottrace_trl.demo.trainer import QuickTrainer, leave_out_silent, split_by_length
 from pivottrace_trl.training.rewards import ROW_COLUMN
 from pivottrace_trl.training.training_pass import NOT_TRACED
 
 
-def test_completions_are_verified_as_by_trl():
-    texts = [r"\boxed{4}", "4", "", r"\boxed{5}", r"\boxed{\frac{8}{2}}", r"\boxed{4", r"\boxed{4}\boxed{5}", "\ud800"]
-    completions = [[{"role": "assistant", "content": text}] for text in texts * 2]
-    for solution in ("4", "$4$", "", "no number"):
-        solutions = [solution] * len(completions)
-        assert cached_accuracy_reward(completions, solutions) == accuracy_reward(completions, solutions)
-
-
-def test_a_completion_is_verified_once(monkeypatch):
-    calls = []
-    monkeypatch.setattr(
-        "pivottrace_trl.demo.trainer.accuracy_reward", lambda texts, labels: calls.append(texts) or [1.0]
-    )
-    completions = [[{"role": "assistant", "content": f"seen {n % 2} times"}] for n in range(6)]
-    assert cached_accuracy_reward(completions, ["1"] * 6) == [1.0] * 6 and len(calls) == 2
-
-
-def test_worked_solutions_are_verified_as_by_trl(monkeypatch):
-    rng = np.random.default_rng(0)
-    problems = [sample_problem(rng, num_terms) for num_terms in (2, 3, 5, 8) for _ in range(8)]
-    texts = [work_out(problem, rng, carelessness=0.5)[0] for problem in problems]
-    # And what a policy in training writes.
-    texts += [r"\boxed{014}", r"1+\boxed{}", r"2=2;\boxed{5};", r"\boxed{1}\boxed{5}", r"5;\boxed{5", r";;--\boxed{0}"]
-    solutions = [work_out(problem)[1] for problem in problems] + ["14", "0", "5", "5", "5", "0"]
-    completions = [[{"role": "assistant", "content": text}] for text in texts]
-    assert cached_accuracy_reward(completions, solutions) == accuracy_reward(completions, solutions)
-
-
 def test_silent_rollouts_add_nothing(tmp_path):
-    """One step with and without the shortcut; groups without a gradient are among the rollouts, and other lengths."""
+    """
+    Two steps with and without the shortcut, by plain gradient descent: the weights show the gradients. Adam would turn
+    the rounding of those that are next to zero into steps.
+    """
     weights, tokens = {}, {}
     for kind in (GRPOTrainer, QuickTrainer):
         args = GRPOConfig(
             output_dir=str(tmp_path), per_device_train_batch_size=32, num_generations=4, max_completion_length=80,
-            max_steps=2, learning_rate=5e-4, gradient_checkpointing=False, use_cpu=True, bf16=False, report_to="none",
-            disable_tqdm=True, save_strategy="no", seed=3,
+            max_steps=2, learning_rate=1.0, optim="sgd", gradient_checkpointing=False, use_cpu=True, bf16=False,
+            report_to="none", disable_tqdm=True, save_strategy="no", seed=3,
         )  # fmt: skip
         torch.manual_seed(0)
         trainer = kind(
@@ -70,11 +46,14 @@ def test_silent_rollouts_add_nothing(tmp_path):
         trainer.train()
         silent = [entry["frac_reward_zero_std"] for entry in trainer.state.log_history if "reward" in entry]
         weights[kind] = [p.detach() for p in trainer.model.parameters() if p.requires_grad]
+        assert max(weight.abs().max() for weight in weights[kind]) > 0.01
     assert 0 < silent[0] < 1
     for expected, found in zip(*weights.values(), strict=True):
         assert torch.allclose(found, expected, atol=1e-6)
-    (all_rows, all_tokens), (kept_rows, kept_tokens) = tokens[GRPOTrainer][0], tokens[QuickTrainer][0]
-    assert kept_tokens < all_tokens and kept_rows < 0.9 * all_rows
+    # Two steps each; places of the forward passes, and tokens in them.
+    (all_places, all_tokens), (places, num_tokens) = (np.sum(tokens[kind], axis=0) for kind in tokens)
+    assert len(tokens[GRPOTrainer]) == 2 and len(tokens[QuickTrainer]) == 4
+    assert num_tokens < 0.9 * all_tokens and places < 0.7 * all_places
 
 
 def test_what_is_left_of_a_batch():
@@ -87,13 +66,17 @@ def test_what_is_left_of_a_batch():
         "num_items_in_batch": torch.tensor(6),
     }
     left = leave_out_silent(batch)
-    assert left["prompt_ids"].tolist() == [[6]] and left["completion_ids"].tolist() == [[1, 2]]
-    assert left["completion_mask"].tolist() == [[1, 1]] and left["num_items_in_batch"] == 6
+    assert left["prompt_ids"].tolist() == [[0, 6]] and left["completion_ids"].tolist() == [[1, 2, 0]]
     # What is to be traced stays, and so does one row of a batch without any gradient.
     left = leave_out_silent(batch | {ROW_COLUMN: torch.tensor([4, NOT_TRACED, NOT_TRACED])})
-    assert left[ROW_COLUMN].tolist() == [4, NOT_TRACED] and left["completion_ids"].tolist() == [[1, 0], [1, 2]]
-    left = leave_out_silent(batch | {"advantages": torch.zeros(3)})
-    assert left["completion_ids"].tolist() == [[1]]
+    assert left[ROW_COLUMN].tolist() == [4, NOT_TRACED] and left["num_items_in_batch"] == 6
+    assert len(leave_out_silent(batch | {"advantages": torch.zeros(3)})["prompt_ids"]) == 1
+    shorter, longer = split_by_length(batch)
+    assert shorter["prompt_ids"].tolist() == [[5], [6]] and shorter["completion_ids"].tolist() == [[1, 0], [1, 2]]
+    assert shorter["completion_mask"].tolist() == [[1, 0], [1, 1]] and shorter["advantages"].tolist() == [0, -1]
+    assert longer["prompt_ids"].tolist() == [[7, 7]] and longer["completion_ids"].tolist() == [[1, 2, 3]]
+    assert shorter["num_items_in_batch"] == longer["num_items_in_batch"] == 6
+    assert len(split_by_length(longer)) == 1
 
 
 @pytest.mark.parametrize("setting", [{"beta": 0.1}, {"loss_type": "bnpo"}, {"use_adaptive_entropy": True}])
