@@ -76,8 +76,8 @@ def execute(run: Run, options: Sequence[str], output: Path) -> dict[str, Any]:
     name = f"{run.arm}-{run.seed}"
     line, log = folder / f"{name}.json", folder / f"{name}.log"
     line.unlink(missing_ok=True)
-    command = [sys.executable, EXAMPLE, "--train", train, "--pool-size", pool_size, "--output", folder]
-    command += ["--arms", run.arm, "--seeds", str(run.seed), "--summary", line, *options]
+    command = [sys.executable, str(EXAMPLE), "--train", train, "--pool-size", pool_size, "--output", str(folder)]
+    command += ["--arms", run.arm, "--seeds", str(run.seed), "--summary", str(line), *options]
     # A record without a line is of a run whose line was lost.
     (folder / run.arm / f"seed-{run.seed}" / "run.json").unlink(missing_ok=True)
     with log.open("w") as file:

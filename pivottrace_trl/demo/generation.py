@@ -1,6 +1,6 @@
 """Answers of a Llama with LoRA, token by token, without what a model of a million parameters waits for."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -46,7 +46,7 @@ def _generate(
 ) -> torch.Tensor:
     """Token ids of the answers, `(rows, tokens)`, padded behind their ends."""
     prompts, inverse = torch.unique(torch.stack([input_ids, attention_mask]), dim=1, return_inverse=True)
-    logits = model.read(*prompts, config.max_new_tokens)[inverse]
+    logits = model.read(prompts[0], prompts[1], config.max_new_tokens)[inverse]
     model.keep(inverse)
     rows = torch.arange(len(input_ids))
     ends = torch.tensor(config.eos_token_id)
@@ -151,9 +151,11 @@ class _Layer:
         self.output, self.down = _merge(attention.o_proj), _merge(mlp.down_proj)
 
 
-def _merge(linear: Any) -> torch.Tensor:
+def _merge(projection: Any) -> torch.Tensor:
     """Weight of a linear layer, its adapters included."""
-    if not isinstance(linear, BaseTunerLayer):
-        return linear.weight
-    weight = linear.get_base_layer().weight
-    return sum((linear.get_delta_weight(adapter) for adapter in linear.active_adapters), weight)
+    if not isinstance(projection, BaseTunerLayer):
+        return projection.weight
+    weight = cast(Any, projection).get_base_layer().weight
+    for adapter in projection.active_adapters:
+        weight = weight + cast(Any, projection).get_delta_weight(adapter)
+    return weight

@@ -45,7 +45,7 @@ class QuickTrainer(GRPOTrainer):
     arguments of `GRPOTrainer`, and an `eval_dataset` that has a length.
     """
 
-    def training_step(self, model, inputs, num_items_in_batch):
+    def training_step(self, model, inputs, num_items_in_batch=None):
         """TRL's step in two passes, each over rollouts of like length."""
         if not all(getattr(self.args, name) == value for name, value in _OTHER_LOSSES.items()):
             return super().training_step(model, inputs, num_items_in_batch)
