@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from rich.live import Live
 from rich.table import Table
 
+from .cascade import consult
 from .ledger import AnnotationLedger
 from .queries import Answer, Opinion, Oracle, Query
 
@@ -39,7 +40,7 @@ class People:
     def ask(self, queries: Sequence[Query]) -> Iterator[Answer | Opinion]:
         """Wait, if asked to; the answers are in the ledger."""
         if self._first is not None:
-            yield from self._first.ask(queries)
+            yield from consult(self._first, queries)
         if self._share is not None:
             left = [query.prompt_id for query in queries if self._ledger.query(query.prompt_id) is not None]
             self._wait(left, self._share)
