@@ -27,7 +27,7 @@ from .routing.router import PoolRouter
 from .routing.sampler import PivotRoutedSampler
 from .routing.triage import Route, TriageConfig, TriageResult, resolve_budget
 from .scoring.scorer import PoolScorer, SurveyExaminer
-from .scoring.survey import Responses, Survey
+from .scoring.survey import Responses
 from .tracing.response_tracer import ResponseTracer
 from .training.attachment import TrainerAttachment
 from .training.batch_labels import LabelRouter, check_success_threshold
@@ -35,9 +35,8 @@ from .training.checkpoint import begin_run, end_run, load_suggestions, save_sugg
 from .training.checks import check_is_added, check_trainer
 from .training.fresh_scores import FreshScores
 from .training.gate import SpendingGate, say
-from .training.parallelism import whole_model
-from .training.policy import TrainerPolicy
 from .training.run_state import Position, RunState, open_ledger
+from .training.survey import TrainerSurvey
 from .training.trainer_pool import read_pool
 
 
@@ -169,6 +168,10 @@ class PivotDensityCallback(TrainerCallback):
         self._gate = SpendingGate(attachment, pool.verifier, self.label_router)
         self._state = RunState(self.router, scorer, {"monitor": self.label_router.monitor, "gate": self._gate})
         self._examiner = SurveyExaminer(None, scorer, self._gate.verify, self._gate.objection)
+        folder, needs = self.output_dir / _SURVEY, scorer.needs
+        self._survey = TrainerSurvey(
+            self._trainer, folder, attachment.prompts, self._answer_format, needs, self._processes
+        )
         self._survey_identity = ""
         self.report = RunReport(self.output_dir)
         self._attachment = attachment
@@ -253,19 +256,12 @@ class PivotDensityCallback(TrainerCallback):
     def _score_pool(self) -> None:
         """Answer every prompt once, trace the answers, and route the pool; what is interrupted goes on from there."""
         self._attachment.start_trackers()
-        with whole_model(self._trainer, self._processes):
-            responses = self._new_survey().run(self._processes, not self._trainer.args.disable_tqdm)
+        responses = self._survey.run()
         self.num_scoring_tokens += responses.num_tokens
         self._survey_identity = responses.identity
         self._processes.on_main(lambda: self._route_first(responses))
         self._state.share(self._processes)
         self._routed_epoch = 0
-
-    def _new_survey(self) -> Survey:
-        # A score that reads agreement needs a group of responses to each prompt; the first of them is traced.
-        size = self._trainer.num_generations if "agreement" in self.scorer.needs else 1
-        policy, prompts = TrainerPolicy(self._trainer), self._attachment.prompts
-        return Survey(self.output_dir / _SURVEY, policy, prompts, self._answer_format, self.scorer.needs, size)
 
     def _route_first(self, responses: Responses) -> None:
         router, traces, tokenizer = self.router, responses.traces, self._trainer._tokenizer
@@ -296,7 +292,7 @@ class PivotDensityCallback(TrainerCallback):
         def load() -> Position:
             position = self._state.load(checkpoint, self._trainer.args.seed)
             load_suggestions(self.output_dir / _SUGGESTIONS, self.router)
-            responses = self._new_survey().load(position.survey)
+            responses = self._survey.load(position.survey)
             if responses is not None:
                 self._look_at(responses)
             else:

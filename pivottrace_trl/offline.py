@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from .routing.router import PoolRouter
 from .routing.triage import Route, TriageConfig, TriageResult, resolve_budget
 from .scoring.policy import ModelPolicy
 from .scoring.scorer import PoolScorer, PoolScores, SurveyExaminer
-from .scoring.survey import Responses, Survey, add_agreement
+from .scoring.survey import GREEDY, SAMPLES, Responses, Survey, with_agreement
 from .tracing.pivots import find_pivots
 from .tracing.rollouts import Rollout
 from .tracing.trace import save_traces
@@ -224,19 +224,13 @@ def _survey(
     """The greedy response to every prompt, with the agreement of sampled ones where the score needs it."""
     make_policy = partial(ModelPolicy, model, tokenizer, max_completion_length, batch_size=batch_size)
     needs, folder = plan.estimator.needs, plan.output_dir / "survey"
-    greedy = Survey(folder / "greedy", make_policy(temperature=0.0), plan.prompts, plan.answer_format, needs)
+    greedy = Survey(folder / GREEDY, make_policy(temperature=0.0), plan.prompts, plan.answer_format, needs)
     responses = greedy.run(progress=progress)
     if "agreement" not in needs:
         return responses
     policy = make_policy(temperature=1.0)
-    samples = Survey(folder / "samples", policy, plan.prompts, plan.answer_format, num_responses=_NUM_SAMPLES)
-    sampled = samples.run(progress=progress)
-    seconds = responses.seconds["generation"] + sampled.seconds["generation"]
-    return replace(
-        responses,
-        traces=add_agreement(responses.traces, sampled.agreement or ()),
-        seconds=responses.seconds | {"generation": seconds},
-    )
+    samples = Survey(folder / SAMPLES, policy, plan.prompts, plan.answer_format, num_responses=_NUM_SAMPLES)
+    return with_agreement(responses, samples.run(progress=progress))
 
 
 def is_right(answer: str | None, label: str, answer_format: AnswerFormat) -> bool:

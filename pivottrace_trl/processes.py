@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -89,12 +90,14 @@ class BatchFolder:
     def __init__(self, path: Path, description: Mapping[str, Any] | None = None):
         self.path = path
         text = json.dumps(description, indent=1)
-        if description is not None and self._description() != json.loads(text):
+        if description is not None and self.description != json.loads(text):
             for old in path.glob("*"):
-                old.unlink()
+                shutil.rmtree(old) if old.is_dir() else old.unlink()
             replace_atomically(path / _DESCRIPTION, lambda temporary: temporary.write_text(text))
 
-    def _description(self) -> dict[str, Any] | None:
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """What the batches were made from; `None` if that is not there, or cannot be read."""
         path = self.path / _DESCRIPTION
         try:
             return json.loads(path.read_text()) if path.is_file() else None
@@ -104,10 +107,14 @@ class BatchFolder:
     @property
     def identity(self) -> str | None:
         """16 hexadecimal digits of the description; `None` if there is none, or it cannot be read."""
-        description = self._description()
+        description = self.description
         if description is None:
             return None
         return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+
+    def holds(self, kind: str, num_batches: int) -> bool:
+        """Whether all batches of a kind are finished."""
+        return all(self._path_of(kind, number).is_file() for number in range(num_batches))
 
     def load(self, kind: str) -> dict[int, pa.Table]:
         """The finished batches of a kind by number; one that cannot be read counts as not finished."""
@@ -121,8 +128,12 @@ class BatchFolder:
 
     def save(self, kind: str, number: int, table: pa.Table) -> None:
         """Write a batch."""
-        path = self.path / f"{kind}-{number:06d}.parquet"
-        replace_atomically(path, lambda temporary: pq.write_table(table, temporary, compression="zstd"))
+        replace_atomically(
+            self._path_of(kind, number), lambda temporary: pq.write_table(table, temporary, compression="zstd")
+        )
+
+    def _path_of(self, kind: str, number: int) -> Path:
+        return self.path / f"{kind}-{number:06d}.parquet"
 
 
 class SharedWork:

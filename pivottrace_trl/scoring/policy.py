@@ -1,10 +1,12 @@
 """Policies that answer prompts without a trainer: bare transformers models."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,11 +16,17 @@ from ..tracing.rollouts import Rollout, transformers_generator
 from ..tracing.trace import ResponseTrace
 
 
+_LORA = re.compile(r"(?P<module>.+)\.lora_\w+\.(?P<adapter>[^.]+)(\.weight|\.bias)?")
+_SAVED = re.compile(r"(?P<module>.+)\.modules_to_save\.(?P<adapter>[^.]+)\.(?P<rest>.+)")
+
+
 class ModelPolicy:
     """
     A transformers model, see [`~scoring.survey.Policy`]. It samples at a `temperature` from the whole vocabulary, or
     answers greedily at 0, and seeds every batch with `seed` and the number of the responses before it.
     """
+
+    temperature = 1.0  # of the entropies in traces, also of greedy responses
 
     def __init__(
         self,
@@ -64,12 +72,16 @@ class ModelPolicy:
         pad_token_id = self._config.pad_token_id
         return trace_rollouts(self._model, rollouts, pad_token_id, signals=signals, progress=progress, work=work)
 
+    @property
+    def weights(self) -> str:
+        """See [`fingerprint_policy`]."""
+        return fingerprint_policy(self._model)
+
     def describe(self) -> dict[str, Any]:
-        """What decides the responses to given prompts, as plain values."""
+        """How responses are drawn, as plain values."""
         return {
-            "weights": fingerprint_weights(self._model),
             "generation": self._config.to_diff_dict(),
-            "batch_size": self.batch_size,
+            "precision": str(self._model.dtype),
             "seed": self._seed,
         }
 
@@ -93,11 +105,52 @@ def fingerprint_weights(model: nn.Module) -> str:
     """16 hexadecimal digits of a thousand numbers of each parameter: any training step changes some of them."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
-        if parameter.is_meta:  # of several processes, only the first has loaded the weights
-            digest.update(b"meta")
-            continue
-        flat = parameter.detach().reshape(-1)
-        sample = flat[:: max(1, flat.numel() // 1000)].contiguous().cpu()
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
-        digest.update(sample.view(torch.uint8).numpy().tobytes())
+        digest.update(_sample(name, parameter))
     return digest.hexdigest()[:16]
+
+
+def fingerprint_policy(model: nn.Module) -> str:
+    """
+    As [`fingerprint_weights`], but of what the model computes: the same for a bare model, for one with an adapter that
+    adds nothing (as LoRA begins) or is not active, and for the same numbers held in another precision. Quantized
+    weights are other numbers.
+    """
+    parameters = dict(model.named_parameters())
+    if isinstance(model, PeftModel):
+        parameters = _without_idle_adapters(model, parameters)
+    digest = hashlib.sha256()
+    for name in sorted(parameters):
+        digest.update(_sample(name, parameters[name], in_full=True))
+    return digest.hexdigest()[:16]
+
+
+def _without_idle_adapters(model: PeftModel, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+    """The parameters that take part in what an adapted model computes, under the names of the bare one."""
+    adapted = {}
+    parts: dict[str, dict[str, nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        if found := _LORA.fullmatch(name):
+            if found["adapter"] in model.active_adapters:
+                parts.setdefault(f"{found['module']}.{found['adapter']}", {})[name] = parameter
+        elif saved := _SAVED.fullmatch(name):  # a layer that is trained as a whole, and the one that it stands for
+            if saved["adapter"] in model.active_adapters:
+                adapted[f"{saved['module']}.{saved['rest']}"] = parameter
+        else:
+            adapted.setdefault(name.replace(".original_module.", "."), parameter)
+    for group in parts.values():
+        # What is added is a product of two matrices; DoRA has a third part.
+        has_zero = any(not parameter.is_meta and not parameter.any() for parameter in group.values())
+        if not has_zero or len(group) != 2:
+            adapted |= group
+    return {name.removeprefix("base_model.model.").replace(".base_layer.", "."): p for name, p in adapted.items()}
+
+
+def _sample(name: str, parameter: torch.Tensor, in_full: bool = False) -> bytes:
+    """A thousand numbers of a parameter, in its own precision or in full."""
+    if parameter.is_meta:  # of several processes, only the first has loaded the weights
+        return b"meta"
+    flat = parameter.detach().reshape(-1)
+    numbers = flat[:: max(1, flat.numel() // 1000)].contiguous().cpu()
+    if in_full and numbers.is_floating_point():
+        numbers = numbers.float()
+    return f"{name} {tuple(parameter.shape)} {numbers.dtype} ".encode() + numbers.view(torch.uint8).numpy().tobytes()

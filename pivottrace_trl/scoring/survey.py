@@ -1,12 +1,18 @@
-"""A response to every prompt of a pool, with its trace; an interrupted survey goes on where it stopped."""
+"""
+A response to every prompt of a pool, with its trace; an interrupted survey goes on where it stopped, and another one
+may take over what it found.
+"""
 
 import hashlib
 import json
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
+
+import pyarrow as pa
 
 from ..answers import AnswerFormat
 from ..answers.vote import vote_on
@@ -17,6 +23,9 @@ from ..tracing.trace import ResponseTrace
 
 # Prompts that are tokenized at a time, which bounds the memory of the messages.
 _NUM_TOKENIZED = 10_000
+# Where a survey of one greedy response each lies, and one of several samples each, in the folder of a triage.
+GREEDY, SAMPLES = "greedy", "samples"
+_TRACES = "traces"
 
 
 class Policy(Protocol):
@@ -25,6 +34,16 @@ class Policy(Protocol):
     @property
     def batch_size(self) -> int:
         """Prompts of one call of `generate`, at most."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """Temperature at which `trace` takes entropies."""
+        ...
+
+    @property
+    def weights(self) -> str:
+        """Identifies what the model computes, see [`fingerprint_policy`]."""
         ...
 
     def tokenize(self, prompts: Sequence[Any]) -> list[list[int]]:
@@ -46,7 +65,7 @@ class Policy(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What decides the responses to given prompts, as plain values."""
+        """How responses are drawn, as plain values."""
         ...
 
 
@@ -66,7 +85,7 @@ class Responses:
         heads (`dict[int, list[int]]`): query heads that were traced, per layer index.
         num_tokens (`int`): tokens of prompts and responses, of all responses.
         seconds (`dict[str, float]`): time that `generation` and `tracing` took.
-        identity (`str`): 16 hexadecimal digits of what the survey was made from: prompts, weights, settings.
+        identity (`str`): 16 hexadecimal digits of what the responses were made from: prompts, weights, settings.
     """
 
     rollouts: list[Rollout]
@@ -80,11 +99,21 @@ class Responses:
     seconds: dict[str, float]
     identity: str
 
+    def select(self, rows: Sequence[int]) -> "Responses":
+        """Those to the prompts of the given rows, in their order."""
+        whole: dict[str, Any] = {
+            name: [values[row] for row in rows]
+            for name in ("rollouts", "texts", "answers", "votes", "agreement", "traces")
+            if (values := getattr(self, name))
+        }
+        return replace(self, **whole)
+
 
 class Survey:
     """
     Answers every prompt and traces the answers. Finished batches are kept in a folder, and what they were made from
-    beside them: where that is the same, they are not made again.
+    beside them: where that is the same, they are not made again. Traces lie apart from the responses, so that another
+    score, which reads other signals, needs no other responses.
 
     Args:
         path (`Path`): folder for what is finished.
@@ -113,46 +142,112 @@ class Survey:
     def run(self, processes: Processes | None = None, progress: bool = True) -> Responses:
         """Answer and trace what is not finished; all processes call it."""
         processes = processes or Processes()
-        prompt_ids = self._tokenize()
-        description = {
-            "prompts": hashlib.sha256(json.dumps([prompt_ids, self._batches]).encode()).hexdigest(),
-            "policy": self._policy.describe(),
-            "num_responses": self._num_responses,
-            "signals": None if self._signals is None else sorted(self._signals),
-        }
-        folder = processes.on_main(lambda: BatchFolder(self._path, description))
-        return self._collect(prompt_ids, SharedWork(processes, folder), folder.identity or "", progress)
+        kept = processes.on_main(self._begin)
+        return self._collect(kept, self._signals, processes, progress)
 
-    def load(self, identity: str) -> Responses | None:
+    def is_begun(self) -> bool:
+        """Whether the folder holds what `run` makes, or the beginning of it."""
+        return BatchFolder(self._path).description == self._describe()
+
+    def load(self, identity: str, path: Path | None = None, is_traced: bool = True) -> Responses | None:
         """
-        Read what an earlier process finished; `None` if the survey of that identity is not there.
+        Read what an earlier process used of the folder, or of another one whose responses it took over; `None` if the
+        survey of that identity is not there, or its traces are others.
 
         Raises:
             ValueError: if a part of it is missing.
         """
-        folder = BatchFolder(self._path)
+        folder, signals = BatchFolder(path or self._path), self._signals if is_traced else None
         if folder.identity != identity:
             return None
-        return self._collect(self._tokenize(), SharedWork(folder=folder, is_finished=True), identity, progress=False)
+        kept = _read(folder)
+        if signals is not None and _traces(kept).description != self._describe_traces(kept, signals):
+            return None
+        return self._ordered(kept, self._collect(kept, signals, Processes(), progress=False, is_finished=True))
 
-    def _tokenize(self) -> list[list[int]]:
+    def adopt(
+        self, path: Path, processes: Processes | None = None, progress: bool = True, is_traced: bool = True
+    ) -> Responses | str:
+        """
+        Take over the responses that another survey left in a folder, or return why they will not do; all processes
+        call it. Where traces lack a signal, or are at another temperature, they are made again.
+        """
+        processes = processes or Processes()
+        kept = processes.on_main(lambda: self._compare(BatchFolder(path)))
+        if isinstance(kept, str):
+            return kept
+        return self._ordered(kept, self._collect(kept, self._signals if is_traced else None, processes, progress))
+
+    def _compare(self, folder: BatchFolder) -> "_Kept | str":
+        """
+        What another survey left, or why it will not do. The prompts, to the token, and what the model computes must be
+        the same. How responses were drawn may differ, and so may the order of the prompts; there may have been more.
+        """
+        if folder.description is None or not folder.holds("prompts", 1):
+            return "there are none"
+        if folder.description["weights"] != self._policy.weights:
+            return "they are by other weights"
+        kept = _read(folder)
+        asked = set(map(tuple, kept.prompt_ids))
+        if others := sum(tuple(ids) not in asked for ids in self._prompt_ids):
+            return f"{others} of {len(self._prompt_ids)} prompts are not, to the token, among those that it answered"
+        if not folder.holds("responses", len(kept.batches())):
+            return "they are not complete"
+        return kept
+
+    @cached_property
+    def _prompt_ids(self) -> list[list[int]]:
         starts = range(0, len(self._prompts), _NUM_TOKENIZED)
         chunks = (self._policy.tokenize(self._prompts[start : start + _NUM_TOKENIZED]) for start in starts)
         return [ids for chunk in chunks for ids in chunk]
 
-    def _collect(self, prompt_ids: list[list[int]], work: SharedWork, identity: str, progress: bool) -> Responses:
-        progress, size = progress and work.processes.is_main, self._num_responses
+    def _describe(self) -> dict[str, Any]:
+        return {
+            "prompts": hashlib.sha256(json.dumps([self._prompt_ids, self._batches]).encode()).hexdigest(),
+            "weights": self._policy.weights,
+            "num_responses": self._num_responses,
+            "batch_size": self._policy.batch_size,
+            "sampling": self._policy.describe(),
+        }
+
+    def _describe_traces(self, kept: "_Kept", signals: Collection[str]) -> dict[str, Any]:
+        """What traces are made from. Signals that are there already are kept: scores may take turns."""
+        made_from = {"responses": kept.identity, "temperature": self._policy.temperature}
+        found = _traces(kept).description or {}
+        is_alike = made_from.items() <= found.items()
+        return made_from | {"signals": sorted({*signals, *(found["signals"] if is_alike else ())} - {"agreement"})}
+
+    def _begin(self) -> "_Kept":
+        folder = BatchFolder(self._path, self._describe())
+        if not folder.holds("prompts", 1):
+            folder.save("prompts", 0, pa.table({"prompt_ids": pa.array(self._prompt_ids, pa.list_(pa.int32()))}))
+        return _Kept(
+            folder.path, folder.identity or "", self._prompt_ids, self._num_responses, self._policy.batch_size
+        )
+
+    def _collect(
+        self,
+        kept: "_Kept",
+        signals: Collection[str] | None,
+        processes: Processes,
+        progress: bool,
+        is_finished: bool = False,
+    ) -> Responses:
+        progress, size = progress and processes.is_main, kept.num_responses
         start = time.perf_counter()
-        repeated = [ids for ids in prompt_ids for _ in range(size)]
-        batches = self._batches or even_batches(repeated, self._policy.batch_size)
-        rollouts = generate_rollouts(self._policy.generate, repeated, batches, progress, work)
+        work = SharedWork(processes, BatchFolder(kept.path), is_finished)
+        batches = self._batches or kept.batches()
+        rollouts = generate_rollouts(self._policy.generate, kept.repeated_ids(), batches, progress, work)
         generated = time.perf_counter()
         traces: list[ResponseTrace] = []
         heads: dict[int, list[int]] = {}
-        if self._signals is not None:
-            traces, heads = self._policy.trace(rollouts[::size], self._signals, work, progress)
+        if signals is not None:
+            made_from = processes.on_main(lambda: self._describe_traces(kept, signals))
+            folder = processes.on_main(lambda: BatchFolder(kept.path / _TRACES, made_from))
+            work = SharedWork(processes, folder, is_finished)
+            traces, heads = self._policy.trace(rollouts[::size], made_from["signals"], work, progress)
         seconds = {"generation": generated - start, "tracing": time.perf_counter() - generated}
-        texts = self._policy.decode(rollouts) if work.processes.is_main else []
+        texts = self._policy.decode(rollouts) if processes.is_main else []
         answers = votes = [self._answer_format.extract(text) for text in texts]
         agreement = None
         if size > 1:
@@ -171,8 +266,54 @@ class Survey:
             heads=heads,
             num_tokens=sum(len(rollout.prompt_ids) + len(rollout.completion_ids) for rollout in rollouts),
             seconds=seconds,
-            identity=identity,
+            identity=kept.identity,
         )
+
+    def _ordered(self, kept: "_Kept", responses: Responses) -> Responses:
+        """What was asked in another order, or among more prompts, as this survey has it."""
+        if kept.prompt_ids == self._prompt_ids:
+            return responses
+        place = {tuple(ids): number for number, ids in enumerate(kept.prompt_ids)}
+        return responses.select([place[tuple(ids)] for ids in self._prompt_ids])
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A survey as its folder has it: of which prompts, and in which batches."""
+
+    path: Path
+    identity: str
+    prompt_ids: list[list[int]]
+    num_responses: int
+    batch_size: int
+
+    def repeated_ids(self) -> list[list[int]]:
+        return [ids for ids in self.prompt_ids for _ in range(self.num_responses)]
+
+    def batches(self) -> list[list[int]]:
+        return even_batches(self.repeated_ids(), self.batch_size)
+
+
+def _read(folder: BatchFolder) -> _Kept:
+    made_from = folder.description or {}
+    prompt_ids = folder.load("prompts")[0]["prompt_ids"].to_pylist()
+    return _Kept(folder.path, folder.identity or "", prompt_ids, made_from["num_responses"], made_from["batch_size"])
+
+
+def _traces(kept: _Kept) -> BatchFolder:
+    return BatchFolder(kept.path / _TRACES)
+
+
+def with_agreement(responses: Responses, samples: Responses) -> Responses:
+    """Responses, and with their traces the agreement of several others to each prompt."""
+    seconds = responses.seconds["generation"] + samples.seconds["generation"]
+    return replace(
+        responses,
+        traces=add_agreement(responses.traces, samples.agreement or ()),
+        num_tokens=responses.num_tokens + samples.num_tokens,
+        seconds=responses.seconds | {"generation": seconds},
+        identity=f"{responses.identity}+{samples.identity}",
+    )
 
 
 def add_agreement(traces: Sequence[ResponseTrace], agreement: Sequence[float]) -> list[ResponseTrace]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from ..processes import SharedWork
-from ..scoring.policy import fingerprint_weights
+from ..scoring.policy import fingerprint_policy
 from ..tracing.rollout_pass import trace_rollouts
 from ..tracing.rollouts import Rollout
 from ..tracing.trace import ResponseTrace
@@ -66,18 +66,28 @@ class TrainerPolicy:
             rollouts,
             self._trainer._tokenizer.pad_token_id,
             signals=signals,
-            temperature=self._trainer.temperature,
+            temperature=self.temperature,
             autocast=self._trainer.accelerator.autocast,
             progress=progress,
             work=work,
         )
 
+    @property
+    def temperature(self) -> float:
+        """At which responses are drawn, and entropies are taken."""
+        return self._trainer.temperature
+
+    @property
+    def weights(self) -> str:
+        """See [`fingerprint_policy`]."""
+        return fingerprint_policy(self._model)
+
     def describe(self) -> dict[str, Any]:
-        """What decides the responses to given prompts, as plain values."""
+        """How responses are drawn, as plain values."""
         args = self._trainer.args
         settings = {name: getattr(args, name) for name in _SAMPLING}
-        more = {"seed": args.seed, "batch_size": self.batch_size, "more": repr(args.generation_kwargs)}
-        return settings | more | {"weights": fingerprint_weights(self._model)}
+        more = {"seed": args.seed, "more": repr(args.generation_kwargs), "precision": str(self._model.dtype)}
+        return settings | more
 
     @property
     def _model(self) -> Any:
