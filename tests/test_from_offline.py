@@ -3,16 +3,18 @@
 import json
 
 import pytest
+import torch
 from datasets import load_dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 
+from pivottrace_trl import AnnotationLedger
 from pivottrace_trl.cli import main
+from pivottrace_trl.scoring.policy import fingerprint_policy
 from pivottrace_trl.training.policy import TrainerPolicy
 
-from .conftest import FIRST_DIGIT, attach, make_model
+from .conftest import FIRST_DIGIT, LORA, attach, make_model
 
 
-FORMAT = FIRST_DIGIT.name
 BUDGET = 16
 # As it begins, an adapter adds nothing to the model.
 FRESH_LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
@@ -34,14 +36,36 @@ def triage(places, *options) -> None:
         "--output": places / "run" / "_pivottrace",
         "--max-completion-length": 12,
         "--annotation-budget": BUDGET,
-        "--answer-format": FORMAT,
+        "--answer-format": FIRST_DIGIT.name,
     }
     assert main(["triage", *(str(word) for option in given.items() for word in option), *options]) == 0
 
 
 def conversations(places):
+    """The pool as a training script has it: in another order, and as conversations."""
     pool = load_dataset("json", data_files=str(places / "pool.jsonl"), split="train", cache_dir=str(places / "cache"))
-    return pool.map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
+    return pool.shuffle(seed=3).map(lambda row: {"prompt": [{"role": "user", "content": row["prompt"]}]})
+
+
+def events(places) -> list[dict]:
+    ledger = AnnotationLedger.open(places / "run" / "_pivottrace" / "ledger.sqlite")
+    found = ledger.events()
+    ledger.close()
+    return found
+
+
+def prompts_of(events, kind) -> list[str]:
+    return sorted(event["prompt_id"] for event in events if event["kind"] == kind)
+
+
+def answer(places, count: int) -> None:
+    """People answer the first questions of the queue."""
+    folder = places / "run" / "_pivottrace"
+    queue = [json.loads(line) for line in (folder / "queue.jsonl").read_text().splitlines()]
+    filled = [{"prompt_id": row["prompt_id"], "answer": str(number % 10)} for number, row in enumerate(queue[:count])]
+    (folder / "filled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in filled))
+    words = ["annotate", "import", str(places / "run"), str(folder / "filled.jsonl"), "--author", "ann"]
+    assert main([*words, "--price", "0.5", "--answer-format", FIRST_DIGIT.name]) == 0
 
 
 @pytest.fixture
@@ -60,11 +84,116 @@ def first_answers(monkeypatch):
 @pytest.mark.parametrize("peft_config", [None, FRESH_LORA], ids=["full", "fresh adapter"])
 def test_nothing_is_answered_or_paid_twice(peft_config, places, make_trainer, first_answers, capsys):
     triage(places, "--label-column", "solution")
-    trainer = make_trainer(conversations(places).shuffle(seed=3), peft_config=peft_config, max_steps=1)
+    before = events(places)
+    asked, probes = prompts_of(before, "request"), prompts_of(before, "answer")
+    trainer = make_trainer(conversations(places), peft_config=peft_config, max_steps=1)
     callback = attach(trainer, BUDGET)
+    trainer.train()
+    router = callback.router
+    assert not first_answers and "are used: nothing is answered again" in capsys.readouterr().out
+    assert sorted(router.prompt_ids[row] for row in router.probes) == probes
+    assert callback.summary()["first_responses"]["probes"] == len(probes) == 8
+    after = events(places)
+    assert set(prompts_of(after, "request")) == set(asked)
+    assert prompts_of(after, "answer") == sorted(set(asked)) and callback.ledger.num_bought == BUDGET
 
-    probes = {e["prompt_id"] for e in callback.ledger.events() if e["purpose"] == "probe"}
+
+@pytest.mark.parametrize("annotator", ["queue", "function", "column"])
+def test_what_people_answered_meanwhile_is_evidence(annotator, places, make_trainer, first_answers):
+    triage(places)
+    answer(places, 10)
+    before = events(places)
+    given = {"queue": "queue", "column": None, "function": lambda rows: ["7"] * len(rows)}[annotator]
+    trainer = make_trainer(conversations(places), peft_config=FRESH_LORA, max_steps=1)
+    callback = attach(trainer, BUDGET, annotator=given)
     trainer.train()
     assert not first_answers
-    assert "answered again" in capsys.readouterr().out
-    assert {callback.router.prompt_ids[row] for row in callback.router.probes} == probes
+    router = callback.router
+    assert sum(router.evidence.is_labelled & (router.first_outcomes >= 0)) >= 10
+    probes = {event["prompt_id"] for event in before if event["purpose"] == "probe"}
+    assert {router.prompt_ids[row] for row in router.probes} == probes
+    answers = [event for event in events(places) if event["kind"] == "answer"]
+    assert len({event["prompt_id"] for event in answers}) == len(answers) <= BUDGET
+    assert sum(event["price"] for event in answers) == 5.0
+    assert [event["author"] for event in answers[:10]] == ["ann"] * 10
+    assert len(answers) == (10 if annotator == "queue" else BUDGET)
+
+
+def reason(capsys) -> str:
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "that a triage left" in line]
+    return line
+
+
+def test_what_other_weights_answered_is_answered_anew(places, make_trainer, first_answers, capsys):
+    triage(places, "--label-column", "solution")
+    paid = prompts_of(events(places), "answer")
+
+    def train(pool, peft_config, **options):
+        trainer = make_trainer(pool, peft_config=peft_config, max_steps=1)
+        callback = attach(trainer, BUDGET, **options)
+        trainer.train()
+        callback.detach()
+
+    train(conversations(places), LORA)
+    assert "not used, since they are by other weights: the pool is answered anew" in reason(capsys)
+    assert sum(map(len, first_answers)) == 32
+    # The labels are kept all the same.
+    answers = prompts_of(events(places), "answer")
+    assert set(paid) < set(answers) and len(set(answers)) == len(answers) == BUDGET
+
+
+@pytest.mark.parametrize("score", ["coe", "consistency"])
+def test_a_score_that_reads_more_needs_no_other_responses(score, places, make_trainer, first_answers, generated):
+    triage(places, *(["--estimator", score] if score == "consistency" else []))
+    num_generated = len(generated)
+    trainer = make_trainer(conversations(places), peft_config=None, max_steps=1)
+    callback = attach(trainer, BUDGET, estimator=score, annotator="queue")
+    trainer.train()
+    assert not first_answers and len(generated) == num_generated
+    assert len(set(callback.router.scores)) > 1
+
+
+def test_a_score_without_its_samples_is_told_so(places, make_trainer, first_answers, capsys):
+    triage(places)
+    trainer = make_trainer(conversations(places), peft_config=None, max_steps=1)
+    attach(trainer, BUDGET, estimator="consistency", annotator="queue")
+    trainer.train()
+    assert "not used, since there are none" in reason(capsys) and first_answers
+
+
+def test_a_resumed_run_finds_the_responses_of_the_triage(places, make_trainer, first_answers, caplog):
+    triage(places, "--label-column", "solution")
+    for steps in (2, 4):
+        trainer = make_trainer(
+            conversations(places), peft_config=None, max_steps=steps, save_steps=2, save_strategy="steps"
+        )
+        callback = attach(trainer, BUDGET)
+        trainer.train(resume_from_checkpoint=steps == 4)
+        responses = callback._gate.responses
+        assert len(responses.texts) == 32 and len(responses.traces) == 32
+        callback.detach()
+    assert not first_answers and "does not hold the first responses" not in caplog.text
+
+
+def test_weights_are_told_by_what_they_compute():
+    bare = make_model("llama")
+    name = fingerprint_policy(bare)
+    assert fingerprint_policy(get_peft_model(make_model("llama"), FRESH_LORA)) == name
+    whole = LoraConfig(r=4, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    assert fingerprint_policy(get_peft_model(make_model("llama"), whole)) == name
+    others = {fingerprint_policy(get_peft_model(make_model("llama"), LORA))}
+    half = make_model("llama").bfloat16()
+    others.add(fingerprint_policy(half))
+    # A model that is published in half precision, and trained in full.
+    assert fingerprint_policy(make_model("llama").bfloat16().float()) == fingerprint_policy(half)
+    model = get_peft_model(make_model("llama"), FRESH_LORA)
+    model.add_adapter("ref", LORA)  # not active
+    assert fingerprint_policy(model) == name
+    with torch.no_grad():
+        next(p for n, p in model.named_parameters() if "lora_B.default" in n).add_(1e-4)
+    others.add(fingerprint_policy(model))
+    with torch.no_grad():
+        bare.lm_head.weight[3, 5] += 1.0
+        bare.lm_head.weight.add_(1e-6)
+    others.add(fingerprint_policy(bare))
+    assert name not in others and len(others) == 4
