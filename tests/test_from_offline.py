@@ -12,7 +12,7 @@ from pivottrace_trl.cli import main
 from pivottrace_trl.scoring.policy import fingerprint_policy
 from pivottrace_trl.training.policy import TrainerPolicy
 
-from .conftest import FIRST_DIGIT, LORA, attach, make_model
+from .conftest import FIRST_DIGIT, LORA, attach, first_digit, make_model
 
 
 BUDGET = 16
@@ -24,9 +24,14 @@ FRESH_LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
 def places(tokenizer, tmp_path):
     make_model("llama").save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    rows = [{"prompt": f"{i}+{i % 7}=?", "solution": str(i + i % 7)} for i in range(32)]
+    rows = [{"prompt": f"{i}+{i % 7}=?", "solution": str((i + i % 7) % 10)} for i in range(32)]
     (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return tmp_path
+
+
+def first_digit_reward(completions, solution, **kwargs):
+    """As a triage tells what is right, so that both see the same."""
+    return [float(first_digit(c[0]["content"]) == label) for c, label in zip(completions, solution, strict=True)]
 
 
 def triage(places, *options) -> None:
@@ -86,7 +91,7 @@ def test_nothing_is_answered_or_paid_twice(peft_config, places, make_trainer, fi
     triage(places, "--label-column", "solution")
     before = events(places)
     asked, probes = prompts_of(before, "request"), prompts_of(before, "answer")
-    trainer = make_trainer(conversations(places), peft_config=peft_config, max_steps=1)
+    trainer = make_trainer(conversations(places), first_digit_reward, peft_config=peft_config, max_steps=1)
     callback = attach(trainer, BUDGET)
     trainer.train()
     router = callback.router
