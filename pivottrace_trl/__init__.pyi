@@ -3,7 +3,6 @@ from .callback import PivotDensityCallback
 from .estimators import ESTIMATORS, Estimator, get_estimator
 from .labels import (
     AnnotationLedger,
-    AnnotatorPanel,
     Answer,
     EndpointAnnotator,
     Opinion,
@@ -14,7 +13,7 @@ from .labels import (
     import_answers,
 )
 from .offline import PoolTriage, triage_pool
-from .pool import drop_duplicates, pool_ids, prompt_id
+from .pool import build_prompt, drop_duplicates, pool_ids, prompt_id
 from .report import RunRecorder
 from .routing import PivotRoutedSampler, Route, TriageConfig
 from .scoring import PoolScorer
@@ -24,7 +23,6 @@ __version__: str
 
 __all__ = [
     "AnnotationLedger",
-    "AnnotatorPanel",
     "Answer",
     "AnswerFormat",
     "AttentionTracer",
@@ -46,6 +44,7 @@ __all__ = [
     "TextFormat",
     "TriageConfig",
     "annotation_status",
+    "build_prompt",
     "drop_duplicates",
     "export_queue",
     "get_estimator",

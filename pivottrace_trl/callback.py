@@ -17,9 +17,11 @@ from .estimators import Estimator
 from .estimators.base import check_probes
 from .files import PRIVATE_FOLDER
 from .labels.ledger import AnnotationLedger
-from .labels.oracles import Annotator, resolve_annotator
+from .labels.oracles import as_oracle
+from .labels.queries import Oracle
 from .labels.state import LedgerView
 from .labels.waiting import People, check_share
+from .pool import Questions
 from .processes import Processes
 from .report.attempts import write_attempts
 from .report.run import RunReport
@@ -67,15 +69,14 @@ class PivotDensityCallback(TrainerCallback):
             Columns that tell nothing of the label and stay in the training data. All others but `prompt` are locked
             up with the label and come back only with a bought one. Naming `prompt` as well says that prompts may
             hold their label, as multiple-choice questions hold the text of each choice.
-        annotator (`Callable[[list[dict]], list]`, [`Oracle`], `"queue"`, or a list of these, *optional*):
+        annotator (`Callable[[list[dict]], list]`, [`Oracle`] or `"queue"`, *optional*):
             Who is asked for labels: a function that takes a list of rows (prompt and free columns) and returns as many
             answers, `None` where it has none; or an object such as an [`EndpointAnnotator`], whose answers are
             recorded as they come. `"queue"` leaves the questions in the ledger, where people answer them at the desk
-            or through files; answers that arrive while training runs are used from the next epoch on. Of a list, each
-            is asked for what those before it gave no answer to, people last. Defaults to the label column of the
-            dataset.
+            or through files; answers that arrive while training runs are used from the next epoch on. Defaults to the
+            label column of the dataset.
         wait_for_annotations (`float`, *optional*):
-            Where people are asked, share of the queue in `(0, 1]` that must be answered before training goes on,
+            With `annotator="queue"`, share of the queue in `(0, 1]` that must be answered before training goes on,
             for the probes and after each routing. By default it does not wait.
         estimator ([`Estimator`] or `str`, *optional*):
             The uncertainty score, or its name in [`ESTIMATORS`]. Defaults to [`TotalEntropy`].
@@ -87,6 +88,13 @@ class PivotDensityCallback(TrainerCallback):
         success_threshold (`float` or `Callable[[float], bool]`, *optional*):
             Reward of the function that reads the label from which a response counts as right, or a function that
             tells. Defaults to 0.5; a warning says so if a probe gets another reward than 0 or 1.
+        id_column (`str`, *optional*):
+            Column of texts or whole numbers that tell the prompts apart, from which their ids are made.
+        question_column (`str`, *optional*):
+            Column that holds the bare questions: what people see, and without an `id_column` what ids are made of.
+        instruction (`str`, *optional*):
+            What stands at the beginning or the end of every prompt beside its question. People do not see it, and
+            ids, which do without system prompts too, survive another wording.
 
     Attributes:
         ledger ([`AnnotationLedger`]): the labels bought so far; in other processes than the first, a view of it.
@@ -117,23 +125,27 @@ class PivotDensityCallback(TrainerCallback):
         *,
         label_column: str | None = None,
         free_columns: Sequence[str] = (),
-        annotator: Annotator | Literal["queue"] | Sequence[Annotator | Literal["queue"]] | None = None,
+        annotator: Callable[[list[dict[str, Any]]], Any] | Oracle | Literal["queue"] | None = None,
         wait_for_annotations: float | None = None,
         estimator: Estimator | str | None = None,
         config: TriageConfig | None = None,
         answer_format: AnswerFormat | str = "math",
         success_threshold: float | Callable[[float], bool] | None = None,
+        id_column: str | None = None,
+        question_column: str | None = None,
+        instruction: str | None = None,
     ):
         check_trainer(trainer)
         check_success_threshold(success_threshold)
         self._answer_format = resolve_format(answer_format)
-        oracle, has_people = resolve_annotator(annotator, self._answer_format)
-        if has_people:
+        if annotator == "queue":
             check_name(self._answer_format)
-        check_share(wait_for_annotations, has_people)
+        check_share(wait_for_annotations, has_people=annotator == "queue")
+        oracle = None if annotator is None or annotator == "queue" else as_oracle(annotator)
         # TRL annotates attributes more loosely than what a built trainer holds.
         self._trainer = cast(Any, trainer)
-        pool = read_pool(self._trainer, label_column, free_columns, annotator is not None)
+        questions = Questions("prompt", id_column, question_column, instruction)
+        pool = read_pool(self._trainer, questions, label_column, free_columns, annotator is not None)
         ids, label_column = pool.ids, pool.columns.label
         budget = resolve_budget(annotation_budget, len(ids))
         accelerator = self._trainer.accelerator
@@ -147,9 +159,9 @@ class PivotDensityCallback(TrainerCallback):
         bought_from = pool.vault if annotator is None else None
         settings = (budget, ids, label_column, self._answer_format, pool.texts)
         ledger = open_ledger(self.output_dir, self._processes, bought_from, *settings)
-        if has_people and isinstance(ledger, AnnotationLedger):
-            oracle = People(ledger, wait_for_annotations, not self._trainer.args.disable_tqdm, first=oracle)
-        self.router = PoolRouter(ids, ledger, oracle or pool.vault, config, attachment.rows)
+        if annotator == "queue" and isinstance(ledger, AnnotationLedger):
+            oracle = People(ledger, wait_for_annotations, not self._trainer.args.disable_tqdm)
+        self.router = PoolRouter(ids, ledger, oracle or pool.vault, config, attachment.rows, pool.texts)
         self.scorer = scorer
         self.sampler: PivotRoutedSampler | None = None
         self.label_router = LabelRouter(
@@ -188,7 +200,7 @@ class PivotDensityCallback(TrainerCallback):
             before_save=self._save_state,
         )
         if self._processes.is_main:
-            asked = "the dataset" if annotator is None else "people" if annotator == "queue" else "the annotators"
+            asked = "the dataset" if annotator is None else "people" if annotator == "queue" else "the annotator"
             say(
                 f"PivotTrace: a pool of {len(ids)} prompts without `{label_column}`; {asked} may be asked for "
                 f"{budget} ({budget / len(ids):.1%}), {self.router.probe_size} of them as probes; "

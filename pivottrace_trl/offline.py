@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from .labels.ledger import AnnotationLedger
 from .labels.pool_file import POOL_FILE, write_pool
 from .labels.vault import LabelVault
 from .labels.waiting import People
-from .pool import pool_ids, prompt_text, read_rows
+from .pool import Questions, read_rows
 from .routing.router import PoolRouter
 from .routing.triage import Route, TriageConfig, TriageResult, resolve_budget
 from .scoring.policy import ModelPolicy
@@ -69,6 +69,7 @@ class TriagePlan:
     """What a triage needs besides a model, checked; the ledger of the router is open."""
 
     prompts: Sequence
+    texts: Callable[[Sequence[int]], Iterable[str]]
     ledger: AnnotationLedger
     router: PoolRouter
     estimator: Estimator
@@ -79,18 +80,24 @@ class TriagePlan:
 def plan_triage(
     dataset: Dataset,
     output_dir: str | Path,
+    questions: Questions,
     annotation_budget: float | int = 0.293,
-    prompt_column: str = "prompt",
     label_column: str | None = None,
     estimator: Estimator | str | None = None,
     config: TriageConfig | None = None,
     answer_format: AnswerFormat | str = "math",
+    system_prompt: str | None = None,
 ) -> TriagePlan:
-    """Check what [`triage_pool`] is asked for, and open its ledger, before a model is loaded."""
-    ids = pool_ids(dataset, prompt_column)
+    """
+    Check what [`triage_pool`] is asked for, and open its ledger, before a model is loaded. `questions` has its
+    arguments on prompts.
+    """
+    dataset, prompt_column = questions.build_prompts(dataset, system_prompt), questions.prompt_column
+    ids = questions.ids(dataset)
     budget = resolve_budget(annotation_budget, len(ids))
     if label_column is not None and label_column not in dataset.column_names:
         raise ValueError(f"There is no label column `{label_column}`; the pool has {dataset.column_names}.")
+    questions.check_labels(label_column)
     config = config or TriageConfig()
     estimator, answer_format = get_estimator(estimator), resolve_format(answer_format)
     check_probes(estimator, config.resolve_probe_size(budget, len(ids)), config.discard_ratio)
@@ -104,10 +111,13 @@ def plan_triage(
     def read(rows: Sequence[int]) -> Iterator[dict[str, Any]]:
         return ({"prompt": row[prompt_column]} for row in read_rows(prompts, rows))
 
-    prompts = dataset.select_columns(prompt_column)
-    write_pool(output_dir / POOL_FILE, ids, lambda rows: (prompt_text(row["prompt"]) for row in read(rows)))
-    router = PoolRouter(ids, ledger, vault or People(ledger), config, read)
-    return TriagePlan(dataset[prompt_column], ledger, router, estimator, answer_format, output_dir)
+    def read_texts(rows: Sequence[int]) -> Iterator[str]:
+        return map(questions.text, read_rows(asked, rows))
+
+    prompts, asked = dataset.select_columns(prompt_column), dataset.select_columns(questions.columns)
+    write_pool(output_dir / POOL_FILE, ids, read_texts)
+    router = PoolRouter(ids, ledger, vault or People(ledger), config, read, read_texts)
+    return TriagePlan(dataset[prompt_column], read_texts, ledger, router, estimator, answer_format, output_dir)
 
 
 def triage_pool(
@@ -124,6 +134,11 @@ def triage_pool(
     max_completion_length: int = 384,
     batch_size: int = 32,
     progress: bool = True,
+    *,
+    id_column: str | None = None,
+    question_column: str | None = None,
+    instruction: str | None = None,
+    system_prompt: str | None = None,
 ) -> PoolTriage:
     """
     Score a pool with one greedy response per prompt and route every prompt.
@@ -160,6 +175,15 @@ def triage_pool(
             Number of responses generated at a time.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show progress bars.
+        id_column (`str`, *optional*):
+            Column of texts or whole numbers that tell the prompts apart, from which their ids are made.
+        question_column (`str`, *optional*):
+            Column that holds the bare questions: what people see, and without an `id_column` what ids are made of.
+        instruction (`str`, *optional*):
+            What training adds to every question. The model is asked as [`build_prompt`] builds it; ids, and what
+            people see, are the question alone.
+        system_prompt (`str`, *optional*):
+            System message of every prompt in training. It is no part of an id.
 
     Returns:
         [`PoolTriage`]
@@ -167,9 +191,9 @@ def triage_pool(
     Raises:
         ValueError: for a budget, pool, column or model that cannot be used; before anything is generated.
     """
-    plan = plan_triage(
-        dataset, output_dir, annotation_budget, prompt_column, label_column, estimator, config, answer_format
-    )
+    questions = Questions(prompt_column, id_column, question_column, instruction)
+    settings = (annotation_budget, label_column, estimator, config, answer_format, system_prompt)
+    plan = plan_triage(dataset, output_dir, questions, *settings)
     return run_triage(plan, model, tokenizer, max_completion_length, batch_size, progress)
 
 
@@ -209,7 +233,7 @@ def run_triage(
         peak_memory_gb=peak_memory_gb(),
         pivot_threshold=scorer.density.threshold or 0.0,
     )
-    _write(outcome, plan.ledger, plan.prompts, plan.output_dir)
+    _write(outcome, plan)
     return outcome
 
 
@@ -258,13 +282,14 @@ def peak_memory_gb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
 
 
-def _write(outcome: PoolTriage, ledger: AnnotationLedger, prompts: Sequence, output_dir: Path) -> None:
+def _write(outcome: PoolTriage, plan: TriagePlan) -> None:
+    output_dir = plan.output_dir
     router, scores = outcome.router, outcome.pool_scores
     threshold = outcome.pivot_threshold
     columns = {
         "row": list(range(len(router.prompt_ids))),
         "prompt_id": router.prompt_ids,
-        "prompt": [prompt_text(prompt) for prompt in prompts],
+        "prompt": list(plan.texts(range(len(router.prompt_ids)))),
         "response": outcome.responses,
         "num_tokens": [len(r.completion_ids) for r in outcome.rollouts],
         "num_pivots": [int(find_pivots(t.long_range_mass, threshold).sum()) if len(t) else 0 for t in scores.traces],
@@ -275,7 +300,7 @@ def _write(outcome: PoolTriage, ledger: AnnotationLedger, prompts: Sequence, out
     }
     write_parquet(output_dir / "routes.parquet", columns)
     save_traces(scores.traces, output_dir / "traces.parquet", router.prompt_ids)
-    num_queries = export_queue(ledger, output_dir / "queue.jsonl", "jsonl")
+    num_queries = export_queue(plan.ledger, output_dir / "queue.jsonl", "jsonl")
     summary = {
         "pool_size": len(router.prompt_ids),
         "annotation_budget": router.ledger.budget,

@@ -7,7 +7,7 @@ of each step as JSON.
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -19,7 +19,7 @@ from datasets import Dataset, load_from_disk
 from pivottrace_trl import AnnotationLedger, PivotRoutedSampler, Route, TriageConfig, pool_ids
 from pivottrace_trl.labels.vault import LabelVault
 from pivottrace_trl.offline import peak_memory_gb
-from pivottrace_trl.pool import read_rows
+from pivottrace_trl.pool import Questions, read_rows
 from pivottrace_trl.report.run import RunReport
 from pivottrace_trl.routing.collapse import CollapseMonitor
 from pivottrace_trl.routing.router import PoolRouter
@@ -53,6 +53,13 @@ def write_pool(path: Path, num_prompts: int) -> None:
     Dataset.from_generator(rows, cache_dir=cache).save_to_disk(path)
 
 
+def make_router(ids: list[str], ledger: AnnotationLedger, vault: LabelVault, prompts: Dataset) -> PoolRouter:
+    def texts(rows: Sequence[int]) -> Iterator[str]:
+        return map(Questions().text, read_rows(prompts, rows))
+
+    return PoolRouter(ids, ledger, vault, TriageConfig(probe_size=256), lambda rows: read_rows(prompts, rows), texts)
+
+
 def main(folder: Path, num_prompts: int) -> None:
     random = np.random.default_rng(0)
     with step("write pool"):
@@ -66,7 +73,7 @@ def main(folder: Path, num_prompts: int) -> None:
         vault = LabelVault(dataset, ["solution"], ids)
 
     prompts = dataset.select_columns("prompt")
-    router = PoolRouter(ids, ledger, vault, TriageConfig(probe_size=256), lambda rows: read_rows(prompts, rows))
+    router = make_router(ids, ledger, vault, prompts)
     report = RunReport(folder / "report")
     # Votes find an answer in most responses: they are suggested to whoever answers.
     router.suggestions.update((row, str(row)) for row in range(0, num_prompts, 2))
@@ -105,7 +112,7 @@ def main(folder: Path, num_prompts: int) -> None:
     routes, probes, is_labelled = router.routes, router.probes, router.evidence.is_labelled
     del router, report, result  # whoever resumes is another process
     with step("load"):
-        fresh = PoolRouter(ids, ledger, vault, TriageConfig(probe_size=256), lambda rows: read_rows(prompts, rows))
+        fresh = make_router(ids, ledger, vault, prompts)
         RunState(fresh, PoolScorer(None, 0), {"monitor": CollapseMonitor()}).load(checkpoint, seed=0)
     assert (fresh.routes == routes).all() and (fresh.probes == probes).all()
     del fresh

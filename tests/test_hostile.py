@@ -3,6 +3,7 @@
 import ast
 import json
 import pickle
+import re
 import shelve
 import sqlite3
 from pathlib import Path
@@ -305,7 +306,8 @@ def test_prompts_that_are_none(prompts):
 @REPEATED
 @given(text=st.text(st.characters(codec="utf-8"), min_size=1))
 def test_any_text_is_a_prompt(text):
-    if text.strip():
+    # Characters without width alone are none, since ids pass over them.
+    if re.sub("[\u200b\u2060\ufeff]", "", text).strip():
         assert len(pool_ids(Dataset.from_dict({"prompt": [text]}))) == 1
 
 

@@ -9,16 +9,16 @@ from pivottrace_trl.pool import pool_fingerprint
 from .conftest import make_pool
 
 
-def test_ids_survive_reordering_and_white_space():
+def test_ids_survive_reordering_and_outer_white_space():
     pool = make_pool(10)
     ids = pool_ids(pool)
     assert len(set(ids)) == 10
     assert pool_ids(pool.select(range(9, -1, -1))) == ids[::-1]
     assert pool_fingerprint(ids) == pool_fingerprint(ids[::-1])
-    assert prompt_id("What is  2+2?\n") == prompt_id("What is 2+2?")
+    assert prompt_id("  What is 2+2?\n") == prompt_id("What is 2+2?")
     assert prompt_id("What is 2+2?") != prompt_id("What is 2+3?")
     user = {"role": "user", "content": "What is 2+2?"}
-    assert prompt_id([user]) == prompt_id("What is 2+2?") != prompt_id([{"role": "system", "content": "?"}, user])
+    assert prompt_id([user]) == prompt_id("What is 2+2?") == prompt_id([{"role": "system", "content": "?"}, user])
 
 
 def test_errors_name_the_fix():

@@ -47,6 +47,13 @@ def _explain(error: Exception) -> tuple[int, str]:
 def _add_triage(commands) -> None:
     add = add_command(commands, "triage", _triage, "score a pool with one response per prompt and route every prompt")
     _add_pool_arguments(add)
+    add(
+        "--id-column",
+        help="column of texts or whole numbers that tell the prompts apart (default: questions do)",
+    )
+    add("--question-column", help="column with the bare questions, where --prompt-column has more than these")
+    add("--instruction", help="what training adds to every question, after a line break; people do not see it")
+    add("--system-prompt", help="system message of every prompt in training")
     add("--label-column", help="column with the labels; only the probe set is read from it")
     add("--output", type=Path, required=True, help="folder for routes, queue and ledger")
     add(
@@ -71,7 +78,7 @@ def _add_triage(commands) -> None:
 
 def _triage(args: argparse.Namespace) -> None:
     from ..offline import plan_triage, run_triage
-    from ..pool import load_pool
+    from ..pool import Questions, load_pool
     from ..report.run import plot_triage
     from ..report.tables import print_triage
     from ..routing.triage import TriageConfig
@@ -81,12 +88,13 @@ def _triage(args: argparse.Namespace) -> None:
     plan = plan_triage(
         load_pool(args.dataset, args.split, args.config_name, args.limit),
         args.output,
+        Questions(args.prompt_column, args.id_column, args.question_column, args.instruction),
         annotation_budget=args.annotation_budget,
-        prompt_column=args.prompt_column,
         label_column=args.label_column,
         estimator=args.estimator,
         config=TriageConfig(probe_size=args.probe_size),
         answer_format=args.answer_format,
+        system_prompt=args.system_prompt,
     )
     model = load_model(args.model, args.load_in_4bit)
     outcome = run_triage(plan, model, tokenizer, args.max_completion_length, args.batch_size)

@@ -1,16 +1,11 @@
 from .arithmetic import make_pool
 from .arm import MODEL_PATH
-from .generation import generate_quickly
-from .rewards import DearestLabelReward, VoteReward, cached_accuracy_reward, right_vote_reward
-from .trainer import QuickTrainer
+from .trainer import QuickEvaluationTrainer, cached_accuracy_reward, generate_merged
 
 __all__ = [
-    "DearestLabelReward",
     "MODEL_PATH",
-    "QuickTrainer",
-    "VoteReward",
+    "QuickEvaluationTrainer",
     "cached_accuracy_reward",
-    "generate_quickly",
+    "generate_merged",
     "make_pool",
-    "right_vote_reward",
 ]

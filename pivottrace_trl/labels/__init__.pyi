@@ -2,7 +2,6 @@ from .endpoint import EndpointAnnotator
 from .exchange import ImportReport, export_queue, import_answers
 from .ledger import AnnotationLedger
 from .oracles import CallableAnnotator
-from .panel import AnnotatorPanel
 from .queries import Answer, Opinion, Oracle, Outcome, Query
 from .status import AnnotationStatus, annotation_status
 from .vault import LabelVault
@@ -10,7 +9,6 @@ from .vault import LabelVault
 __all__ = [
     "AnnotationLedger",
     "AnnotationStatus",
-    "AnnotatorPanel",
     "Answer",
     "CallableAnnotator",
     "EndpointAnnotator",

@@ -10,7 +10,6 @@ from ..labels.ledger import AnnotationLedger
 from ..labels.queries import Oracle, Query
 from ..labels.state import LedgerView
 from ..labels.waiting import People
-from ..pool import prompt_text
 from .calibration import Calibration
 from .triage import Evidence, Route, TriageConfig, TriageResult, assign_routes, choose_probes, count_routes
 
@@ -49,6 +48,8 @@ class PoolRouter:
             How to triage.
         rows (`Callable[[Sequence[int]], Iterable[dict]]`, *optional*):
             Returns what the oracle may know of the given rows: `prompt` and the free columns.
+        texts (`Callable[[Sequence[int]], Iterable[str]]`, *optional*):
+            Returns the questions of the given rows, for people.
 
     Attributes:
         scores (`np.ndarray` of shape `(num_prompts,)`): latest uncertainty of each prompt.
@@ -73,6 +74,7 @@ class PoolRouter:
         oracle: Oracle,
         config: TriageConfig | None = None,
         rows: Callable[[Sequence[int]], Iterable[dict[str, Any]]] | None = None,
+        texts: Callable[[Sequence[int]], Iterable[str]] | None = None,
     ):
         self.prompt_ids = list(prompt_ids)
         self.ledger = ledger
@@ -87,7 +89,7 @@ class PoolRouter:
         self.suggestions: dict[int, str] = {}
         self.calibration: Calibration | None = None
         self.start = ledger.last_event
-        self._rows = rows
+        self._rows, self._texts = rows, texts
         self.is_traced = np.zeros(len(self.prompt_ids), bool)
         self.first_outcomes = np.full(len(self.prompt_ids), -1, np.int8)
         self.num_examined, self.num_routings = 0, 0
@@ -278,9 +280,7 @@ class PoolRouter:
 
     def _request(self, rows: np.ndarray, epoch: int) -> None:
         rows = np.array([row for row in rows if self._can_be_answered(row)], int)
-        texts: Sequence[str | None] = [None] * len(rows)
-        if self._rows is not None:
-            texts = [prompt_text(row["prompt"]) for row in self._rows(rows.tolist())]
+        texts: Iterable[str | None] = [None] * len(rows) if self._texts is None else self._texts(rows.tolist())
         probes = set(self.probes.tolist())
         queries = [
             Query(

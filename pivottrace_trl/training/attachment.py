@@ -173,7 +173,7 @@ class TrainerAttachment:
                 "A batch of training does not come from the pool: `train_dataset` was replaced after the "
                 "PivotDensityCallback was made. Call `callback.detach()`, set the dataset, and make a new callback."
             )
-        check_not_in_pool("The evaluation batch", [example["prompt"] for example in inputs], self._pool.questions)
+        check_not_in_pool("The evaluation batch", inputs, self._pool.questions, self._pool.places)
 
     @property
     def _logger(self) -> python_logging.Logger:

@@ -8,7 +8,7 @@ from torch import nn
 from trl.trainer.utils import is_async_callable
 
 from ..labels.vault import LabelVault
-from ..pool import question_id
+from ..pool import Questions, read_rows
 from .columns import PoolColumns, required_parameters
 
 
@@ -45,33 +45,34 @@ def check_prompts(prompts: Sequence[Any], vault: LabelVault | None) -> None:
         )
 
 
-def check_evaluation_data(eval_dataset: Any, questions: dict[str, int]) -> None:
+def check_evaluation_data(eval_dataset: Any, questions: Questions, places: dict[str, int]) -> None:
     """
-    Refuse an evaluation set, or one of several, that shares prompts with the pool; `questions` holds the row of every
-    question of the pool. Streamed ones are checked batch by batch, when they are evaluated on.
+    Refuse an evaluation set, or one of several, that shares questions with the pool, see [`check_not_in_pool`].
+    Streamed ones are checked batch by batch, when they are evaluated on.
     """
-    if isinstance(eval_dataset, dict):
-        for name, dataset in eval_dataset.items():
-            _check_evaluation_set(f"`eval_dataset[{name!r}]`", dataset, questions)
-    else:
-        _check_evaluation_set("`eval_dataset`", eval_dataset, questions)
+    sets = eval_dataset if isinstance(eval_dataset, dict) else {None: eval_dataset}
+    for key, dataset in sets.items():
+        name = "`eval_dataset`" if key is None else f"`eval_dataset[{key!r}]`"
+        if isinstance(dataset, Dataset) and "prompt" in dataset.column_names:
+            names = [column for column in questions.columns if column in dataset.column_names]
+            rows = dataset.with_format(None).select_columns(names)
+            check_not_in_pool(name, read_rows(rows, range(len(rows))), questions, places)
 
 
-def _check_evaluation_set(name: str, dataset: Any, questions: dict[str, int]) -> None:
-    if isinstance(dataset, Dataset) and "prompt" in dataset.column_names:
-        check_not_in_pool(name, dataset.with_format(None)["prompt"], questions)
-
-
-def check_not_in_pool(name: str, prompts: Iterable[Any], questions: dict[str, int]) -> None:
-    """Refuse prompts of evaluation that are prompts of the pool; `name` says what holds them."""
-    places = [(place, questions.get(question_id(prompt))) for place, prompt in enumerate(prompts)]
-    shared = [(place, row) for place, row in places if row is not None]
+def check_not_in_pool(name: str, rows: Iterable[dict[str, Any]], questions: Questions, places: dict[str, int]) -> None:
+    """
+    Refuse rows of evaluation that ask what rows of the pool ask; `name` says what holds them, and `places` the row of
+    every question of the pool.
+    """
+    found = ([places[key] for key in keys if key in places] for keys in questions.asked_in(rows))
+    shared = [(place, rows_of_pool[0]) for place, rows_of_pool in enumerate(found) if rows_of_pool]
     if shared:
         mine, theirs = (_listed(list(dict.fromkeys(numbers))) for numbers in zip(*shared, strict=True))
         raise ValueError(
             f"{name} shares {len(shared)} prompts with the pool: its rows {mine} are rows {theirs} of the pool. "
             "Evaluation would show their labels to the reward functions without a purchase. Take them out: `from "
-            "pivottrace_trl import drop_duplicates; eval_dataset = drop_duplicates(eval_dataset, seen_in=dataset)`."
+            "pivottrace_trl import drop_duplicates; eval_dataset = drop_duplicates(eval_dataset, seen_in=dataset"
+            f"{questions.arguments()})`."
         )
 
 

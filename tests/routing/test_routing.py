@@ -32,7 +32,8 @@ def make_router(tmp_path):
         if oracle is None:
             oracle = People(ledger) if people is None else People(ledger, 1.0, is_shown=False, sleep=people)
         rows = lambda numbers: [{"prompt": f"text {row}", "level": row} for row in numbers]  # noqa: E731
-        router = PoolRouter(ids, ledger, oracle, TriageConfig(**config), rows)
+        texts = lambda numbers: [f"question {row}" for row in numbers]  # noqa: E731
+        router = PoolRouter(ids, ledger, oracle, TriageConfig(**config), rows, texts)
         router.update_scores(np.arange(num_prompts), np.arange(float(num_prompts)), np.full(num_prompts, 0.1))
         return router
 
@@ -55,7 +56,7 @@ def test_first_routing_buys_probes_first_and_the_most_uncertain_then(make_router
     assert np.isfinite(router.evidence.pass_rate).sum() == 20
 
 
-def test_queries_carry_the_row_of_their_prompt(make_router):
+def test_queries_carry_the_row_of_their_prompt_and_its_question(make_router):
     asked = []
 
     class Reader(Oracle):
@@ -68,7 +69,7 @@ def test_queries_carry_the_row_of_their_prompt(make_router):
     assert len(asked) == 20 and [query.purpose for query in asked] == ["probe"] * 10 + ["annotate"] * 10
     for query in asked:
         row = int(query.prompt_id[1:])
-        assert query.row == {"prompt": f"text {row}", "level": row} and query.prompt == f"text {row}"
+        assert query.row == {"prompt": f"text {row}", "level": row} and query.prompt == f"question {row}"
 
 
 def test_a_policy_that_is_always_right_costs_the_probes_only(make_router):
@@ -122,7 +123,7 @@ def test_the_queue_of_people_holds_what_the_budget_allows(make_router):
     queue = router.ledger.queue()
     assert [query.purpose for query in queue] == ["probe"] * 10 + ["annotate"] * 10
     assert [query.prompt for query in queue[10:]] == [
-        f"text {row}" for row in [99, 98, 97, 96, 94, 93, 92, 91, 90, 89]
+        f"question {row}" for row in [99, 98, 97, 96, 94, 93, 92, 91, 90, 89]
     ]
 
 
