@@ -21,10 +21,12 @@ import argparse
 import json
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from datasets import Dataset, load_dataset
 from peft import LoraConfig
@@ -32,13 +34,16 @@ from transformers import BitsAndBytesConfig
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig
 
-from pivottrace_trl import PivotDensityCallback, RunRecorder, TriageConfig, majority_vote
+from pivottrace_trl import PivotDensityCallback, RunRecorder, TriageConfig
 from pivottrace_trl.demo import (
     MODEL_PATH,
-    QuickEvaluationTrainer,
+    DearestLabelReward,
+    QuickTrainer,
+    VoteReward,
     cached_accuracy_reward,
-    generate_merged,
+    generate_quickly,
     make_pool,
+    right_vote_reward,
 )
 from pivottrace_trl.report import find_runs
 
@@ -48,15 +53,23 @@ INSTRUCTION = "Reason step by step and put the final answer in \\boxed{}."
 ANNOTATED, DISCARDED = 0.293, 0.421
 
 
+# What is discarded where nothing but the annotated prompts is trained on.
+NOT_ANNOTATED = 0.708
+
+
 @dataclass(frozen=True)
 class Arm:
-    """One way to label a pool. Without an `estimator` no callback is attached: everything is trained on."""
+    """
+    One way to label a pool. Without an `estimator` no callback is attached: everything is trained on, by the `reward`
+    of that name, or the `random_share` of the pool that is labelled.
+    """
 
     label: str
     estimator: str | None = None
     annotation_budget: float = ANNOTATED
     config: TriageConfig = field(default_factory=lambda: TriageConfig(discard_ratio=DISCARDED))
-    votes_only: bool = False
+    reward: Literal["label", "vote", "right vote", "dearest label"] = "label"
+    random_share: float | None = None
 
 
 ARMS = {
@@ -68,8 +81,32 @@ ARMS = {
     "entropy": Arm("Entropy", "entropy"),
     "self-certainty": Arm("Self-Certainty", "self_certainty"),
     "consistency": Arm("Consistency", "consistency"),
-    "majority": Arm("majority vote, no label", votes_only=True),
+    "majority": Arm("majority vote, no label", reward="vote"),
 }
+# What one would do instead, and what could be reached at best.
+RIVALS = {
+    "random-labelled-only": Arm("29.3% labelled at random, trained on those only", random_share=ANNOTATED),
+    "random-with-votes": Arm(
+        "29.3% labelled at random, votes on the rest", "random", config=TriageConfig(discard_ratio=0.0)
+    ),
+    "uncertain-labelled-only": Arm(
+        "the 29.3% with the highest total entropy labelled, trained on those only", "total_entropy",
+        config=TriageConfig(discard_ratio=NOT_ANNOTATED, reroutes=False),
+    ),
+    # What succeeds with more than 0.85 is discarded, and all else annotated.
+    "full-routed": Arm(
+        "labels for all that our sampler keeps, mastered prompts discarded", "total_entropy", 1.0,
+        config=TriageConfig(tau_low=0.15),
+    ),
+    "ceiling-right-votes": Arm(
+        "ceiling, reads all labels: two lines, and a vote that is wrong gives no reward", "total_entropy",
+        config=TriageConfig(), reward="right vote",
+    ),
+    "ceiling-dearest-labels": Arm(
+        "ceiling, reads all labels: 29.3% bought after the rollout, where they change the gradient most, votes on the "
+        "rest", reward="dearest label",
+    ),
+}  # fmt: skip
 # Each changes one stage of an arm above, to find out which of them wins or loses.
 ABLATIONS = {
     "ablation-score": Arm("score: total entropy", "total_entropy"),
@@ -79,6 +116,7 @@ ABLATIONS = {
         "routes fixed at the start", "pivot_count", config=TriageConfig(discard_ratio=DISCARDED, reroutes=False)
     ),
 }
+EVERY_ARM = {**ARMS, **RIVALS, **ABLATIONS}
 
 
 @dataclass(frozen=True)
@@ -179,16 +217,19 @@ def load_data(preset: Preset, seed: int) -> tuple[Dataset, dict[str, Dataset]]:
     return pool, {name: load_math(source, preset.num_held_out) for name, source in preset.evaluate.items()}
 
 
-def majority_reward(completions, solution=None, **kwargs):
-    """By the group's own majority where the data has no labels (training), by the label where it has (evaluation)."""
-    if solution is not None:
-        return cached_accuracy_reward(completions, solution)
-    size = majority_reward.num_generations
-    rewards: list[float] = []
-    for start in range(0, len(completions), size):
-        vote = majority_vote([completion[-1]["content"] for completion in completions[start : start + size]])
-        rewards += [float(place in vote.members) for place in range(size)]
-    return rewards
+def label_pool(arm: Arm, pool: Dataset, num_generations: int, seed: int) -> tuple[Dataset, Callable, int | None]:
+    """What an arm trains on, the reward, and the number of labels, `None` where the callback counts them."""
+    num_labels = int(arm.annotation_budget * len(pool))
+    if arm.reward == "vote":
+        return pool.remove_columns("solution"), VoteReward(num_generations), 0
+    if arm.reward == "dearest label":
+        return pool.rename_column("solution", "truth"), DearestLabelReward(num_generations, ANNOTATED), num_labels
+    if arm.reward == "right vote":
+        return pool, right_vote_reward(pool), None
+    if arm.random_share is not None:
+        chosen = np.random.default_rng([seed, 293]).permutation(len(pool))[:num_labels]
+        return pool.select(np.sort(chosen)), cached_accuracy_reward, num_labels
+    return pool, cached_accuracy_reward, None if arm.estimator else len(pool)
 
 
 def run_arm(
@@ -198,33 +239,30 @@ def run_arm(
     pool, held_out = load_data(preset, seed)
     model = str(MODEL_PATH) if preset.model == "embedded" else preset.model
     nf4 = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-    majority_reward.num_generations = preset.trainer["num_generations"]
+    dataset, reward, num_labels = label_pool(arm, pool, preset.trainer["num_generations"], seed)
+    schedule = {"lr_scheduler_type": "constant_with_warmup", "warmup_steps": 2}
     args = GRPOConfig(
         output_dir=str(folder),
         eval_strategy="steps",
         eval_on_start=True,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=2,
         beta=0.0,
         temperature=1.0,
         report_to="none",
         seed=seed,
-        **preset.trainer,
+        **{**schedule, **preset.trainer},
     )
-    trainer = QuickEvaluationTrainer(
+    trainer = QuickTrainer(
         model=model,
-        reward_funcs=majority_reward if arm.votes_only else cached_accuracy_reward,
+        reward_funcs=reward,
         args=args,
-        train_dataset=pool.remove_columns("solution") if arm.votes_only else pool,
+        train_dataset=dataset,
         eval_dataset=held_out if len(held_out) > 1 else next(iter(held_out.values())),
         quantization_config=nf4 if preset.load_in_4bit else None,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear") if preset.lora else None,
     )
     if preset.model == "embedded":
-        generate_merged(trainer.model)
-    num_labels = 0 if arm.votes_only else len(pool)
+        generate_quickly(trainer.model)
     if arm.estimator is not None:
-        num_labels = None
         trainer.add_callback(
             PivotDensityCallback(trainer, arm.annotation_budget, estimator=arm.estimator, config=arm.config)
         )
@@ -266,25 +304,51 @@ def summarize(folder: Path, full: Path, preset: Preset, arm: str, seconds: float
         "tokens_to_full": int(curve.tokens[reached][0]) if reached.any() else None,
         "tokens": int(curve.tokens[-1]),
         "seconds": round(seconds),
+        "schedule": str(preset.trainer.get("lr_scheduler_type", "constant_with_warmup")),
+        "curve": [
+            [int(step), round(float(accuracy), 4), int(tokens)]
+            for step, accuracy, tokens in zip(curve.steps, curve.accuracy, curve.tokens, strict=True)
+        ],
     }
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="tiny", help="(%(default)s)")
     parser.add_argument("--output", type=Path, default=Path("runs"), help="folder: ARM/seed-N (%(default)s)")
-    names = [*ARMS, *ABLATIONS]
-    parser.add_argument("--arms", nargs="+", choices=names, default=list(ARMS), metavar="ARM", help=", ".join(names))
+    names = list(EVERY_ARM)
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        choices=names,
+        default=list(ARMS),
+        metavar="ARM",
+        help="\n".join(f"{name}: {arm.label}" for name, arm in EVERY_ARM.items()).replace("%", "%%"),
+    )
     parser.add_argument("--seeds", nargs="+", type=int, help="(default: 0 to 4 for tiny, 0 to 2 for consumer)")
     parser.add_argument("--model", help="folder or hub id, instead of the preset's")
-    parser.add_argument("--train", help="JSON Lines file with `question` and `answer`, or chains:EASY_RATIO")
+    parser.add_argument("--train", help="JSON Lines file with `question` and `answer`, or chains:SHARE_OF_EASY_ONES")
     parser.add_argument("--evaluate", nargs="+", metavar="NAME=FILE", help="JSON Lines files to evaluate on")
     parser.add_argument("--pool-size", type=int, help="prompts in the pool")
     parser.add_argument("--num-held-out", type=int, help="problems to evaluate on")
     parser.add_argument("--no-4bit", action="store_true", help="do not quantize the model")
     parser.add_argument("--summary", type=Path, help="JSON Lines file to which every run adds a line")
-    parser.add_argument("--trainer", nargs="+", default=[], metavar="KEY=VALUE", help="other values for GRPOConfig")
+    parser.add_argument(
+        "--trainer",
+        nargs="+",
+        default=[],
+        metavar="KEY=VALUE",
+        help="other values for GRPOConfig, such as\nlr_scheduler_type=linear (constant by default)",
+    )
     return parser.parse_args()
+
+
+def read_value(text: str) -> Any:
+    """A value of the command line: JSON, or else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 def configure(args: argparse.Namespace) -> Preset:
@@ -295,7 +359,7 @@ def configure(args: argparse.Namespace) -> Preset:
     if args.evaluate:
         preset["evaluate"] = dict(item.split("=", 1) for item in args.evaluate)
     preset["load_in_4bit"] = preset["load_in_4bit"] and not args.no_4bit
-    preset["trainer"] |= {key: json.loads(value) for key, value in (item.split("=", 1) for item in args.trainer)}
+    preset["trainer"] |= {key: read_value(value) for key, value in (item.split("=", 1) for item in args.trainer)}
     return Preset(**preset)
 
 
@@ -307,7 +371,7 @@ def main() -> None:
     todo = [(seed, name) for seed in seeds for name in args.arms]
     durations: list[float] = []
     for number, (seed, name) in enumerate(todo):
-        arm, folder = {**ARMS, **ABLATIONS}[name], args.output / name / f"seed-{seed}"
+        arm, folder = EVERY_ARM[name], args.output / name / f"seed-{seed}"
         settings = {"preset": asdict(preset), "arm": asdict(arm)}
         checkpoint = check_settings(folder, settings)
         if (folder / "run.json").is_file():
@@ -325,8 +389,10 @@ def main() -> None:
         if args.summary is not None:
             full = args.output / "full" / folder.name
             line = summarize(folder, full, preset, name, durations[-1])
-            with args.summary.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            args.summary.parent.mkdir(parents=True, exist_ok=True)
+            # Unbuffered, so that the line is written as a whole, whoever else writes.
+            with args.summary.open("ab", buffering=0) as file:
+                file.write((json.dumps(line) + "\n").encode())
     print(f"Look at them: pivottrace report {args.output}")
 
 

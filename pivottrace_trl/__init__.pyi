@@ -3,6 +3,7 @@ from .callback import PivotDensityCallback
 from .estimators import ESTIMATORS, Estimator, get_estimator
 from .labels import (
     AnnotationLedger,
+    AnnotatorPanel,
     Answer,
     EndpointAnnotator,
     Opinion,
@@ -23,6 +24,7 @@ __version__: str
 
 __all__ = [
     "AnnotationLedger",
+    "AnnotatorPanel",
     "Answer",
     "AnswerFormat",
     "AttentionTracer",

@@ -17,8 +17,7 @@ from .estimators import Estimator
 from .estimators.base import check_probes
 from .files import PRIVATE_FOLDER
 from .labels.ledger import AnnotationLedger
-from .labels.oracles import as_oracle
-from .labels.queries import Oracle
+from .labels.oracles import Annotator, resolve_annotator
 from .labels.state import LedgerView
 from .labels.waiting import People, check_share
 from .pool import Questions
@@ -69,14 +68,15 @@ class PivotDensityCallback(TrainerCallback):
             Columns that tell nothing of the label and stay in the training data. All others but `prompt` are locked
             up with the label and come back only with a bought one. Naming `prompt` as well says that prompts may
             hold their label, as multiple-choice questions hold the text of each choice.
-        annotator (`Callable[[list[dict]], list]`, [`Oracle`] or `"queue"`, *optional*):
+        annotator (`Callable[[list[dict]], list]`, [`Oracle`], `"queue"`, or a list of these, *optional*):
             Who is asked for labels: a function that takes a list of rows (prompt and free columns) and returns as many
             answers, `None` where it has none; or an object such as an [`EndpointAnnotator`], whose answers are
             recorded as they come. `"queue"` leaves the questions in the ledger, where people answer them at the desk
-            or through files; answers that arrive while training runs are used from the next epoch on. Defaults to the
-            label column of the dataset.
+            or through files; answers that arrive while training runs are used from the next epoch on. Of a list, each
+            is asked for what those before it gave no answer to, people last. Defaults to the label column of the
+            dataset.
         wait_for_annotations (`float`, *optional*):
-            With `annotator="queue"`, share of the queue in `(0, 1]` that must be answered before training goes on,
+            Where people are asked, share of the queue in `(0, 1]` that must be answered before training goes on,
             for the probes and after each routing. By default it does not wait.
         estimator ([`Estimator`] or `str`, *optional*):
             The uncertainty score, or its name in [`ESTIMATORS`]. Defaults to [`TotalEntropy`].
@@ -125,7 +125,7 @@ class PivotDensityCallback(TrainerCallback):
         *,
         label_column: str | None = None,
         free_columns: Sequence[str] = (),
-        annotator: Callable[[list[dict[str, Any]]], Any] | Oracle | Literal["queue"] | None = None,
+        annotator: Annotator | Literal["queue"] | Sequence[Annotator | Literal["queue"]] | None = None,
         wait_for_annotations: float | None = None,
         estimator: Estimator | str | None = None,
         config: TriageConfig | None = None,
@@ -138,10 +138,10 @@ class PivotDensityCallback(TrainerCallback):
         check_trainer(trainer)
         check_success_threshold(success_threshold)
         self._answer_format = resolve_format(answer_format)
-        if annotator == "queue":
+        oracle, has_people = resolve_annotator(annotator, self._answer_format)
+        if has_people:
             check_name(self._answer_format)
-        check_share(wait_for_annotations, has_people=annotator == "queue")
-        oracle = None if annotator is None or annotator == "queue" else as_oracle(annotator)
+        check_share(wait_for_annotations, has_people)
         # TRL annotates attributes more loosely than what a built trainer holds.
         self._trainer = cast(Any, trainer)
         questions = Questions("prompt", id_column, question_column, instruction)
@@ -159,8 +159,8 @@ class PivotDensityCallback(TrainerCallback):
         bought_from = pool.vault if annotator is None else None
         settings = (budget, ids, label_column, self._answer_format, pool.texts)
         ledger = open_ledger(self.output_dir, self._processes, bought_from, *settings)
-        if annotator == "queue" and isinstance(ledger, AnnotationLedger):
-            oracle = People(ledger, wait_for_annotations, not self._trainer.args.disable_tqdm)
+        if has_people and isinstance(ledger, AnnotationLedger):
+            oracle = People(ledger, wait_for_annotations, not self._trainer.args.disable_tqdm, first=oracle)
         self.router = PoolRouter(ids, ledger, oracle or pool.vault, config, attachment.rows, pool.texts)
         self.scorer = scorer
         self.sampler: PivotRoutedSampler | None = None
@@ -200,7 +200,7 @@ class PivotDensityCallback(TrainerCallback):
             before_save=self._save_state,
         )
         if self._processes.is_main:
-            asked = "the dataset" if annotator is None else "people" if annotator == "queue" else "the annotator"
+            asked = "the dataset" if annotator is None else "people" if annotator == "queue" else "the annotators"
             say(
                 f"PivotTrace: a pool of {len(ids)} prompts without `{label_column}`; {asked} may be asked for "
                 f"{budget} ({budget / len(ids):.1%}), {self.router.probe_size} of them as probes; "

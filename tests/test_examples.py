@@ -116,11 +116,74 @@ def test_reproduction(run_example, tmp_path):
         run_example(name, *arms, "--pool-size", "8")
 
 
-def test_votes_never_see_a_label():
+def test_rivals_and_ceilings(run_example, tmp_path):
+    """Labels of each arm, on a pool of 12 prompts; the schedule of the learning rate is the user's."""
+    labels = {
+        "random-labelled-only": 3, "uncertain-labelled-only": 3, "random-with-votes": 3, "full-routed": None,
+        "ceiling-right-votes": None, "ceiling-dearest-labels": 3,
+    }  # fmt: skip
+    name, summary = "reproduce_annotation_efficiency.py", tmp_path / "new" / "summary.jsonl"
+    output, _ = run_example(name, "lr_scheduler_type=linear", "--arms", *labels, "--seeds", "3", "--summary", summary)
+    lines = {line["arm"]: line for line in map(json.loads, summary.read_text().splitlines())}
+    assert list(lines) == list(labels)
+    for arm, expected in labels.items():
+        assert lines[arm]["labels"] == expected or (expected is None and 1 <= lines[arm]["labels"] <= 12), arm
+        assert lines[arm]["schedule"] == "linear" and [step for step, *_ in lines[arm]["curve"]] == [0, 1, 2]
+    runs = {run.arm: run for run in find_runs([output])}
+    only = next(run for arm, run in runs.items() if "highest total entropy" in arm)
+    # 3 labels, 8 discarded; a pool of 12 leaves one between the shares.
+    assert [(routes == route).sum() for routes in only.routes[-1:] for route in Route] == [8, 1, 3]
+
+
+def test_testbeds_are_named_on_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["reproduce", "--train", "chains:0.6", "--pool-size", "64", "--num-held-out", "9"])
     example = runpy.run_path(str(EXAMPLES / "reproduce_annotation_efficiency.py"))
-    reward = example["majority_reward"]
-    reward.num_generations = 4
-    texts = ["\\boxed{1}", "\\boxed{2}", "\\boxed{1}", "none"]
-    completions = [[{"role": "assistant", "content": text}] for text in texts]
-    assert reward(completions) == [1.0, 0.0, 1.0, 0.0]
-    assert reward(completions, ["$2$"] * 4)[:3] == [0.0, 1.0, 0.0]
+    preset = example["configure"](example["parse"]())
+    pool, held_out = example["load_data"](preset, seed=0)
+    num_easy = sum(len(prompt[0]["content"]) <= 7 for prompt in pool["prompt"])
+    assert len(pool) == 64 and len(held_out["chains"]) == 9 and num_easy >= 0.5 * 64
+    # What is labelled at random depends on the seed alone.
+    arm = example["EVERY_ARM"]["random-labelled-only"]
+    chosen = [example["label_pool"](arm, pool, 8, seed)[0]["prompt"] for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2] and len(chosen[0]) == 18
+    monkeypatch.setattr("sys.argv", ["reproduce", "--help"])
+    with pytest.raises(SystemExit):
+        example["parse"]()
+    said = capsys.readouterr().out
+    assert "ceiling-dearest-labels: ceiling, reads all labels" in said and "majority: majority vote" in said
+
+
+def test_evidence_goes_on_where_it_was_cut_off(tmp_path, monkeypatch, capsys):
+    scripts = EXAMPLES.parent / "scripts"
+    evidence = runpy.run_path(str(scripts / "evidence.py"))
+    plan = {"options": ["--num-held-out", "512"], "blocks": [
+        {"testbeds": ["chains:0.6/1024"], "arms": ["full", "two-lines"], "seeds": [100, 101]},
+        {"testbeds": ["chains:0.6/1024", "chains:0/256"], "arms": ["full"], "seeds": [100]},
+    ]}  # fmt: skip
+    runs = [tuple(run) for run in evidence["planned"](plan)]
+    assert runs == [
+        ("chains:0.6/1024", "full", 100), ("chains:0.6/1024", "two-lines", 100), ("chains:0.6/1024", "full", 101),
+        ("chains:0.6/1024", "two-lines", 101), ("chains:0/256", "full", 100),
+    ]  # fmt: skip
+    (tmp_path / "tuning-plan.json").write_text(json.dumps(plan))
+    done = [{"testbed": testbed, "arm": arm, "seed": seed} for testbed, arm, seed in runs[:3]]
+    (tmp_path / "tuning.jsonl").write_text("".join(json.dumps(line) + "\n" for line in done))
+    asked = []
+
+    def execute(run, options, output):
+        asked.append((tuple(run), options))
+        if run.arm == "two-lines":
+            raise RuntimeError("two-lines failed, see its log")
+        return dict(zip(("testbed", "arm", "seed"), run, strict=True)) | {"final_accuracy": 0.8, "cpu_seconds": 9}
+
+    main = evidence["main"]
+    main.__globals__.update(execute=execute, commit_of=lambda root: "c0ffee")
+    monkeypatch.setattr("sys.argv", ["evidence.py", str(tmp_path / "tuning-plan.json"), "--output", str(tmp_path)])
+    assert main() == 1 and asked == [(run, plan["options"]) for run in runs[3:]]
+    said = capsys.readouterr().out
+    assert "3 of 5 runs are finished." in said and "two-lines failed, see its log" in said
+    assert "2 of 2: chains:0/256 full 100: 80.0%, 9 s" in said
+    *_, line = map(json.loads, (tmp_path / "tuning.jsonl").read_text().splitlines())
+    assert line["commit"] == "c0ffee" and line["machine"] and line["arm"] == "full"
+    asked.clear()
+    assert main() == 1 and [arm for (_, arm, _), _ in asked] == ["two-lines"]

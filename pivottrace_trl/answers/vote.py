@@ -1,5 +1,6 @@
 """Majority votes over the final answers of a group."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -94,3 +95,32 @@ def vote_on(answers: Sequence[str | None], answer_format: AnswerFormat) -> Vote:
     paid = majority + [answer for answer in counts if answer not in labels and pays(majority[0], answer)]
     members = tuple(index for index, answer in enumerate(answers) if answer in paid)
     return Vote(majority[0], num_votes / len(answers), members)
+
+
+def check_agreement(min_agreement: float) -> None:
+    """Raise `ValueError` unless this is a share that one answer only can reach."""
+    if not 0.5 < min_agreement <= 1.0:
+        raise ValueError(
+            f"`min_agreement` is {min_agreement!r}, but must be a share of the votes above 0.5, which no two answers "
+            "reach, and at most 1. `0.6` is a plain majority of up to five votes, `1.0` asks for all of them."
+        )
+
+
+def decide(
+    answers: Sequence[str | None], num_voters: int, min_agreement: float, answer_format: AnswerFormat
+) -> Vote | None:
+    """
+    The vote of `num_voters`, as soon as those who answered settle it: with the majority's answer if their share of
+    all voters reaches `min_agreement`, without one if that cannot be reached any more; `None` while it is open.
+    """
+    if num_voters == 1 and answers:
+        return Vote(answers[0], float(answers[0] is not None), (0,))
+    needed = math.ceil(min_agreement * num_voters - 1e-9)
+    num_left = num_voters - len(answers)
+    vote = vote_on(answers, answer_format) if answers else Vote(None, 0.0, ())
+    num_votes = round(vote.agreement * len(answers))
+    if vote.answer is not None and num_votes >= needed:
+        return vote
+    # Where there is no majority now, because two answers cannot be told apart, a third may still become one.
+    most = num_votes if vote.answer is not None else sum(answer is not None for answer in answers)
+    return None if num_left > 0 and most + num_left >= needed else Vote(None, 0.0, ())

@@ -4,6 +4,7 @@ import argparse
 import getpass
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 
 Body = Callable[[argparse.Namespace], None]
@@ -16,6 +17,33 @@ def add_command(commands, name: str, body: Body, help: str) -> Add:
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
     parser.set_defaults(body=body)
     return parser.add_argument
+
+
+def add_on_run(commands, name: str, body: Body, help: str) -> Add:
+    """A command on the folder of a run."""
+    add = add_command(commands, name, body, help)
+    add("run", type=Path, help="folder of a run: `output_dir` of a training, or `--output` of a triage")
+    return add
+
+
+def open_ledger(run: Path):
+    """The ledger of a run."""
+    from ..files import PRIVATE_FOLDER
+    from ..labels.ledger import AnnotationLedger
+
+    places = [run / "ledger.sqlite", run / PRIVATE_FOLDER / "ledger.sqlite"]
+    for path in places:
+        if path.is_file():
+            return AnnotationLedger.open(path)
+    raise FileNotFoundError(f"There is no ledger in {run}: neither {places[0]} nor {places[1]} exists.")
+
+
+def add_format_of_ledger(add: Add) -> None:
+    """The argument that allows a format of the user's own."""
+    add(
+        "--answer-format",
+        help="that of the run, if it is one of yours (package.module:attribute): no file alone has code loaded",
+    )
 
 
 def user_name() -> str:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import lru_cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +9,58 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
-from trl.rewards import accuracy_reward
 
 from ..callback import PivotDensityCallback
+from ..training.rewards import ROW_COLUMN
+from ..training.training_pass import NOT_TRACED
 from .arithmetic import make_pool
 from .arm import ANNOTATION_BUDGET, MODEL_PATH, Arm, Size
+from .generation import generate_quickly
+from .rewards import cached_accuracy_reward
 
 
-@lru_cache(maxsize=2**16)
-def _accuracy(text: str, solution: str) -> float | None:
-    return accuracy_reward([[{"role": "assistant", "content": text}]], [solution])[0]
+# What a loss may have in a batch besides its rows' advantages: with none of it, a row without advantage adds nothing.
+_OTHER_LOSSES = {
+    "beta": 0.0,
+    "loss_type": "dapo",
+    "top_entropy_quantile": 1.0,
+    "entropy_coef": 0.0,
+    "use_adaptive_entropy": False,
+    "use_vllm": False,
+}
 
 
-@wraps(accuracy_reward)
-def cached_accuracy_reward(completions, solution, **kwargs):
+class QuickTrainer(GRPOTrainer):
     """
-    TRL's `accuracy_reward`; a completion that was verified before is not verified again.
+    `GRPOTrainer` that trains on what has a gradient only, and evaluates without a loss.
 
-    Args:
-        completions (`list[list[dict[str, str]]]`): one message each.
-        solution (`list[str]`): their labels.
+    A rollout whose advantage is zero adds nothing to the gradient; it is left out of forward and backward pass. The
+    others go through them in two halves, so that short ones are not padded to the longest. The loss is what it was: it
+    is divided by the tokens of all rollouts. The logged entropy and clip ratios are means over the halves.
 
-    Returns:
-        `list[float or None]`: 1.0 if right, 0.0 if not, `None` where the label cannot be read.
+    Evaluation answers prompts of like length together and leaves out the loss, which says nothing of an evaluation and
+    is logged as 0. Its random numbers are its own: the same in every arm, and none taken from training. It takes the
+    arguments of `GRPOTrainer`, and an `eval_dataset` that has a length.
     """
-    return [
-        _accuracy(completion[0]["content"], label) for completion, label in zip(completions, solution, strict=True)
-    ]
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """TRL's step in two passes, each over rollouts of like length."""
+        if not all(getattr(self.args, name) == value for name, value in _OTHER_LOSSES.items()):
+            return super().training_step(model, inputs, num_items_in_batch)
+        model.train()  # after an evaluation: TRL asks the model whether it makes rollouts for training
+        parts = split_by_length(leave_out_silent(self._prepare_inputs(inputs)))
+        losses = []
+        for part in parts:
+            losses.append(super().training_step(model, part, num_items_in_batch))
+            self._step -= 1
+        self._step += 1
+        return torch.stack(losses).sum()
 
-class QuickEvaluationTrainer(GRPOTrainer):
-    """
-    `GRPOTrainer` whose evaluation answers prompts of like length together and leaves out the loss, which says nothing
-    of an evaluation and is logged as 0. Its random numbers are its own: the same in every arm, and none taken from
-    training. It takes the arguments of `GRPOTrainer`, and an `eval_dataset` that has a length.
-    """
+    def _prepare_inputs(self, generation_batch):
+        # A part of a batch comes here again.
+        return generation_batch if "advantages" in generation_batch else super()._prepare_inputs(generation_batch)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Evaluate under the trainer's seed."""
@@ -66,29 +79,36 @@ class QuickEvaluationTrainer(GRPOTrainer):
         return [int(row) for row in order for _ in range(self.num_generations_eval or 1)]
 
 
-def generate_merged(model: Any) -> None:
+def leave_out_silent(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    Let `generate` of a `PeftModel` run on weights into which the adapters are merged: token by token, the small
-    products of LoRA take a quarter of the time. The weights are put back as they were, bit for bit.
-
-    Args:
-        model ([`~peft.PeftModel`]): a small policy in full precision; its `generate` is replaced.
+    A batch of TRL's without the rows whose advantage is zero, but for those that are to be traced. One row always
+    stays, so that there is something to train on.
     """
-    generate = model.generate
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    weights = [layer.get_base_layer().weight.data for layer in layers]
+    is_kept = inputs["advantages"] != 0
+    if ROW_COLUMN in inputs:
+        is_kept = is_kept | (inputs[ROW_COLUMN] != NOT_TRACED)
+    if not is_kept.any():
+        is_kept[0] = True
+    return _select(inputs, is_kept)
 
-    def generate_and_restore(*args: Any, **kwargs: Any) -> Any:
-        frozen = [weight.clone() for weight in weights]
-        model.merge_adapter()
-        try:
-            return generate(*args, **kwargs)
-        finally:
-            model.unmerge_adapter()
-            for weight, original in zip(weights, frozen, strict=True):
-                weight.copy_(original)
 
-    model.generate = generate_and_restore
+def split_by_length(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+    """The shorter and the longer half of a batch, each without the columns that are padding in all of its rows."""
+    order = (inputs["prompt_mask"].sum(dim=1) + inputs["completion_mask"].sum(dim=1)).argsort()
+    parts = [_select(inputs, rows) for rows in order.tensor_split(2) if len(rows)]
+    for part in parts:
+        for name in ("prompt", "completion"):
+            is_read = part[f"{name}_mask"].any(dim=0)
+            part[f"{name}_ids"], part[f"{name}_mask"] = (
+                part[f"{name}_ids"][:, is_read],
+                part[f"{name}_mask"][:, is_read],
+            )
+    return parts
+
+
+def _select(inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
+    # The number of tokens of the whole batch, by which the loss is divided, has no dimension.
+    return {name: value[rows] if value.ndim else value for name, value in inputs.items()}
 
 
 class _StepCallback(TrainerCallback):
@@ -129,7 +149,7 @@ def make_trainer(
         report_to="none",
         seed=seed,
     )
-    trainer = QuickEvaluationTrainer(
+    trainer = QuickTrainer(
         model=AutoModelForCausalLM.from_pretrained(MODEL_PATH, dtype=torch.float32),
         reward_funcs=cached_accuracy_reward,
         args=args,
@@ -138,7 +158,7 @@ def make_trainer(
         processing_class=AutoTokenizer.from_pretrained(MODEL_PATH),
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
     )
-    generate_merged(trainer.model)
+    generate_quickly(trainer.model)
     return trainer
 
 

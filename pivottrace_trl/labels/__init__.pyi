@@ -2,6 +2,7 @@ from .endpoint import EndpointAnnotator
 from .exchange import ImportReport, export_queue, import_answers
 from .ledger import AnnotationLedger
 from .oracles import CallableAnnotator
+from .panel import AnnotatorPanel
 from .queries import Answer, Opinion, Oracle, Outcome, Query
 from .status import AnnotationStatus, annotation_status
 from .vault import LabelVault
@@ -9,6 +10,7 @@ from .vault import LabelVault
 __all__ = [
     "AnnotationLedger",
     "AnnotationStatus",
+    "AnnotatorPanel",
     "Answer",
     "CallableAnnotator",
     "EndpointAnnotator",

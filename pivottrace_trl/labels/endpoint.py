@@ -1,30 +1,20 @@
 """A stronger model behind an OpenAI-compatible endpoint as annotator. Needs `pip install pivottrace-trl[endpoint]`."""
 
 import asyncio
-import logging
 import math
-import random
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import as_completed
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
 
 from ..answers import AnswerFormat
 from ..answers.format import resolve_format
-from .queries import Answer, Query
-from .replies import Kind, Reply, Spending, most_tokens, read_body, read_status
+from ..answers.vote import check_agreement, decide
+from .connection import Connection, Session
+from .queries import Answer, Opinion, Query
+from .replies import Spending, most_tokens
 
-
-logger = logging.getLogger(__name__)
 
 _INSTRUCTION = "Solve the problem step by step. End with the final answer in \\boxed{}."
-_LONGEST_PAUSE = 8.0
-_MOMENT = 0.02
-_SECONDS_TO_CLOSE = 30.0
-# Who may log what a server sends: the client, and what it is built on.
-_LOGGERS = ("openai", "httpx", "httpcore")
 
 
 class EndpointAnnotator:
@@ -43,7 +33,7 @@ class EndpointAnnotator:
 
     Args:
         model (`str`):
-            Name of the model at the endpoint; it is the author of the answers.
+            Name of the model at the endpoint; it is the author of the answers (`"name x 3"` of three samples' vote).
         base_url (`str`, *optional*):
             Address of the endpoint. Defaults to that of the `openai` client.
         api_key (`str`, *optional*):
@@ -54,6 +44,14 @@ class EndpointAnnotator:
             What is added to the system prompt. It must ask for the answer in `\boxed{}`.
         answer_format ([`AnswerFormat`] or `str`, *optional*, defaults to `"math"`):
             Reads the answer. Use that of the [`PivotDensityCallback`].
+        num_samples (`int`, *optional*, defaults to `1`):
+            How many replies vote on a question, at most: asking stops as soon as the vote is settled. Each is recorded
+            as an [`Opinion`] with its price.
+        min_agreement (`float`, *optional*, defaults to `0.6`):
+            Share of the samples, above 0.5 and at most 1, that must give an answer; otherwise there is none. A reply
+            without an answer is a vote for none.
+        temperature (`float`, *optional*):
+            Temperature of the replies. Defaults to 1 with several samples, and to the endpoint's own with one.
         max_completion_tokens (`int`, *optional*, defaults to `4096`):
             Longest reply.
         concurrency (`int`, *optional*, defaults to `8`):
@@ -71,6 +69,7 @@ class EndpointAnnotator:
             Seconds an attempt may take, from its beginning to the last byte of its reply.
 
     Attributes:
+        author (`str`): name under which its answers are recorded.
         cost (`float`): what was charged so far.
 
     Raises:
@@ -87,6 +86,9 @@ class EndpointAnnotator:
         prompt_column: str = "prompt",
         instruction: str = _INSTRUCTION,
         answer_format: AnswerFormat | str = "math",
+        num_samples: int = 1,
+        min_agreement: float = 0.6,
+        temperature: float | None = None,
         max_completion_tokens: int = 4096,
         concurrency: int = 8,
         requests_per_minute: float | None = None,
@@ -96,6 +98,7 @@ class EndpointAnnotator:
         timeout: float = 120.0,
     ):
         limits = {
+            "num_samples": num_samples,
             "max_completion_tokens": max_completion_tokens,
             "concurrency": concurrency,
             "requests_per_minute": requests_per_minute,
@@ -111,208 +114,134 @@ class EndpointAnnotator:
                 f"`max_cost` is {max_cost}, but without `price_per_million_tokens` nothing is known to cost anything. "
                 "Pass the prices as well."
             )
-        try:
-            import openai
-        except ImportError as error:
-            raise ImportError('EndpointAnnotator needs openai: pip install "pivottrace-trl[endpoint]"') from error
+        check_agreement(min_agreement)
+        if num_samples > 1 and temperature is None:
+            temperature = 1.0  # what endpoints take for granted, and the only one that some models take
+        if num_samples > 1 and not temperature:
+            raise ValueError(
+                f"`temperature` is {temperature!r}, but with `num_samples={num_samples}` it must be positive: the "
+                "samples would all be the same."
+            )
         self.model = model
+        self.author = model if num_samples == 1 else f"{model} x {num_samples}"
         # Each is recorded as it comes; the more, the less it matters that the last ones of a batch are waited for.
         self.batch_size = 4 * concurrency
-        self._openai = openai
-        # Retries of its own would be neither counted nor charged.
-        options: dict[str, Any] = {"base_url": base_url, "api_key": api_key, "max_retries": 0, "timeout": timeout}
-        self._make_client = lambda: openai.AsyncOpenAI(**options)
-        client = self._make_client()
-        self._key = client.api_key
-        if client.base_url.userinfo or client.base_url.query:
-            raise ValueError(
-                "`base_url` holds a user name, a password or a query, which the client writes to its log. Pass the "
-                "key as `api_key`."
-            )
-        self._prompt_column = prompt_column
-        self._instruction = instruction
+        self._prompt_column, self._instruction = prompt_column, instruction
         self._answer_format = resolve_format(answer_format)
+        self._num_samples, self._min_agreement = num_samples, min_agreement
         self._max_completion_tokens = max_completion_tokens
-        self._concurrency = concurrency
-        self._pause = 60.0 / requests_per_minute if requests_per_minute else 0.0
         self._spending = Spending(price_per_million_tokens, max_cost)
-        self._max_retries = max_retries
-        self._timeout = timeout
-        self._next_start = 0.0
+        request_options = {"max_completion_tokens": max_completion_tokens}
+        self._connection = Connection(
+            model,
+            {"base_url": base_url, "api_key": api_key},
+            request_options if temperature is None else request_options | {"temperature": temperature},
+            self._answer_format,
+            concurrency,
+            requests_per_minute,
+            self._spending,
+            max_retries,
+            timeout,
+        )
 
     @property
     def cost(self) -> float:
         """What was charged so far."""
         return self._spending.cost
 
-    def ask(self, queries: Sequence[Query]) -> Iterator[Answer]:
+    def most_cost(self, queries: Sequence[Query]) -> float:
+        """
+        What answers may cost at most, if no request has to be repeated.
+
+        Args:
+            queries (`Sequence[Query]`):
+                What would be asked for, with the prompt column in the `row` of each.
+
+        Returns:
+            `float`: in the currency of the prices; `max_cost` if that is less.
+        """
+        sizes = [most_tokens(self._messages(query.row[self._prompt_column])) for query in queries]
+        price = self._spending.price(sum(sizes), len(sizes) * self._max_completion_tokens)
+        return (
+            self._num_samples * price
+            if self._spending.limit is None
+            else min(self._num_samples * price, self._spending.limit)
+        )
+
+    def ask(self, queries: Sequence[Query]) -> Iterator[Answer | Opinion]:
         """
         Answer queries, in the order in which the replies arrive.
 
         Args:
             queries (`Sequence[Query]`):
-                What is asked for; the `row` of each holds the prompt column.
+                What is asked for; the `row` of each holds the prompt column. The samples that are among the
+                `opinions` of a query are not asked for again.
 
         Yields:
-            [`Answer`]: with what it cost; the label is `None` if there is none. Queries that the cost limit leaves no
-            money for are not answered.
+            [`Answer`] or [`Opinion`]: with what it cost; the label is `None` if there is none. Each of several samples
+            is an opinion, and their answer costs nothing more. Queries that the cost limit leaves no money for are
+            not answered.
 
         Raises:
             RuntimeError: if the endpoint fails for good; what was answered is yielded before.
         """
         failure: RuntimeError | None = None
-        is_over = threading.Event()
-        with _hiding(self._key), _running_loop() as loop:
-            client, gate = self._make_client(), asyncio.Semaphore(self._concurrency)
-            futures = [
-                asyncio.run_coroutine_threadsafe(self._answer(client, gate, is_over, query), loop) for query in queries
-            ]
-            try:
-                for future in as_completed(futures):
-                    try:
-                        answer = future.result()
-                    except RuntimeError as error:
-                        failure = failure or error
-                        is_over.set()
-                        continue
-                    if answer is not None:
-                        yield answer
-            finally:
-                asyncio.run_coroutine_threadsafe(_close(client), loop).result(_SECONDS_TO_CLOSE)
+        said: SimpleQueue[tuple[Answer | Opinion, asyncio.Event] | Future[None]] = SimpleQueue()
+
+        async def say(item: Answer | Opinion) -> None:
+            # The next request waits until this is recorded: no more is lost than what is under way.
+            is_taken = asyncio.Event()
+            said.put((item, is_taken))
+            await is_taken.wait()
+
+        with self._connection.session() as session:
+            for query in queries:
+                task = self._settle(session, query, say)
+                asyncio.run_coroutine_threadsafe(task, session.loop).add_done_callback(said.put)
+            num_left = len(queries)
+            while num_left:
+                came = said.get()
+                if not isinstance(came, Future):
+                    item, is_taken = came
+                    yield item
+                    session.loop.call_soon_threadsafe(is_taken.set)
+                    continue
+                num_left -= 1
+                try:
+                    came.result()
+                except RuntimeError as error:
+                    failure = failure or error
+                    session.is_over.set()
         if failure is not None:
             raise failure
+
+    async def _settle(
+        self, session: Session, query: Query, say: Callable[[Answer | Opinion], Awaitable[None]]
+    ) -> None:
+        """Ask as many samples as it takes; says nothing more if the money is spent or the endpoint fails."""
+        messages = self._messages(query.row[self._prompt_column])
+        known = [said.label for said in query.opinions if said.author == self.model and not said.has_failed]
+        votes, price = known[: self._num_samples], 0.0
+        settled = (self._num_samples, self._min_agreement, self._answer_format)
+        async with session.gate:
+            # Comparing waits for another process.
+            while (vote := await asyncio.to_thread(decide, votes, *settled)) is None:
+                sample = await self._connection.sample(session, messages)
+                if not sample.is_answer:
+                    if sample.price:
+                        await say(Opinion(query.prompt_id, None, self.model, sample.price, has_failed=True))
+                    if sample.failure is not None:
+                        raise RuntimeError(sample.failure)
+                    return
+                votes.append(sample.label)
+                if self._num_samples == 1:
+                    price = sample.price
+                else:
+                    await say(Opinion(query.prompt_id, sample.label, self.model, sample.price))
+            await say(Answer(query.prompt_id, vote.answer, self.author, price))
 
     def _messages(self, prompt: str | list[dict[str, str]]) -> list[dict[str, str]]:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         if messages[0]["role"] == "system":
             return [messages[0] | {"content": f"{messages[0]['content']}\n\n{self._instruction}"}, *messages[1:]]
         return [{"role": "system", "content": self._instruction}, *messages]
-
-    async def _answer(
-        self, client: Any, gate: asyncio.Semaphore, is_over: threading.Event, query: Query
-    ) -> Answer | None:
-        """The answer to a query; `None` if it was not asked for, or not to its end."""
-        messages = self._messages(query.row[self._prompt_column])
-        spent, num_unreadable = 0.0, 0
-        async with gate:
-            for attempt in range(self._max_retries + 1):
-                await self._pace()
-                if is_over.is_set():
-                    return None
-                size = most_tokens(messages), self._max_completion_tokens
-                while not self._spending.reserve(*size):
-                    if self._spending.is_pending:  # others may turn out to cost less than the most they can
-                        await asyncio.sleep(_MOMENT)
-                        continue
-                    if not is_over.is_set():
-                        is_over.set()
-                        logger.warning(
-                            "The cost limit of %g leaves no money for another request (%g are spent); the rest stays "
-                            "in the queue. Raise `max_cost` to go on.",
-                            self._spending.limit,
-                            self.cost,
-                        )
-                    return None
-                reply, charge = await self._attempt(client, messages, size)
-                spent += charge
-                num_unreadable += reply.kind is Kind.UNREADABLE
-                if reply.kind is Kind.ANSWER:
-                    return Answer(query.prompt_id, reply.label, self.model, spent)
-                is_last = attempt == self._max_retries
-                if reply.kind is Kind.DECLINED or num_unreadable == 2 or (num_unreadable and is_last):
-                    logger.warning(
-                        "%s gave no answer to a prompt, which counts as declined: %s.", self.model, reply.reason
-                    )
-                    return Answer(query.prompt_id, None, self.model, spent)
-                if reply.kind is Kind.LASTING or is_last:
-                    break
-                growing = min(0.5 * 2**attempt, _LONGEST_PAUSE) * random.uniform(0.5, 1.0)
-                await asyncio.sleep(growing if reply.pause is None else reply.pause)
-        raise RuntimeError(
-            f"The endpoint of {self.model} failed {attempt + 1} times in a row, at last with {reply.reason}. Check "
-            "`model`, `base_url`, the key and the state of the service."
-        )
-
-    async def _attempt(
-        self, client: Any, messages: list[dict[str, str]], size: tuple[int, int]
-    ) -> tuple[Reply, float]:
-        """One request, charged whatever becomes of it: also if it is cancelled."""
-        usage: Any = None
-        charge = 0.0
-        try:
-            try:
-                response = await asyncio.wait_for(
-                    client.chat.completions.with_raw_response.create(
-                        model=self.model, messages=messages, max_completion_tokens=self._max_completion_tokens
-                    ),
-                    self._timeout,
-                )
-                text = response.text
-            except self._openai.APIStatusError as error:
-                reply = read_status(error.status_code, error.response.headers.get("retry-after"))
-            except (self._openai.OpenAIError, asyncio.TimeoutError, OSError, ValueError) as error:
-                # Its text may quote what was sent.
-                reply = Reply(
-                    Kind.PASSING, f"{type(error).__name__} (no reply within {self._timeout:g} s, or half of one)"
-                )
-            else:
-                # Reading waits for another process.
-                reply = await asyncio.to_thread(read_body, text, self._answer_format, self._key)
-            usage = reply.usage
-        finally:
-            charge = self._spending.settle(*size, usage)
-        return reply, charge
-
-    async def _pace(self) -> None:
-        start = max(self._next_start, time.monotonic())
-        self._next_start = start + self._pause
-        await asyncio.sleep(max(start - time.monotonic(), 0.0))
-
-
-class _HideKey(logging.Filter):
-    """Takes a key out of what the client logs; its tracebacks, which quote the server, go as well."""
-
-    def __init__(self, key: str):
-        super().__init__()
-        self._key = key
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if self._key:
-            record.msg, record.args = record.getMessage().replace(self._key, "***"), ()
-            record.exc_info = record.exc_text = None
-        return True
-
-
-@contextmanager
-def _hiding(key: str) -> Iterator[None]:
-    hide = _HideKey(key)
-    loggers = [logging.getLogger(name) for name in [*logging.root.manager.loggerDict] if name.startswith(_LOGGERS)]
-    for log in loggers:
-        log.addFilter(hide)
-    try:
-        yield
-    finally:
-        for log in loggers:
-            log.removeFilter(hide)
-
-
-@contextmanager
-def _running_loop() -> Iterator[asyncio.AbstractEventLoop]:
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    try:
-        yield loop
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
-
-
-async def _close(client: Any) -> None:
-    """End what is under way, which charges it, and close the connections."""
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-    await client.close()

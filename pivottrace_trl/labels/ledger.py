@@ -14,7 +14,7 @@ from ..answers import AnswerFormat
 from ..answers.format import format_of_ledger
 from .file import LedgerFile, check_header
 from .lock import hold
-from .queries import Answer, Oracle, Outcome, Query, as_written, is_empty
+from .queries import Answer, Opinion, Oracle, Outcome, Query, read_label
 from .recording import LedgerRecorder
 from .vault import LabelVault
 
@@ -219,14 +219,14 @@ class AnnotationLedger(LedgerRecorder):
             if rows is not None:
                 batch = [dataclasses.replace(query, row=row) for query, row in zip(batch, rows(ids), strict=True)]
             missing = set(ids)
-            answers: Iterable[Answer] = []
+            answers: Iterable[Answer | Opinion] = []
             try:
                 answers = oracle.ask(batch)
                 for chunk in [answers] if isinstance(answers, list) else ([answer] for answer in answers):
                     if strangers := [a.prompt_id for a in chunk if a.prompt_id not in missing]:
                         raise ValueError(f"it answered {strangers[0]!r}, which it was not asked")
-                    missing -= {answer.prompt_id for answer in chunk}
-                    num_recorded += self.record([self._read(a) for a in chunk]).count(Outcome.RECORDED)
+                    missing -= {answer.prompt_id for answer in chunk if isinstance(answer, Answer)}
+                    num_recorded += self.record([self._read(said) for said in chunk]).count(Outcome.RECORDED)
             except sqlite3.Error:
                 raise
             except Exception as error:
@@ -252,21 +252,15 @@ class AnnotationLedger(LedgerRecorder):
                 identity = waiting.popleft()
                 if identity in self._state.open_ids:
                     num_left -= not is_free
-                    batch.append(self._query(identity))
+                    batch.append(dataclasses.replace(self._query(identity), opinions=self.opinions(identity)))
         return batch
 
-    def _read(self, answer: Answer) -> Answer:
+    def _read(self, said: Answer | Opinion) -> Answer | Opinion:
         """An answer as it is kept: read by the answer format; declined if that cannot be done."""
-        if isinstance(answer.label, dict):
-            return answer
-        label = None if is_empty(answer.label) else as_written(answer.label)
-        if isinstance(label, str):
-            try:
-                label = format_of_ledger(self.answer_format, self._own_format).read(label).label
-            except ValueError as error:
-                logger.warning("An answer of %s to prompt %s is not used: %s", answer.author, answer.prompt_id, error)
-                label = None
-        return dataclasses.replace(answer, label=label)
+        if isinstance(said, Opinion) or isinstance(said.label, dict):
+            return said
+        answer_format = format_of_ledger(self.answer_format, self._own_format)
+        return dataclasses.replace(said, label=read_label(said, answer_format))
 
     def take_corrections(self, vault: LabelVault) -> list[str]:
         """

@@ -1,9 +1,11 @@
-"""A function of the user's as an oracle."""
+"""Who is asked for labels, as a user names them: a function, an oracle, people, or several in turn."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from ..answers import AnswerFormat
+from .cascade import Cascade, NamedOracle
 from .queries import Answer, Oracle, Query, is_empty
 
 
@@ -21,7 +23,7 @@ class CallableAnnotator:
 
     def __init__(self, annotator: Callable[[list[dict[str, Any]]], Iterable[Any]]):
         self._annotator = annotator
-        self._author = annotator.__name__ if inspect.isroutine(annotator) else type(annotator).__name__
+        self.author = annotator.__name__ if inspect.isroutine(annotator) else type(annotator).__name__
 
     def ask(self, queries: Sequence[Query]) -> list[Answer]:
         """
@@ -61,16 +63,48 @@ class CallableAnnotator:
                 f"The annotator returned {answer!r:.80} for a row, but an answer of a list stands alone. Return an "
                 "`Answer` for one with a price."
             )
-        return Answer(prompt_id, None if is_empty(answer) else answer, self._author)
+        return Answer(prompt_id, None if is_empty(answer) else answer, self.author)
 
 
-def as_oracle(annotator: Oracle | Callable[[list[dict[str, Any]]], Iterable[Any]]) -> Oracle:
+Annotator = Oracle | Callable[[list[dict[str, Any]]], Iterable[Any]]
+
+
+def as_oracle(annotator: Any) -> Oracle:
     """The oracle that a user names by itself or by a function; raises `ValueError` for anything else."""
     if isinstance(annotator, Oracle):
         return annotator
     if not callable(annotator):
         raise ValueError(
             f'`annotator` is {annotator!r:.80}, but must be `"queue"`, a function from a list of rows to a list of '
-            "answers, or an `Oracle`. Leave it out if the dataset has the labels."
+            'answers, an `Oracle`, or a list of these with `"queue"` last. Leave it out if the dataset has the labels.'
         )
     return CallableAnnotator(annotator)
+
+
+def as_named(annotator: Any) -> NamedOracle:
+    """One of several; raises `ValueError` if it has no name."""
+    oracle = as_oracle(annotator)
+    if not isinstance(oracle, NamedOracle):
+        raise ValueError(
+            f"`annotator` holds {oracle!r:.80}, which has no attribute `author`: of several annotators the ledger "
+            "knows by it what each said. Give it one."
+        )
+    return oracle
+
+
+def resolve_annotator(
+    annotator: Annotator | str | Sequence[Annotator | str] | None,
+    answer_format: AnswerFormat,
+) -> tuple[Oracle | None, bool]:
+    """Who answers at once, if anybody, and whether people answer what is left; `ValueError` for anything else."""
+    if annotator is None or annotator == "queue":
+        return None, annotator is not None
+    if not isinstance(annotator, (list, tuple)):
+        return as_oracle(annotator), False
+    has_people = "queue" in annotator[-1:]
+    members = [as_named(member) for member in annotator[: len(annotator) - has_people]]
+    if not members and not has_people:
+        raise ValueError(
+            '`annotator` is an empty list, but must name somebody, such as `[EndpointAnnotator(...), "queue"]`.'
+        )
+    return (Cascade(members, answer_format, is_last=not has_people) if members else None), has_people

@@ -1,6 +1,7 @@
 """What crosses the ledger's doorway: queries, answers, outcomes, and whoever answers."""
 
 import json
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,11 @@ from decimal import Decimal
 from enum import Enum
 from numbers import Rational, Real
 from typing import Any, Protocol, runtime_checkable
+
+from ..answers import AnswerFormat
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +30,8 @@ class Query:
         suggestion (`str` or `None`): the policy's own answer then.
         agreement (`float` or `None`): share of the latest group behind the suggestion, in `(0, 1]`.
         value (`float` or `None`): what a label is worth. The queue is ordered by it, where it is known.
+        opinions (`tuple[Opinion, ...]`): what those said who were asked before and did not settle it, oldest first.
+            Filled in by [`AnnotationLedger.buy`].
         row (`dict[str, Any]`): what a function or an endpoint may know of the prompt, and nothing else: `prompt` and
             the free columns. Filled in by [`AnnotationLedger.buy`]; the ledger does not keep it.
     """
@@ -36,27 +44,8 @@ class Query:
     suggestion: str | None = None
     agreement: float | None = None
     value: float | None = None
+    opinions: "tuple[Opinion, ...]" = ()
     row: dict[str, Any] = field(default_factory=dict, compare=False)
-
-
-@dataclass(frozen=True)
-class Opinion:
-    """
-    What one of several annotators said, from which an answer came, or none.
-
-    Attributes:
-        author (`str`): who said it.
-        label (`Any`): a text, a number, or `None` for no answer.
-        price (`float`): what it cost, in the user's currency.
-    """
-
-    author: str
-    label: Any
-    price: float = 0.0
-
-    def __post_init__(self) -> None:
-        _check_price(self.price)
-        _check_label(self.label, f"by {self.author!r:.100}", self.author)
 
 
 @dataclass(frozen=True)
@@ -69,24 +58,54 @@ class Answer:
         label (`Any`): the answer, a text or a number, which [`AnnotationLedger.buy`] reads by the answer format; or
             a dictionary, label column -> value, which is kept as it stands; `None` if the annotator has no answer.
         author (`str`): who said it.
-        price (`float`): what it cost, in the user's currency, without that of the opinions.
-        opinions (`tuple[Opinion, ...]`): what each of several annotators said, if it comes from several.
+        price (`float`): what it cost, in the user's currency, beyond what [`Opinion`]s on it cost.
     """
 
     prompt_id: str
     label: Any
     author: str
     price: float = 0.0
-    opinions: tuple[Opinion, ...] = ()
 
     def __post_init__(self) -> None:
-        _check_price(self.price)
-        _check_label(self.label, f"of prompt {self.prompt_id!r} by {self.author!r:.100}", self.author)
+        _check_said(self)
 
-    @property
-    def total_price(self) -> float:
-        """What it cost, opinions included."""
-        return self.price + sum(opinion.price for opinion in self.opinions)
+
+@dataclass(frozen=True)
+class Opinion:
+    """
+    What one of several annotators said. It is recorded with its price and settles nothing: the question stays open,
+    and whoever is asked next finds it in the query.
+
+    Attributes:
+        prompt_id (`str`): the prompt.
+        label (`str` or `None`): the answer as the answer format reads it; `None` if there is none.
+        author (`str`): who said it.
+        price (`float`): what it cost, in the user's currency.
+        has_failed (`bool`): whether the annotator was paid and said nothing, and may be asked again.
+    """
+
+    prompt_id: str
+    label: str | None
+    author: str
+    price: float = 0.0
+    has_failed: bool = False
+
+    def __post_init__(self) -> None:
+        _check_said(self)
+
+
+def _check_said(said: Answer | Opinion) -> None:
+    if not 0.0 <= said.price < math.inf:
+        raise ValueError(f"`price` is {said.price!r}, but must be a number of at least 0.")
+    try:
+        f"{said.label}{said.author}".encode()
+        json.dumps(as_written(said.label), ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"The label {said.label!r:.100} of prompt {said.prompt_id!r} by {said.author!r:.100} cannot be kept "
+            f"({str(error)[:100]}). A label is made of texts, numbers and lists, without half characters (lone "
+            "surrogates), NaN and infinity."
+        ) from error
 
 
 class Outcome(str, Enum):
@@ -101,24 +120,10 @@ class Outcome(str, Enum):
     """Another answer stands, which was paid for: this one is kept in the ledger, but not used."""
     OVER_BUDGET = "over budget"
     """The budget is spent: the ledger keeps who answered, but not what they said, which nobody paid for."""
+    OPINION = "opinion"
+    """One of several annotators said it: it is kept with its price, and settles nothing."""
     UNKNOWN = "unknown prompt"
     """It is no prompt of the pool, and nobody asked for it: nothing is done."""
-
-
-def _check_price(price: float) -> None:
-    if not 0.0 <= price < math.inf:
-        raise ValueError(f"`price` is {price!r}, but must be a number of at least 0.")
-
-
-def _check_label(label: Any, whose: str, author: str) -> None:
-    try:
-        f"{label}{author}".encode()
-        json.dumps(as_written(label), ensure_ascii=False, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"The label {label!r:.100} {whose} cannot be kept ({str(error)[:100]}). A label is made of texts, numbers "
-            "and lists, without half characters (lone surrogates), NaN and infinity."
-        ) from error
 
 
 @runtime_checkable
@@ -133,17 +138,17 @@ class Oracle(Protocol):
 
     batch_size: int
 
-    def ask(self, queries: Sequence[Query]) -> Iterable[Answer]:
+    def ask(self, queries: Sequence[Query]) -> "Iterable[Answer | Opinion]":
         """
-        Answer queries, in any order. What is left out stays in the queue.
+        Answer queries, in any order. What is left out stays in the queue, also if there are opinions on it.
 
         Args:
             queries (`Sequence[Query]`):
                 What is asked for, with the `row` of each prompt.
 
         Returns:
-            `Iterable[Answer]`: a list is recorded at once; what a generator yields is recorded as it comes, so that an
-            interruption loses none of it.
+            `Iterable[Answer | Opinion]`: a list is recorded at once; what a generator yields is recorded as it comes,
+            so that an interruption loses none of it.
         """
         ...
 
@@ -165,3 +170,15 @@ def as_written(value: Any) -> Any:
         return str(value)
     is_number = isinstance(value, (Real, Decimal)) and not isinstance(value, bool) and value == value
     return f"{Decimal(str(value)):f}" if is_number else value
+
+
+def read_label(answer: Answer, answer_format: AnswerFormat) -> Any:
+    """The label of an answer as the answer format reads it, a dictionary as it is; `None` if it cannot be read."""
+    label = None if is_empty(answer.label) else as_written(answer.label)
+    if isinstance(label, str):
+        try:
+            return answer_format.read(label).label
+        except ValueError as error:
+            logger.warning("An answer of %s to prompt %s is not used: %s", answer.author, answer.prompt_id, error)
+            return None
+    return label

@@ -29,7 +29,7 @@ class LedgerRecorder(LedgerJournal):
 
     def record(
         self,
-        answers: Sequence[Answer],
+        answers: Sequence[Answer | Opinion],
         answer_format: AnswerFormat | None = None,
         replace: bool = False,
         is_own: bool = False,
@@ -39,8 +39,8 @@ class LedgerRecorder(LedgerJournal):
         pool, asked for or not.
 
         Args:
-            answers (`Sequence[Answer]`):
-                The answers.
+            answers (`Sequence[Answer | Opinion]`):
+                The answers, and opinions on what they are.
             answer_format ([`AnswerFormat`], *optional*):
                 Tells which labels mean the same. Defaults to equality.
             replace (`bool`, *optional*, defaults to `False`):
@@ -54,17 +54,25 @@ class LedgerRecorder(LedgerJournal):
         """
         return self._write(lambda: [self._record(answer, answer_format, replace, is_own) for answer in answers])
 
-    def _record(self, answer: Answer, answer_format: AnswerFormat | None, replace: bool, is_own: bool) -> Outcome:
+    def _record(
+        self, answer: Answer | Opinion, answer_format: AnswerFormat | None, replace: bool, is_own: bool
+    ) -> Outcome:
         identity, label = answer.prompt_id, answer.label
-        if label is not None and not isinstance(label, dict):
-            label = {self.label_column: as_written(label)}
         if not self.has_prompt(identity):
             return Outcome.UNKNOWN
+        if isinstance(answer, Opinion):
+            # The money is spent, also when no label can be bought any more; then what it says is not kept, see below.
+            is_kept = self.num_left > 0 or identity in self._state.paid
+            label = as_written(label) if is_kept else None
+            value = {"label": label, "has_failed": answer.has_failed or not is_kept}
+            self._append("opinion", identity, value=value, author=answer.author, price=answer.price)
+            return Outcome.OPINION
+        if label is not None and not isinstance(label, dict):
+            label = {self.label_column: as_written(label)}
         standing = self._state.labels.get(identity)
         if label is None:
             is_asked = identity in self._state.requests and not is_own
             if is_asked and standing is None and identity not in self._state.closed:
-                self._keep_opinions(answer)
                 self._append("decline", identity, author=answer.author, price=answer.price)
             return Outcome.DECLINED
         if is_empty(label.get(self.label_column, label)):
@@ -95,38 +103,36 @@ class LedgerRecorder(LedgerJournal):
             self._append("undo", identity, author=answer.author, undoes=(event, kind))
         if must_be_paid:
             self._file.add_purchase(identity)
-        self._keep_opinions(answer)
         price = 0.0 if is_own else answer.price
         self._append("own" if is_own else "answer", identity, value=label, author=answer.author, price=price)
         return Outcome.RECORDED
 
-    def _keep_opinions(self, answer: Answer) -> None:
-        for opinion in answer.opinions:
-            value = {"label": as_written(opinion.label)}
-            self._append("opinion", answer.prompt_id, value=value, author=opinion.author, price=opinion.price)
-
     def _keep_unused(self, answer: Answer, value: dict[str, Any]) -> None:
         # The price is noted, and not charged.
-        value["price"] = answer.total_price
+        value["price"] = answer.price
         query = "SELECT 1 FROM events WHERE kind = 'unused' AND prompt_id = ? AND author = ? AND value = ?"
         if self._file.find(query, (answer.prompt_id, answer.author, to_json(value))) is None:
             self._append("unused", answer.prompt_id, value=value, author=answer.author)
 
-    def opinions(self, prompt_id: str) -> list[Opinion]:
+    def opinions(self, prompt_id: str) -> tuple[Opinion, ...]:
         """
-        What several annotators said of a prompt, in order.
+        What was said of a prompt by those who did not settle it alone, in order.
 
         Args:
             prompt_id (`str`):
                 Id of the prompt.
 
         Returns:
-            `list[Opinion]`: none where a single one was asked.
+            `tuple[Opinion, ...]`
         """
-        query = "SELECT author, value, price FROM events WHERE kind = 'opinion' AND prompt_id = ? ORDER BY event_id"
+        if prompt_id not in self._state.discussed:
+            return ()
+        query = "SELECT value, author, price FROM events WHERE kind = 'opinion' AND prompt_id = ? ORDER BY event_id"
         with self._lock:
             rows = self._file.connection.execute(query, (prompt_id,)).fetchall()
-        return [Opinion(author, json.loads(value)["label"], price) for author, value, price in rows]
+        return tuple(
+            Opinion(prompt_id, **json.loads(value), author=author, price=price) for value, author, price in rows
+        )
 
     def claim(self, prompt_id: str, author: str) -> bool:
         """

@@ -114,7 +114,7 @@ class Spending:
 
     def reserve(self, num_prompt_tokens: int, num_reply_tokens: int) -> bool:
         """Set aside the worst case of an attempt; `False` if the limit leaves no money for it."""
-        most = self._price(num_prompt_tokens, num_reply_tokens)
+        most = self.price(num_prompt_tokens, num_reply_tokens)
         with self._lock:
             if self.limit is not None and self.cost + self._reserved + most > self.limit:
                 return False
@@ -133,11 +133,11 @@ class Spending:
         whole number of tokens of each kind, at least one and at most what was reserved.
         """
         used = usage if isinstance(usage, dict) else {}
-        most = charge = self._price(num_prompt_tokens, num_reply_tokens)
+        most = charge = self.price(num_prompt_tokens, num_reply_tokens)
         num_prompt: Any = used.get("prompt_tokens")
         num_reply: Any = used.get("completion_tokens")
         if _is_count(num_prompt, num_prompt_tokens) and _is_count(num_reply, num_reply_tokens):
-            charge = self._price(num_prompt, num_reply)
+            charge = self.price(num_prompt, num_reply)
         with self._lock:
             self._num_pending -= 1
             # Rounding must not add up: with nothing under way, nothing is reserved.
@@ -145,7 +145,8 @@ class Spending:
             self.cost += charge
         return charge
 
-    def _price(self, num_prompt_tokens: int, num_reply_tokens: int) -> float:
+    def price(self, num_prompt_tokens: int, num_reply_tokens: int) -> float:
+        """Price of so many tokens of prompt and of reply."""
         return num_prompt_tokens * self._prompt_price + num_reply_tokens * self._reply_price
 
 

@@ -31,6 +31,7 @@ class LedgerState:
         paid (`dict[str, tuple[int, int]]`): prompts that were paid for, also if the answer was undone: the event of
             the first answer, and the routing that asked for it (see [`~LedgerState.is_known`]).
         num_skips (`dict[str, int]`): how often each prompt was skipped.
+        discussed (`set[str]`): prompts on which there are opinions.
         claims (`dict[str, tuple[str, float]]`): who said last that they are answering a prompt, and when (seconds
             since 1970).
         spent (`float`): sum of all prices; what was not used is not charged.
@@ -47,6 +48,7 @@ class LedgerState:
     closed: dict[str, str] = field(default_factory=dict)
     paid: dict[str, tuple[int, int]] = field(default_factory=dict)
     num_skips: dict[str, int] = field(default_factory=dict)
+    discussed: set[str] = field(default_factory=set)
     claims: dict[str, tuple[str, float]] = field(default_factory=dict)
     spent: float = 0.0
     _routings: dict[str, int] = field(default_factory=dict)
@@ -94,6 +96,8 @@ class LedgerState:
         elif kind in ("decline", "broken"):
             self.closed[identity] = kind
             self._close(identity)
+        elif kind == "opinion":
+            self.discussed.add(identity)
         elif kind == "claim":
             self.claims[identity] = (event.author or "", datetime.fromisoformat(event.happened_at).timestamp())
         elif kind == "skip":

@@ -3,20 +3,22 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 from rich.live import Live
 from rich.table import Table
 
+from .cascade import consult
 from .ledger import AnnotationLedger
-from .queries import Answer, Query
+from .queries import Answer, Opinion, Oracle, Query
 
 
 class People:
     """
     People, who answer through the ledger, now or later: as an oracle they say nothing themselves. With a `share`,
-    asking them takes until that share of the queries in `(0, 1]` is answered, declined or called broken.
+    asking them takes until that share of the queries in `(0, 1]` is answered, declined or called broken. An oracle
+    that is asked `first` has its say before, and the share is of what it leaves.
     """
 
     batch_size = sys.maxsize  # they see the queue as a whole
@@ -28,16 +30,20 @@ class People:
         is_shown: bool = True,
         poll_seconds: float = 2.0,
         sleep: Callable[[float], None] = time.sleep,
+        first: Oracle | None = None,
     ):
         check_share(share)
         self._ledger, self._share, self._is_shown = ledger, share, is_shown
         self._poll_seconds, self._sleep = poll_seconds, sleep
+        self._first = first
 
-    def ask(self, queries: Sequence[Query]) -> list[Answer]:
+    def ask(self, queries: Sequence[Query]) -> Iterator[Answer | Opinion]:
         """Wait, if asked to; the answers are in the ledger."""
+        if self._first is not None:
+            yield from consult(self._first, queries)
         if self._share is not None:
-            self._wait([query.prompt_id for query in queries], self._share)
-        return []
+            left = [query.prompt_id for query in queries if self._ledger.query(query.prompt_id) is not None]
+            self._wait(left, self._share)
 
     def _wait(self, asked: Sequence[str], share: float) -> None:
         needed = math.ceil(share * len(asked) - 1e-9)

@@ -14,7 +14,7 @@ from .rewards import ROW_COLUMN
 
 
 # Row number of completions that are not to be traced.
-_NOT_TRACED = -1
+NOT_TRACED = -1
 # Nats by which log-probabilities may differ from the trainer's: half precision rounds logits to a few hundredths.
 _TOLERANCE = 0.5
 
@@ -57,7 +57,7 @@ class TracedTrainingPass:
                 places = trainer.accelerator.process_index * len(rows) + torch.arange(len(rows))
                 is_first = places % trainer.num_generations == 0
                 # TRL shuffles and splits every tensor of a batch in the same way, this one too.
-                batch[ROW_COLUMN] = rows.where(is_first, torch.tensor(_NOT_TRACED))
+                batch[ROW_COLUMN] = rows.where(is_first, torch.tensor(NOT_TRACED))
             return batch
 
         def compute_loss_and_trace(model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
@@ -68,18 +68,18 @@ class TracedTrainingPass:
                 self._rows = None
             if ROW_COLUMN in inputs:
                 # With `num_iterations > 1` the batch comes again, when the policy is not the one that sampled it.
-                inputs[ROW_COLUMN].fill_(_NOT_TRACED)
+                inputs[ROW_COLUMN].fill_(NOT_TRACED)
             return loss
 
         def run_policy_and_trace(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs):
             def run():
                 return run_policy(model, input_ids, attention_mask, logits_to_keep, *args, **kwargs)
 
-            if self._rows is None or (self._rows == _NOT_TRACED).all():
+            if self._rows is None or (self._rows == NOT_TRACED).all():
                 return run()
             if self._tracer is None:
                 self._tracer = self._make_tracer(trainer.accelerator.unwrap_model(model))
-            traced = (self._rows != _NOT_TRACED).nonzero().flatten().to(attention_mask.device)
+            traced = (self._rows != NOT_TRACED).nonzero().flatten().to(attention_mask.device)
             # Position t - 1 produces token t, so that the mask of the tokens is that of the positions before them;
             # what the last position produces is not in the batch.
             response_mask = pad(attention_mask[traced, -logits_to_keep:], (0, 1))
@@ -94,7 +94,7 @@ class TracedTrainingPass:
                         trainer.accelerator.unwrap_model(model), capture, produced, trainer.temperature, log_prob
                     )
             traces = capture.traces(TokenStatistics(entropy, log_prob, self_certainty))
-            self._on_traces(self._rows[self._rows != _NOT_TRACED].tolist(), traces)
+            self._on_traces(self._rows[self._rows != NOT_TRACED].tolist(), traces)
             return outputs
 
         # Instance attributes shadow the methods of the class; removing them brings the methods back.

@@ -108,19 +108,29 @@ def test_what_is_not_used_is_not_charged(ledger):
 
 
 def test_opinions_stand_beside_what_came_of_them(ledger):
-    models = (Opinion("small", "7", 0.1), Opinion("large", "7.0", 0.4), Opinion("shy", None, 0.2))
-    assert ledger.record([Answer("p0", {"solution": "7"}, "vote", opinions=models)]) == [Outcome.RECORDED]
-    ledger.record([Answer("p1", None, "vote", 0.05, models)])
+    said = {
+        "small": ("7", 0.1, False),
+        "large": ("7.0", 0.4, False),
+        "shy": (None, 0.2, False),
+        "dead": (None, 0.3, True),
+    }
+    models = {i: tuple(Opinion(i, s[0], author, *s[1:]) for author, s in said.items()) for i in ("p0", "p1")}
+    assert ledger.record([*models["p0"], Answer("p0", "7", "vote")]) == [Outcome.OPINION] * 4 + [Outcome.RECORDED]
+    ledger.record([*models["p1"], Answer("p1", None, "vote", 0.05)])
     for identity in ("p0", "p1"):
-        assert ledger.opinions(identity) == list(models)
-    assert ledger.opinions("p2") == [] and ledger.has_declined("p1")
-    assert kinds(ledger) == ["opinion"] * 3 + ["answer"] + ["opinion"] * 3 + ["decline"]
-    assert ledger.spent == pytest.approx(1.45) and ledger.num_bought == 1
-    # What nobody paid for is not written, whoever said it.
+        assert ledger.opinions(identity) == models[identity]
+    assert ledger.opinions("p2") == () and ledger.has_declined("p1")
+    assert kinds(ledger) == ["opinion"] * 4 + ["answer"] + ["opinion"] * 4 + ["decline"]
+    assert ledger.spent == pytest.approx(2.05) and ledger.num_bought == 1
+    assert ledger.record([Opinion("p99", "7", "small", 0.1)]) == [Outcome.UNKNOWN]
+    # An opinion settles nothing: the question is open, and nothing is a label.
+    ledger.record([Opinion("p2", "1", "small", 0.1)])
+    assert ledger.label("p2") is None and ledger.query("p2") is not None and not ledger.has_declined("p2")
+    # What nobody paid for is not written, whoever said it; what it cost is.
     say(ledger, "p2", "1")
-    secret = (Opinion("large", "SECRET", 0.4),)
-    assert ledger.record([Answer("p3", {"solution": "SECRET"}, "vote", 0.1, secret)]) == [Outcome.OVER_BUDGET]
-    assert ledger.opinions("p3") == []
+    secret = (Opinion("p3", "SECRET", "large", 0.4), Answer("p3", {"solution": "SECRET"}, "vote", 0.1))
+    assert ledger.record(secret) == [Outcome.OPINION, Outcome.OVER_BUDGET]
+    assert ledger.opinions("p3") == (Opinion("p3", None, "large", 0.4, has_failed=True),)
     for path in ledger.path.parent.iterdir():
         assert b"SECRET" not in path.read_bytes(), path
 
@@ -128,7 +138,7 @@ def test_opinions_stand_beside_what_came_of_them(ledger):
 @pytest.mark.parametrize("wrong", [{"label": object()}, {"label": "7", "price": -1.0}])
 def test_an_opinion_that_cannot_be_kept(wrong):
     with pytest.raises(ValueError, match="cannot be kept|`price` is"):
-        Opinion("small", **wrong)
+        Opinion("p0", author="small", **wrong)
 
 
 def test_a_claimed_question_stays_in_the_queue(ledger, monkeypatch):

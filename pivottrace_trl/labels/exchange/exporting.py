@@ -37,7 +37,8 @@ def export_queue(
         file_format (`str`):
             `"jsonl"`, `"csv"`, `"parquet"` or `"label-studio"`.
         with_suggestions (`bool`, *optional*, defaults to `False`):
-            Whether to show the policy's own answer. It saves typing, and it biases people towards the policy's errors.
+            Whether to show the policy's own answer, and what models said that did not agree. It saves typing, and it
+            biases people towards their errors.
         limit (`int`, *optional*):
             Number of queries. Defaults to as many as the budget pays for.
 
@@ -63,13 +64,19 @@ def export_queue(
                 "prompt": query.prompt,
                 "purpose": query.purpose,
                 "score": query.score,
-                **({"suggestion": query.suggestion} if with_suggestions else {}),
+                **(_suggestions(ledger, query) if with_suggestions else {}),
                 "answer": "",
             }
             for query in queue
         ]
     replace_atomically(path, lambda temporary: WRITERS[file_format](rows, temporary))
     return len(rows)
+
+
+def _suggestions(ledger: AnnotationLedger, query: Query) -> Row:
+    """The policy's own answer, and what models said of a prompt, in one text."""
+    said = [f"{said.author}: {said.label}" for said in ledger.opinions(query.prompt_id) if said.label is not None]
+    return {"suggestion": query.suggestion, "opinions": "; ".join(said)}
 
 
 def _to_tasks(queries: Sequence[Query], with_suggestions: bool) -> list[Row]:
