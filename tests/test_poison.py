@@ -16,10 +16,10 @@ from datasets import Dataset
 from transformers import TrainerState
 from trl import GRPOTrainer, RLOOTrainer
 
-from pivottrace_trl import Answer, TriageConfig
+from pivottrace_trl import AnnotatorPanel, Answer, TriageConfig
 from pivottrace_trl.cli import main
 
-from .conftest import LORA, attach
+from .conftest import FIRST_DIGIT, LORA, attach
 
 
 NUM_PROMPTS = 10
@@ -230,6 +230,42 @@ def test_queries_hold_no_label_and_nothing_that_is_locked(make_trainer):
     for query in asked:
         row = callback.router.prompt_ids.index(query.prompt_id)
         assert query.row == {"prompt": poisoned_pool()[row]["prompt"], "level": f"level {row}"}
+
+
+def test_what_models_disagree_on_is_seen_nowhere_but_in_the_ledger(make_trainer, tmp_path, capfd, caplog):
+    """Opinions are no labels: no reward, log, console, queue or other file shows one; people answer instead."""
+    watcher, run = Watcher(), tmp_path / "run"
+
+    def sure(rows):
+        return ["7" if row["level"] == "level 3" else secret("opinion", int(row["level"].split()[1])) for row in rows]
+
+    def unsure(rows):
+        return ["7"] * len(rows)
+
+    def verify(solution, **kwargs):
+        return watcher.note(solution=solution, **kwargs)
+
+    trainer = make_trainer(poisoned_pool(), verify, num_train_epochs=2, log_completions=True, save_strategy="epoch")
+    panel = AnnotatorPanel([sure, unsure], answer_format=FIRST_DIGIT)
+    callback = attach_with_secrets(trainer, annotator=[panel, "queue"])
+    assert callback.router.asks_people
+    trainer.train()
+    ids = callback.router.prompt_ids
+    opinions = [said for identity in ids for said in callback.ledger.opinions(identity)]
+    asked = {ids.index(said.prompt_id) for said in opinions}
+    assert bought_rows(callback) == asked & {3} and len(asked) >= 3
+    # Whoever was asked once is not asked again, however often the pool is routed.
+    assert len(opinions) == 3 * len(asked - {3}) + 2 * len(asked & {3})
+    open_rows = {ids.index(query.prompt_id) for query in callback.ledger.queue()}
+    assert open_rows <= asked - {3} and not any(callback.ledger.has_declined(identity) for identity in ids)
+    callback.detach()
+    assert main(["annotate", "export", str(run)]) == main(["annotate", "status", str(run)]) == 0
+    ledger = run / "_pivottrace" / "ledger.sqlite"
+    others = [path for path in tmp_path.rglob("*") if path.is_file() and not path.name.startswith(ledger.name)]
+    console = capfd.readouterr()
+    shown = [watcher.passed, secrets(trainer.state.log_history, caplog.text, console.out, console.err)]
+    assert watcher.num_calls and set().union(*shown, *map(secrets_in_file, others)) == set()
+    assert secrets_in_file(ledger) == {("opinion", row) for row in asked - {3}}
 
 
 def test_no_exception_tells_what_was_not_bought(make_trainer):

@@ -1,6 +1,7 @@
 """Models that vote, and people who are asked where they disagree."""
 
 import collections
+import random
 import time
 
 import pytest
@@ -219,6 +220,18 @@ def test_a_person_is_asked_where_models_disagree(endpoint, other, ledger):
     assert ledger.num_bought == 16
 
 
+def test_training_waits_for_people_only_where_models_disagree(endpoint, other, ledger):
+    other.behave = lambda number, request: (200, r"\boxed{99}") if question(request) < 4 else None
+    first, _ = resolve_annotator([AnnotatorPanel([make(endpoint, "a"), make(other, "b")]), "queue"], MathFormat())
+
+    def sleep(seconds):
+        assert ledger.num_bought >= 16
+        ledger.record([Answer(ledger.queue()[0].prompt_id, "5", "maria")])
+
+    assert ledger.buy(People(ledger, 0.5, is_shown=False, sleep=sleep, first=first)) == 16
+    assert ledger.num_bought == 18 and len(ledger.queue()) == 2
+
+
 def test_annotators_in_turn(ledger):
     asked = {"first": [], "second": []}
 
@@ -334,3 +347,67 @@ def test_panels_and_lists_that_make_no_sense(endpoint):
         resolve_annotator(["queue", one], MathFormat())
     with pytest.raises(ValueError, match="`annotator` is an empty list"):
         resolve_annotator([], MathFormat())
+
+
+class Paid:
+    """An oracle that counts what it was asked and what that cost."""
+
+    batch_size = 3
+
+    def __init__(self, author, answers, price):
+        self.author, self.answers, self.price, self.asked = author, answers, price, collections.Counter()
+
+    def ask(self, queries):
+        for query in queries:
+            self.asked[query.prompt_id] += 1
+            yield Answer(query.prompt_id, self.answers[query.prompt_id], self.author, self.price)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_in_any_order_nothing_is_paid_for_twice(seed, tmp_path):
+    """Panels and lists of random members are killed, resumed, asked again and helped by a person, in random order."""
+    draw = random.Random(seed)
+    path = tmp_path / "ledger.sqlite"
+    members = [
+        Paid(name, {i: draw.choice(["1", "2", None]) for i in IDS}, draw.choice([0.0, 0.25, 1.5])) for name in "abc"
+    ]
+    panel = AnnotatorPanel(members[: draw.choice([2, 3])], draw.choice([0.6, 1.0]), "text")
+    others = draw.sample(members[2:], draw.choice([0, 1])) if len(panel.author) < 9 else []
+    charged = collections.Counter()
+
+    class Killed(BaseException):
+        pass
+
+    class Watched:
+        """Whoever is killed is so between two things that are said."""
+
+        author, batch_size = panel.author, panel.batch_size
+        num_left = 0
+
+        def ask(self, queries):
+            for said in panel.ask(queries):
+                self.num_left -= 1
+                yield said
+                if self.num_left == 0:
+                    raise Killed
+
+    for _ in range(12):
+        ledger = AnnotationLedger(path, 12, IDS, answer_format="text")
+        ledger.request([Query(i, i) for i in draw.sample(IDS, draw.randrange(1, 20))])
+        watched = Watched()
+        watched.num_left = draw.choice([-1, draw.randrange(1, 30)])
+        try:
+            ledger.buy(people(ledger, watched, *others))
+        except Killed:
+            pass
+        if draw.random() < 0.5 and (queue := ledger.queue()):
+            ledger.record([Answer(queue[0].prompt_id, "9", "maria", 2.0)])
+            charged["maria"] += 2.0 * (ledger.author(queue[0].prompt_id) == "maria")
+        ledger.close()
+    ledger = AnnotationLedger.open(path)
+    assert ledger.num_bought <= 12
+    for member in members:
+        assert max(member.asked.values(), default=0) <= 1
+        charged[member.author] += member.price * sum(member.asked.values())
+    assert prices(ledger) == pytest.approx({author: price for author, price in charged.items() if price})
+    assert ledger.spent == pytest.approx(sum(charged.values()))
