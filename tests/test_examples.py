@@ -187,3 +187,30 @@ def test_evidence_goes_on_where_it_was_cut_off(tmp_path, monkeypatch, capsys):
     assert line["commit"] == "c0ffee" and line["machine"] and line["arm"] == "full"
     asked.clear()
     assert main() == 1 and [arm for (_, arm, _), _ in asked] == ["two-lines"]
+
+
+def test_evidence_is_compared_by_seed(tmp_path, monkeypatch, capsys):
+    def line(arm, seed, labels, *accuracies):
+        curve = [[40 * place, accuracy, 1000 * labels * place] for place, accuracy in enumerate(accuracies)]
+        return {"testbed": "chains:0/8", "arm": arm, "seed": seed, "labels": labels, "curve": curve}
+
+    lines = [
+        line("full", 100, 8, 0.5, 0.6, 0.7), line("two-lines", 100, 2, 0.5, 0.7, 0.7),
+        line("full", 101, 8, 0.5, 0.6, 0.8), line("two-lines", 101, 2, 0.5, 0.8, 0.8),
+        line("full", 102, 8, 0.5, 0.9, 0.9),
+    ]  # fmt: skip
+    constant = {"schedule": "constant_with_warmup"}
+    rows = [json.dumps(line | constant) for line in lines] + [json.dumps(lines[0] | {"schedule": "linear"})]
+    (tmp_path / "tuning.jsonl").write_text("\n".join(rows) + "\n")
+    name = EXAMPLES.parent / "benchmarks" / "evidence_tables.py"
+    arguments = [name, tmp_path / "tuning.jsonl", "--plot", tmp_path / "tuning"]
+    monkeypatch.setattr("sys.argv", [str(argument) for argument in arguments])
+    runpy.run_path(str(name), run_name="__main__")
+    constant, linear = capsys.readouterr().out.split("`chains:0/8 linear`")
+    # Two seeds have both arms: 0.70 against 0.65, and 0.80 against 0.70; three have full supervision.
+    assert (
+        "| `two-lines` | 2 | 2 | 0.750 | 0.750 | 75.0% (11.5% to 138.5%) | +7.5% (-24.3% to +39.3%) | - |" in constant
+    )
+    assert "| `full` | 3 | 8 | 0.700 | 0.800 | 75.0% " in constant and "| - | - | 80 | 16k | 16k |" in constant
+    assert "| `full` | 1 | 8 | 0.600 | 0.700 | 65.0% | - | - | 80 | 16k | 16k |" in linear
+    assert {path.name for path in tmp_path.glob("*.png")} == {"tuning-chains-0-8.png", "tuning-chains-0-8-linear.png"}

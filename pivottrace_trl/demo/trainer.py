@@ -21,9 +21,10 @@ from .generation import generate_quickly
 from .rewards import cached_accuracy_reward
 
 
-# What a loss may have in a batch besides its rows' advantages: with none of it, a row without advantage adds nothing.
-_OTHER_LOSSES = {
+# Settings of a loss to which a rollout without advantage adds nothing, and which sums over parts of a batch.
+_SIMPLE_LOSS = {
     "beta": 0.0,
+    "num_iterations": 1,
     "loss_type": "dapo",
     "top_entropy_quantile": 1.0,
     "entropy_coef": 0.0,
@@ -38,7 +39,8 @@ class QuickTrainer(GRPOTrainer):
 
     A rollout whose advantage is zero adds nothing to the gradient; it is left out of forward and backward pass. The
     others go through them in two halves, so that short ones are not padded to the longest. The loss is what it was: it
-    is divided by the tokens of all rollouts. The logged entropy and clip ratios are means over the halves.
+    is divided by the tokens of all rollouts. The logged entropy and clip ratios are means over the halves, and
+    `step_time` is that of a half, without its rollouts.
 
     Evaluation answers prompts of like length together and leaves out the loss, which says nothing of an evaluation and
     is logged as 0. Its random numbers are its own: the same in every arm, and none taken from training. It takes the
@@ -47,7 +49,7 @@ class QuickTrainer(GRPOTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """TRL's step in two passes, each over rollouts of like length."""
-        if not all(getattr(self.args, name) == value for name, value in _OTHER_LOSSES.items()):
+        if not all(getattr(self.args, name) == value for name, value in _SIMPLE_LOSS.items()):
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()  # after an evaluation: TRL asks the model whether it makes rollouts for training
         parts = split_by_length(leave_out_silent(self._prepare_inputs(inputs)))

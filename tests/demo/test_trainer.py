@@ -79,7 +79,9 @@ def test_what_is_left_of_a_batch():
     assert len(split_by_length(longer)) == 1
 
 
-@pytest.mark.parametrize("setting", [{"beta": 0.1}, {"loss_type": "bnpo"}, {"use_adaptive_entropy": True}])
+@pytest.mark.parametrize(
+    "setting", [{"beta": 0.1}, {"loss_type": "bnpo"}, {"use_adaptive_entropy": True}, {"num_iterations": 2}]
+)
 def test_another_loss_sees_every_rollout(tmp_path, setting):
     args = GRPOConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_completion_length=4,
