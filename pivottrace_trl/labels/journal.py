@@ -13,6 +13,8 @@ from .state import LedgerState, LedgerView
 
 
 T = TypeVar("T")
+# Made once: an encoder takes as long to make as a value to write.
+_encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 
 class LedgerJournal(LedgerView):
@@ -143,4 +145,4 @@ def now() -> datetime:
 
 def to_json(value: Any) -> str:
     """The one way in which a value is written."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return _encode(value)

@@ -1,6 +1,7 @@
 """What the events of a ledger amount to, and what can be read off it. Knows no database."""
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from sys import intern
@@ -10,7 +11,37 @@ from .file import Event
 
 
 # What is known of a prompt that nobody asked for.
-_UNASKED: dict[str, Any] = {"purpose": "annotate", "route": None, "score": None, "suggestion": None}
+_UNASKED = json.dumps({"purpose": "annotate", "route": None, "score": None, "suggestion": None})
+
+
+class JsonValues(Mapping[str, dict[str, Any]]):
+    """
+    Prompt id -> a value, kept as the text that the file holds. Dictionaries of a million prompts would take gigabytes,
+    and most of them are never looked at.
+    """
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+
+    def keep(self, identity: str, text: str) -> None:
+        """Keep the value of a prompt in the place of another."""
+        self._texts[identity] = text
+
+    def drop(self, identity: str) -> None:
+        """Forget the value of a prompt, if there is one."""
+        self._texts.pop(identity, None)
+
+    def __getitem__(self, identity: str) -> dict[str, Any]:
+        return json.loads(self._texts[identity])
+
+    def __contains__(self, identity: object) -> bool:
+        return identity in self._texts
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
 
 
 @dataclass
@@ -22,9 +53,9 @@ class LedgerState:
         last_event (`int`): the latest event taken up.
         digest (`str`): its digest, which depends on all events before it.
         settings (`dict[str, Any]`): `budget`, `label_column`, `answer_format`; empty before the first run.
-        requests (`dict[str, dict[str, Any]]`): what was last asked about each prompt that was ever asked about.
+        requests (`JsonValues`): what was last asked about each prompt that was ever asked about.
         open_ids (`dict[str, None]`): prompts that are asked for and not answered.
-        labels (`dict[str, dict[str, Any]]`): label column -> value of each answered prompt.
+        labels (`JsonValues`): label column -> value of each answered prompt.
         own (`set[str]`): those of them whose label the user had.
         authors (`dict[str, str]`): who answered it.
         closed (`dict[str, str]`): prompts that nobody is asked for again, and why.
@@ -40,9 +71,9 @@ class LedgerState:
     last_event: int = 0
     digest: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
-    requests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    requests: JsonValues = field(default_factory=JsonValues)
     open_ids: dict[str, None] = field(default_factory=dict)
-    labels: dict[str, dict[str, Any]] = field(default_factory=dict)
+    labels: JsonValues = field(default_factory=JsonValues)
     own: set[str] = field(default_factory=set)
     authors: dict[str, str] = field(default_factory=dict)
     closed: dict[str, str] = field(default_factory=dict)
@@ -71,21 +102,19 @@ class LedgerState:
         """Take up the next event; `undone` is the kind of the event that it undoes."""
         self.last_event, self.digest = event.event_id, event.digest
         kind, identity = event.kind, event.prompt_id or ""
-        value: Any = json.loads(event.value) if event.value else None
+        text = event.value or "{}"
         if kind != "unused":
             self.spent += event.price
         if kind == "settings":
-            self.settings = value
+            self.settings = json.loads(text)
         elif kind == "request":
-            # Of a million requests the words are the same: they are kept once.
-            words = ("purpose", "route")
-            self.requests[identity] = {intern(k): intern(v) if v and k in words else v for k, v in value.items()}
-            self._routings[identity] = -1 if value["purpose"] == "probe" else event.epoch or 0
+            self.requests.keep(identity, text)
+            self._routings[identity] = -1 if event.purpose == "probe" else event.epoch or 0
             self.open_ids[identity] = None
         elif kind == "withdraw":
             self._close(identity)
         elif kind in ("answer", "own"):
-            self.labels[identity] = value
+            self.labels.keep(identity, text)
             self.authors[identity] = intern(event.author or "")
             if kind == "own":
                 self.own.add(identity)
@@ -110,10 +139,11 @@ class LedgerState:
             if self.closed.pop(identity, None):
                 self.open_ids[identity] = None
         elif kind == "undo":
-            self.labels.pop(identity, None)
+            self.labels.drop(identity)
             self.authors.pop(identity, None)
             self.own.discard(identity)
-            self.requests.setdefault(identity, _UNASKED)
+            if identity not in self.requests:
+                self.requests.keep(identity, _UNASKED)
             self.open_ids[identity] = None
 
     def _close(self, identity: str) -> None:
@@ -141,7 +171,7 @@ class LedgerView:
 
     def snapshot(self) -> LedgerState:
         """The state as other processes need it: without what was asked about open prompts."""
-        return replace(self._state, requests={}, settings=self._settings)
+        return replace(self._state, requests=JsonValues(), settings=self._settings)
 
     @property
     def last_event(self) -> int:
