@@ -43,6 +43,13 @@ class Event(NamedTuple):
 
 _COLUMNS = ", ".join(Event._fields)
 _INSERT = f"INSERT INTO events ({_COLUMNS}) VALUES ({', '.join('?' * len(Event._fields))})"
+_INSERT_PROMPT = (
+    "INSERT INTO prompts VALUES (?, ?, ?) ON CONFLICT (prompt_id) DO UPDATE SET prompt = excluded.prompt, "
+    "digest = excluded.digest WHERE prompts.prompt IS NULL AND excluded.prompt IS NOT NULL"
+)
+_INSERT_PURCHASE = "INSERT INTO purchases (prompt_id) VALUES (?)"
+# Rows that are written at a time.
+_MOST_ROWS = 1000
 _SELECT = (
     f"SELECT {', '.join('e.' + name for name in Event._fields)}, u.kind "
     "FROM events e LEFT JOIN events u ON u.event_id = e.undoes WHERE e.event_id > ? ORDER BY e.event_id"
@@ -60,6 +67,9 @@ class LedgerFile:
         self.path = path
         self._is_closed = False
         self._connection: sqlite3.Connection | None = None
+        # What the transaction has not written yet. The budget is in the events, and an event or a purchase names a
+        # prompt: they are written in this order.
+        self._rows: dict[str, list[Sequence[Any]]] = {_INSERT_PROMPT: [], _INSERT: [], _INSERT_PURCHASE: []}
         if self._examine(take) != SCHEMA_VERSION:
             take_over(self.connection)
             self._drop_connection()
@@ -161,10 +171,25 @@ class LedgerFile:
 
     def commit(self) -> None:
         """Keep what was written."""
+        self._flush()
         self.connection.execute("COMMIT")
+
+    def _add(self, statement: str, row: Sequence[Any]) -> None:
+        rows = self._rows[statement]
+        rows.append(row)
+        if len(rows) == _MOST_ROWS:
+            self._flush()
+
+    def _flush(self) -> None:
+        for statement, rows in self._rows.items():
+            if rows:
+                self.connection.executemany(statement, rows)
+                rows.clear()
 
     def rollback(self) -> None:
         """Drop what was written since `begin`, if there is a transaction at all; afterwards there is none."""
+        for rows in self._rows.values():
+            rows.clear()
         connection = self._connection
         if connection is None or not connection.in_transaction:
             return
@@ -194,17 +219,13 @@ class LedgerFile:
 
     def append(self, event: Event, previous: str) -> Event:
         """Write an event behind the one with the digest `previous`; returns it with its own digest."""
-        event = event._replace(digest=_chain(previous, event))
-        self.connection.execute(_INSERT, event)
+        event = Event(*event[:-1], digest=_chain(previous, event))
+        self._add(_INSERT, event)
         return event
 
     def add_prompt(self, prompt_id: str, prompt: str | None) -> None:
         """Keep a prompt; its text may come later."""
-        self.connection.execute(
-            "INSERT INTO prompts VALUES (?, ?, ?) ON CONFLICT (prompt_id) DO UPDATE SET prompt = excluded.prompt, "
-            "digest = excluded.digest WHERE prompts.prompt IS NULL AND excluded.prompt IS NOT NULL",
-            (prompt_id, prompt, _digest([prompt_id, prompt])),
-        )
+        self._add(_INSERT_PROMPT, (prompt_id, prompt, _digest([prompt_id, prompt])))
 
     def prompt(self, prompt_id: str) -> str | None:
         """The text of a prompt."""
@@ -219,10 +240,11 @@ class LedgerFile:
 
     def add_purchase(self, prompt_id: str) -> None:
         """Charge a prompt to the budget; the database refuses one too many, and one that was charged before."""
-        self.connection.execute("INSERT INTO purchases (prompt_id) VALUES (?)", (prompt_id,))
+        self._add(_INSERT_PURCHASE, (prompt_id,))
 
     def find(self, query: str, arguments: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
-        """The first row of a query."""
+        """The first row of a query, which sees what the transaction holds."""
+        self._flush()
         cursor = self.connection.cursor()
         try:
             return cursor.execute(query, arguments).fetchone()

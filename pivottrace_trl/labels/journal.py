@@ -100,22 +100,23 @@ class LedgerJournal(LedgerView):
         epoch: int | None = None,
         undoes: tuple[int, str] | None = None,  # the event and its kind
     ) -> None:
-        asked = value if kind == "request" else self._state.requests.get(identity or "", {})
+        state = self._state
+        purpose, route = (value["purpose"], value["route"]) if kind == "request" else state.asked_for(identity)
         event = Event(
-            self._state.last_event + 1,
+            state.last_event + 1,
             kind,
             identity,
             None if value is None else to_json(value),
             author,
             float(price),
-            asked.get("purpose"),
-            asked.get("route"),
+            purpose,
+            route,
             None if epoch is None else int(epoch),
             None if undoes is None else undoes[0],
             now().isoformat(timespec="milliseconds"),
             digest="",
         )
-        self._state.fold(self._file.append(event, self._state.digest), None if undoes is None else undoes[1])
+        state.fold(self._file.append(event, state.digest), None if undoes is None else undoes[1])
 
     def _write(self, action: Callable[[], T]) -> T:
         """

@@ -16,6 +16,10 @@ from ..answers import AnswerFormat
 logger = logging.getLogger(__name__)
 
 
+# Made once: an encoder takes longer to make than a label to write.
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True).encode
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """
@@ -48,7 +52,7 @@ class Query:
     row: dict[str, Any] = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """
     What an annotator said.
@@ -99,7 +103,7 @@ def _check_said(said: Answer | Opinion) -> None:
         raise ValueError(f"`price` is {said.price!r}, but must be a number of at least 0.")
     try:
         f"{said.label}{said.author}".encode()
-        json.dumps(as_written(said.label), ensure_ascii=False, allow_nan=False).encode()
+        _encode(as_written(said.label)).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"The label {said.label!r:.100} of prompt {said.prompt_id!r} by {said.author!r:.100} cannot be kept "

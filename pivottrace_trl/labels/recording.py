@@ -57,22 +57,22 @@ class LedgerRecorder(LedgerJournal):
     def _record(
         self, answer: Answer | Opinion, answer_format: AnswerFormat | None, replace: bool, is_own: bool
     ) -> Outcome:
-        identity, label = answer.prompt_id, answer.label
+        state, identity, label = self._state, answer.prompt_id, answer.label
         if not self.has_prompt(identity):
             return Outcome.UNKNOWN
         if isinstance(answer, Opinion):
             # The money is spent, also when no label can be bought any more; then what it says is not kept, see below.
-            is_kept = self.num_left > 0 or identity in self._state.paid
+            is_kept = self.num_left > 0 or identity in state.paid
             label = as_written(label) if is_kept else None
             value = {"label": label, "has_failed": answer.has_failed or not is_kept}
             self._append("opinion", identity, value=value, author=answer.author, price=answer.price)
             return Outcome.OPINION
         if label is not None and not isinstance(label, dict):
             label = {self.label_column: as_written(label)}
-        standing = self._state.labels.get(identity)
+        standing = state.labels.get(identity)
         if label is None:
-            is_asked = identity in self._state.requests and not is_own
-            if is_asked and standing is None and identity not in self._state.closed:
+            is_asked = identity in state.requests and not is_own
+            if is_asked and standing is None and identity not in state.closed:
                 self._append("decline", identity, author=answer.author, price=answer.price)
             return Outcome.DECLINED
         if is_empty(label.get(self.label_column, label)):
@@ -80,8 +80,8 @@ class LedgerRecorder(LedgerJournal):
                 f"The label {label!r:.100} of prompt {identity!r} by {answer.author!r:.100} is empty. If the "
                 "annotator has no answer, pass `label=None`."
             )
-        label = json.loads(json.dumps(label, ensure_ascii=False))
         if standing is not None:
+            label = json.loads(to_json(label))
             texts = [str(columns.get(self.label_column)) for columns in (standing, label)]
             is_alike = answer_format is not None and (texts[0] == texts[1] or answer_format.are_equivalent(*texts))
             if standing == label or is_alike:
@@ -89,15 +89,15 @@ class LedgerRecorder(LedgerJournal):
             if not replace:
                 self._keep_unused(answer, {"label": label, "reason": Outcome.CONFLICT.value})
                 return Outcome.CONFLICT
-        if identity not in self._state.requests:
+        if identity not in state.requests:
             self._file.add_prompt(identity, None)
-        must_be_paid = not is_own and identity not in self._state.paid
+        must_be_paid = not is_own and identity not in state.paid
         if must_be_paid and self.num_left == 0:
             # Who answered is kept. What they said is not: it would be a label that nobody paid for.
             self._keep_unused(answer, {"reason": Outcome.OVER_BUDGET.value})
             return Outcome.OVER_BUDGET
         if standing is not None:
-            kind = "own" if identity in self._state.own else "answer"
+            kind = "own" if identity in state.own else "answer"
             latest = "SELECT max(event_id) FROM events WHERE kind = ? AND prompt_id = ?"
             (event,) = self._file.find(latest, (kind, identity)) or (None,)
             self._append("undo", identity, author=answer.author, undoes=(event, kind))

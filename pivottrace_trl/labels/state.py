@@ -12,6 +12,7 @@ from .file import Event
 
 # What is known of a prompt that nobody asked for.
 _UNASKED = json.dumps({"purpose": "annotate", "route": None, "score": None, "suggestion": None})
+_ASKED_BY_NOBODY = ("annotate", None, -1)
 
 
 class JsonValues(Mapping[str, dict[str, Any]]):
@@ -82,7 +83,14 @@ class LedgerState:
     discussed: set[str] = field(default_factory=set)
     claims: dict[str, tuple[str, float]] = field(default_factory=dict)
     spent: float = 0.0
-    _routings: dict[str, int] = field(default_factory=dict)
+    # Purpose, route and routing of what was last asked. Few of a million differ, and each is kept once.
+    _askings: dict[str, tuple[str, str | None, int]] = field(default_factory=dict)
+    _known_askings: dict[tuple[str, str | None, int], tuple[str, str | None, int]] = field(default_factory=dict)
+
+    def asked_for(self, identity: str | None) -> tuple[str | None, str | None]:
+        """Purpose and route of what was last asked about a prompt; `None` where nobody asked."""
+        purpose, route, _ = self._askings.get(identity or "", (None, None, -1))
+        return purpose, route
 
     def is_paid(self, identity: str, routing: int, start: int) -> bool:
         """
@@ -109,7 +117,8 @@ class LedgerState:
             self.settings = json.loads(text)
         elif kind == "request":
             self.requests.keep(identity, text)
-            self._routings[identity] = -1 if event.purpose == "probe" else event.epoch or 0
+            asking = (event.purpose or "", event.route, -1 if event.purpose == "probe" else event.epoch or 0)
+            self._askings[identity] = self._known_askings.setdefault(asking, asking)
             self.open_ids[identity] = None
         elif kind == "withdraw":
             self._close(identity)
@@ -119,7 +128,7 @@ class LedgerState:
             if kind == "own":
                 self.own.add(identity)
             else:
-                self.paid.setdefault(identity, (event.event_id, self._routings.get(identity, -1)))
+                self.paid.setdefault(identity, (event.event_id, self._askings.get(identity, _ASKED_BY_NOBODY)[2]))
             self.closed.pop(identity, None)
             self._close(identity)
         elif kind in ("decline", "broken"):
@@ -144,6 +153,7 @@ class LedgerState:
             self.own.discard(identity)
             if identity not in self.requests:
                 self.requests.keep(identity, _UNASKED)
+                self._askings[identity] = _ASKED_BY_NOBODY
             self.open_ids[identity] = None
 
     def _close(self, identity: str) -> None:

@@ -115,15 +115,24 @@ class FailingConnection(sqlite3.Connection):
     def execute(self, *args):
         return self.cursor().execute(*args)
 
+    def executemany(self, *args):
+        return self.cursor().executemany(*args)
+
 
 class FailingCursor(sqlite3.Cursor):
     def execute(self, sql, *args):
+        return self._carry_out(super().execute, sql, *args)
+
+    def executemany(self, sql, *args):
+        return self._carry_out(super().executemany, sql, *args)
+
+    def _carry_out(self, execute, *args):
         kind = FailingConnection
         kind.countdown -= 1
         fails = kind.countdown == 0 or (kind.lasts and kind.countdown < 0)
         if fails and not kind.is_carried_out:
             raise sqlite3.OperationalError("disk I/O error")
-        result = super().execute(sql, *args)
+        result = execute(*args)
         if fails:
             raise sqlite3.OperationalError("disk I/O error")
         return result

@@ -33,7 +33,11 @@ _MAX_PARQUET_ROWS = 10_000_000
 _PARQUET_COLUMNS = ("prompt_id", "answer", "author", "price")
 
 
-@dataclass(frozen=True)
+# What ends a cell of a table, by what stands between its cells.
+_MARKS = {delimiter: re.compile(rf"[{delimiter}\r\n\"]") for delimiter in ",;\t"}
+
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """A row of a file with its place in it, from 1 (the header of a table does not count), or why there is none."""
 
@@ -69,8 +73,13 @@ def read_items(path: Path, is_prompt_id: Callable[[str], bool]) -> Iterator[Item
 
 def _limited(item: Item) -> Item:
     """The item without the greater part of a long text, since many items are held at a time."""
-    lengths = {name: len(value) for name, value in item.row.items() if isinstance(value, str)}
-    long = {name: length for name, length in lengths.items() if length > _MAX_CELL_LENGTH}
+    long = {
+        name: len(value)
+        for name, value in item.row.items()
+        if isinstance(value, str) and len(value) > _MAX_CELL_LENGTH
+    }
+    if not long:
+        return item
     row = {**item.row, **{name: f"{item.row[name][:200]}... ({length:,} characters)" for name, length in long.items()}}
     error = item.error
     for name in long:
@@ -115,7 +124,7 @@ def _read_csv(path: Path, is_prompt_id: Callable[[str], bool]) -> _Rows:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file, _long_cells_allowed():
         lines = _Lines(file)
         # Spreadsheets of many countries write semicolons.
-        delimiter = max(",;\t", key=lines.peek().count)
+        delimiter = max(_MARKS, key=lines.peek().count)
         names, error = lines.next_record(delimiter)
         if error or not names or any("\udc80" <= character <= "\udcff" for name in names for character in name):
             raise ValueError(error or "it has no header in UTF-8")
@@ -152,6 +161,11 @@ class _Lines:
         self, delimiter: str, is_prompt_id: Callable[[str], bool] = lambda text: False
     ) -> tuple[list[str], str | None]:
         """The cells of the record that begins with line `start`; or what is wrong with that line, which is `text`."""
+        if (line := self.peek()) and '"' not in line and len(line) <= _MAX_RECORD_LENGTH:
+            self._again.popleft()
+            self._number += 1
+            self.start, self.text = self._number, line.rstrip("\r\n")
+            return self.text.split(delimiter) if self.text else [], None
         taken: list[str] = []
 
         def take() -> Iterator[str]:
@@ -170,8 +184,9 @@ class _Lines:
             if sum(line.count('"') for line in taken) % 2:
                 error = "a single quote"
             # A later quote may seem to close it: then a cell holds what were cells of another row.
-            parts = [re.split(rf"[{delimiter}\r\n\"]", cell) for cell in cells]
-            if swallowed := [part for inner in parts if len(inner) > 1 for part in inner if is_prompt_id(part)]:
+            marks = _MARKS[delimiter]
+            parts = [marks.split(cell) for cell in cells if marks.search(cell)]
+            if swallowed := [part for inner in parts for part in inner if is_prompt_id(part)]:
                 error = f"the row would hold that of {swallowed[0]}"
         except csv.Error as failure:
             cells, error = [], str(failure)
