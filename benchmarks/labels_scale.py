@@ -10,6 +10,7 @@ the files are handed out and read by the other steps; the pool and the answers a
 """
 
 import argparse
+import csv
 import json
 import os
 import shutil
@@ -23,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from pivottrace_trl.labels.exchange import export_queue, import_answers
@@ -39,14 +39,22 @@ def make_pool(folder: Path, num_prompts: int, kind: str) -> None:
     """Ids, questions and answers of a pool, and the answers as files that people send."""
     from pivottrace_trl.pool import prompt_id
 
-    questions = [f"Ann has {i} apples and buys {i % 97} more at the market. How many now?" for i in range(num_prompts)]
+    # Half of them with a comma, for which a table needs quotes.
+    questions = [
+        f"Ann has {i} apples{', and' if i % 2 else '. She'} buys {i % 97} more. How many now?"
+        for i in range(num_prompts)
+    ]
     answers = [str(i + i % 97) if kind == "numbers" else rf"\frac{{{i}}}{{{i % 97 + 2}}}" for i in range(num_prompts)]
     table = pa.table({"prompt_id": [prompt_id(question) for question in questions], "answer": answers})
     pq.write_table(table.append_column("prompt", pa.array(questions)), folder / "pool.parquet")
     # As people send them: in another order, with the question beside the answer.
     table = pq.read_table(folder / "pool.parquet").take(pa.array(range(num_prompts - 1, -1, -1)))
     pq.write_table(table, folder / "answers.parquet")
-    pyarrow.csv.write_csv(table, folder / "answers.csv")
+    with (folder / "answers.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(table.column_names)
+        for batch in table.to_batches(1000):
+            writer.writerows(zip(*batch.to_pydict().values(), strict=True))
     with (folder / "answers.jsonl").open("w", encoding="utf-8") as file:
         for batch in table.to_batches(1000):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())

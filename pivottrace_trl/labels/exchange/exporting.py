@@ -3,7 +3,8 @@
 import csv
 import json
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 _INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")
 # Name of the control that holds the answer in the labelling interface; see docs/annotation.md.
 ANSWER_CONTROL = "answer"
+_NAMES_OF_NOTHING = ("prompt_id", "answer")
+_CHUNK_SIZE = 10_000
 
 
 def export_queue(
@@ -54,11 +57,11 @@ def export_queue(
         raise ValueError(f"`limit` is {limit}, but must be at least 1.")
     ledger.refresh()
     queue = ledger.queue()[:limit]
-    rows: list[Row]
+    rows: Iterable[Row]
     if file_format == "label-studio":
         rows = _to_tasks(queue, with_suggestions)
     else:
-        rows = [
+        rows = (
             {
                 "prompt_id": query.prompt_id,
                 "prompt": query.prompt,
@@ -68,9 +71,9 @@ def export_queue(
                 "answer": "",
             }
             for query in queue
-        ]
+        )
     replace_atomically(path, lambda temporary: WRITERS[file_format](rows, temporary))
-    return len(rows)
+    return len(queue)
 
 
 def _suggestions(ledger: AnnotationLedger, query: Query) -> Row:
@@ -92,16 +95,21 @@ def _to_tasks(queries: Sequence[Query], with_suggestions: bool) -> list[Row]:
     return tasks
 
 
-def _write_jsonl(rows: Sequence[Row], path: Path) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+def _write_jsonl(rows: Iterable[Row], path: Path) -> None:
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(encode(row) + "\n" for row in rows)
 
 
-def _write_csv(rows: Sequence[Row], path: Path) -> None:
+def _write_csv(rows: Iterable[Row], path: Path) -> None:
     with path.open("w", encoding="utf-8-sig", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]) if rows else ["prompt_id", "answer"])
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: guard_cell(value) for name, value in row.items()})
+        writer = csv.writer(file)
+        for number, row in enumerate(rows):
+            if number == 0:
+                writer.writerow(row)
+            writer.writerow([guard_cell(value) for value in row.values()])
+        if file.tell() == 0:
+            writer.writerow(_NAMES_OF_NOTHING)
 
 
 def guard_cell(value: Any) -> Any:
@@ -123,18 +131,22 @@ def _needs_guard(text: str) -> bool:
     return next(visible, "") in _FORMULA_STARTS
 
 
-def _write_parquet(rows: Sequence[Row], path: Path) -> None:
-    names = list(rows[0]) if rows else ["prompt_id", "answer"]
+def _write_parquet(rows: Iterable[Row], path: Path) -> None:
+    rows = iter(rows)
+    chunk = list(islice(rows, _CHUNK_SIZE))
     types = {"score": pa.float64()}
-    columns = [pa.array([row[name] for row in rows], types.get(name, pa.string())) for name in names]
-    pq.write_table(pa.table(columns, names=names), path)
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in (chunk[0] if chunk else _NAMES_OF_NOTHING)])
+    with pq.ParquetWriter(path, schema) as writer:
+        while chunk:
+            writer.write_table(pa.Table.from_pylist(chunk, schema))
+            chunk = list(islice(rows, _CHUNK_SIZE))
 
 
-def _write_json(rows: Sequence[Row], path: Path) -> None:
+def _write_json(rows: Iterable[Row], path: Path) -> None:
     path.write_text(json.dumps(list(rows), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-WRITERS: dict[str, Callable[[Sequence[Row], Path], None]] = {
+WRITERS: dict[str, Callable[[Iterable[Row], Path], None]] = {
     "jsonl": _write_jsonl,
     "csv": _write_csv,
     "parquet": _write_parquet,
