@@ -18,7 +18,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["pivottrace_trl", "pivottrace_trl.*"]),
-    package_data={"": ["*.pyi"], "pivottrace_trl": ["py.typed", "demo/model/*", "report/*.j2"]},
+    package_data={"": ["*.pyi"], "pivottrace_trl": ["py.typed", "demo/model/*", "labels/*.j2", "report/*.j2"]},
     python_requires=">=3.10,<3.14",
     install_requires=[
         "torch>=2.6",

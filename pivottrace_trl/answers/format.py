@@ -95,8 +95,7 @@ def format_of_ledger(name: str, answer_format: AnswerFormat | str | None = None)
     The format of the answers of a ledger, which holds its name. What a file says is enough for those of this package
     only: any other name is code, which is imported where the user names the same one as `answer_format`.
     """
-    kind = name.partition(":")[0]
-    if answer_format is None and kind not in _BUILT_IN:
+    if answer_format is None and not is_built_in(name):
         raise ValueError(
             f"The ledger names the answer format {name!r}, which is none of this package, but code that would be "
             f"imported. If it is yours, say so: `--answer-format {name}`, or `answer_format=` in Python."
@@ -105,6 +104,11 @@ def format_of_ledger(name: str, answer_format: AnswerFormat | str | None = None)
     if found.name != name:
         raise ValueError(f"The answer format is {found.name!r}, but the ledger was made with {name!r}. Name that one.")
     return found
+
+
+def is_built_in(name: str) -> bool:
+    """Whether a format of this name is one of this package, and no code of somebody's."""
+    return name.partition(":")[0] in _BUILT_IN
 
 
 def check_name(answer_format: AnswerFormat) -> None:

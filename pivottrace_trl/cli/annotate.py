@@ -1,41 +1,21 @@
 """`pivottrace annotate` and `pivottrace desk`: what people do with the queue of a run."""
 
 import argparse
+import dataclasses
 import importlib.util
+import json
 from pathlib import Path
 
 from .arguments import add_format_of_ledger, add_on_run, open_ledger, read_price, user_name
 from .ask import add_ask
+from .export import add_export
 
 
 def add_annotate(commands) -> None:
     parser = commands.add_parser("annotate", help="hand out the queue, take answers in, see where it stands")
     actions = parser.add_subparsers(dest="action", required=True)
-    for add_action in (_add_export, _add_import, add_ask, _add_backup):
+    for add_action in (add_export, _add_import, add_ask, _add_backup, _add_status):
         add_action(actions)
-    add_on_run(actions, "status", _status, "queue, spend, throughput, and who answered")
-
-
-def _add_export(actions) -> None:
-    add = add_on_run(actions, "export", _export, "write the queue, most valuable first, with room for the answers")
-    add("--format", default="jsonl", choices=["jsonl", "csv", "parquet", "label-studio"])
-    add("--output", type=Path, help="file (default: queue.jsonl and so on, beside the ledger)")
-    add(
-        "--with-suggestions",
-        action="store_true",
-        help="show the policy's own answer: saves typing, but biases people towards its errors",
-    )
-    add("--limit", type=int, help="number of queries (default: all)")
-
-
-def _export(args: argparse.Namespace) -> None:
-    from ..labels.exchange import export_queue
-    from ..labels.exchange.exporting import SUFFIXES
-
-    ledger = open_ledger(args.run)
-    path = args.output or ledger.path.with_name("queue" + SUFFIXES[args.format])
-    count = export_queue(ledger, path, args.format, args.with_suggestions, args.limit)
-    print(f"{count} queries in {path}. Fill in `answer` and run: pivottrace annotate import {args.run} {path}")
 
 
 def _add_import(actions) -> None:
@@ -75,11 +55,27 @@ def _backup(args: argparse.Namespace) -> None:
     print(f"{args.file} holds the ledger of {args.run} with {count} labels, and was read back.")
 
 
+def _add_status(actions) -> None:
+    add = add_on_run(
+        actions,
+        "status",
+        _status,
+        "what labels cost and brought: spend, queue, pace, authors, routes",
+        example="pivottrace annotate status run",
+    )
+    add("--json", action="store_true", help="print it as JSON, for programs")
+
+
 def _status(args: argparse.Namespace) -> None:
     from ..labels.status import annotation_status
-    from ..report.tables import print_status
+    from ..report.status import describe_status, label_gains
 
-    print_status(annotation_status(open_ledger(args.run)))
+    ledger = open_ledger(args.run)
+    status, gains = annotation_status(ledger), label_gains(ledger)
+    if args.json:
+        print(json.dumps({**dataclasses.asdict(status), "gains": dataclasses.asdict(gains)}, indent=1))
+    else:
+        print(describe_status(status, gains))
 
 
 def add_desk(commands) -> None:

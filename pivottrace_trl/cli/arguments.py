@@ -3,6 +3,7 @@
 import argparse
 import getpass
 import math
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,17 +12,23 @@ Body = Callable[[argparse.Namespace], None]
 Add = Callable[..., argparse.Action]  # `add_argument` of a parser
 
 
-def add_command(commands, name: str, body: Body, help: str) -> Add:
-    """A command, as the function that adds its arguments."""
-    parser = commands.add_parser(name, help=help)
+def add_command(commands, name: str, body: Body, help: str, example: str | None = None) -> Add:
+    """A command, as the function that adds its arguments; its help ends with examples, a line each."""
+    parser = commands.add_parser(
+        name,
+        help=help,
+        description=f"{help[0].upper()}{help[1:]}.",
+        epilog=None if example is None else f"example:\n{textwrap.indent(example, '  ')}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--debug", action="store_true", help="show where an error comes from")
     parser.set_defaults(body=body)
     return parser.add_argument
 
 
-def add_on_run(commands, name: str, body: Body, help: str) -> Add:
+def add_on_run(commands, name: str, body: Body, help: str, example: str | None = None) -> Add:
     """A command on the folder of a run."""
-    add = add_command(commands, name, body, help)
+    add = add_command(commands, name, body, help, example)
     add("run", type=Path, help="folder of a run: `output_dir` of a training, or `--output` of a triage")
     return add
 

@@ -4,7 +4,7 @@ from .ledger import AnnotationLedger
 from .oracles import CallableAnnotator
 from .panel import AnnotatorPanel
 from .queries import Answer, Opinion, Oracle, Outcome, Query
-from .status import AnnotationStatus, annotation_status
+from .status import AnnotationStatus, AuthorStatus, Tally, annotation_status
 from .vault import LabelVault
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "AnnotationStatus",
     "AnnotatorPanel",
     "Answer",
+    "AuthorStatus",
     "CallableAnnotator",
     "EndpointAnnotator",
     "ImportReport",
@@ -20,6 +21,7 @@ __all__ = [
     "Oracle",
     "Outcome",
     "Query",
+    "Tally",
     "annotation_status",
     "export_queue",
     "import_answers",

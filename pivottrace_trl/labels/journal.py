@@ -57,6 +57,11 @@ class LedgerJournal(LedgerView):
             rows = self._file.connection.execute(f"SELECT {names} FROM events ORDER BY event_id").fetchall()
         return [dict(zip(names.split(", "), row, strict=True)) for row in rows]
 
+    def select(self, query: str, arguments: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query that reads."""
+        with self._lock:
+            return self._file.connection.execute(query, arguments).fetchall()
+
     def refresh(self) -> None:
         """Take up what other processes wrote."""
         with self._lock:

@@ -10,8 +10,11 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+
 from ..answers import AnswerFormat
 from ..answers.format import format_of_ledger
+from .dataset import labelled_dataset
 from .file import LedgerFile, check_header
 from .lock import hold
 from .queries import Answer, Opinion, Oracle, Outcome, Query, read_label
@@ -127,6 +130,45 @@ class AnnotationLedger(LedgerRecorder):
             ledger.close()
             raise ValueError(f"{path} was never given a budget. Start the run that it belongs to once.")
         return ledger
+
+    def to_dataset(
+        self,
+        dataset: Dataset | None = None,
+        prompt_ids: Sequence[str] | None = None,
+        columns: Sequence[str] = ("prompt",),
+    ) -> Dataset:
+        """
+        The labels that were bought, and those that the user had, for any trainer. Nothing that was taken back, and no
+        row without a label. The rows were chosen for what a label is worth: they are no sample to evaluate on.
+
+        Args:
+            dataset ([`~datasets.Dataset`], *optional*):
+                The pool, from which the prompts come as they are, conversations included, in this order. By default
+                `prompt` is the question as people saw it, in the order of the pool.
+            prompt_ids (`Sequence[str]`, *optional*):
+                Ids of the rows of `dataset`. Defaults to `pool_ids(dataset)`; where the run had an id column, a
+                question column or an instruction, `pool_ids` takes the same.
+            columns (`Sequence[str]`, *optional*, defaults to `("prompt",)`):
+                Columns of `dataset` to keep.
+
+        Returns:
+            [`~datasets.Dataset`]: `prompt_id`, the columns of `dataset` or `prompt`, and the label under its own name;
+            `route`, `score` and `agreement` of the prompt when its label was asked for, where that is known; `purpose`
+            (`"probe"`, `"annotate"`, or `"own"` for a label that the user had), `author`, `price` (of all answers and
+            opinions on it, those that were taken back included) and `time` of the answer (UTC). Of these, one with the
+            name of the label column is called `label_...`.
+
+        Raises:
+            ValueError: if `dataset` holds none of the labelled prompts, lacks a column, or has one that is
+                called like ours.
+
+        Example:
+        ```python
+        >>> labels = AnnotationLedger.open("run/_pivottrace/ledger.sqlite").to_dataset(dataset)
+        >>> trainer = GRPOTrainer(model=..., reward_funcs=accuracy_reward, train_dataset=labels)
+        ```
+        """
+        return labelled_dataset(self, dataset, prompt_ids, columns)
 
     def query(self, prompt_id: str) -> Query | None:
         """The query of a prompt that is asked for and not answered yet, else `None`."""

@@ -257,9 +257,27 @@ class LedgerView:
         """Who answered a prompt; `None` if nobody did."""
         return self._state.authors.get(prompt_id)
 
+    def asked(self, prompt_id: str) -> dict[str, Any]:
+        """What was last asked about a prompt, see [`Query`]; empty if nothing was."""
+        return self._state.requests.get(prompt_id, {})
+
+    def purpose(self, prompt_id: str) -> str:
+        """`"own"` for a label that the user had, else `"probe"` or `"annotate"`."""
+        return "own" if prompt_id in self._state.own else self.asked(prompt_id).get("purpose", "annotate")
+
     def has_declined(self, prompt_id: str) -> bool:
         """Whether the annotator had no answer, or called the problem broken; it is not asked for again."""
         return prompt_id in self._state.closed
+
+    @property
+    def closed(self) -> dict[str, str]:
+        """Prompts that nobody is asked for again, and why: `"decline"` or `"broken"`."""
+        return dict(self._state.closed)
+
+    @property
+    def open_ids(self) -> list[str]:
+        """Prompts that are asked for and not answered yet, in no order."""
+        return list(self._state.open_ids)
 
     @property
     def num_open(self) -> int:

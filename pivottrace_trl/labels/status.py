@@ -1,45 +1,118 @@
-"""Where the annotation stands."""
+"""Where the annotation stands, and what it cost."""
 
-from collections import Counter
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
+from ..answers.format import format_of_ledger, is_built_in
 from .ledger import AnnotationLedger
+from .queries import Outcome
+
+
+# Opinions that are compared with the label that came to stand: of more, the latest.
+_NUM_OPINIONS = 1000
+_PAID = "answer"
+# Answers from which the last hour alone tells the pace.
+_ENOUGH = 5
+
+
+@dataclass(frozen=True)
+class AuthorStatus:
+    """
+    What one author did.
+
+    Attributes:
+        author (`str`): the name.
+        answers (`int`): labels of theirs that stand, the user's own ones included.
+        price (`float`): what they were paid in all, also for opinions, declines, and answers that were taken back.
+        contradicted (`int`): answers of others that said something else than a label of theirs that stands.
+        taken_back (`int`): answers of theirs that were undone or replaced.
+        opinions (`int`): of their latest opinions, those about prompts that have a label now.
+        opinions_upheld (`int`): those of them that say the same as that label.
+    """
+
+    author: str
+    answers: int
+    price: float
+    contradicted: int
+    taken_back: int
+    opinions: int
+    opinions_upheld: int
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Labels that were bought and stand, and what all answers like them cost."""
+
+    labels: int
+    price: float
 
 
 @dataclass(frozen=True)
 class AnnotationStatus:
     """
-    Where the annotation stands.
+    Where the annotation stands, and what it cost.
 
     Attributes:
         budget (`int`): labels that may be bought in all.
         bought (`int`): prompts paid for.
+        left (`int`): labels that may still be bought.
+        own (`int`): labels that the user had; they cost nothing.
+        price (`float`): what was paid in all. Answers that were not used are not charged.
+        purposes (`dict[str, Tally]`): labels and price by what they were bought for, `"probe"` or `"annotate"`.
+        routes (`dict[str, Tally]`): the same by the route that the prompt had when it was asked for; `"none"` where
+            nobody asked.
+        authors (`list[AuthorStatus]`): most answers first.
         queue (`dict[str, int]`): open queries by purpose, `{"probe": n, "annotate": n}`.
-        price (`float`): what all answers cost; those that were not used are not charged.
-        answers_by_author (`dict[str, int]`): standing answers of each author, most first.
         broken, declined (`int`): prompts that people called broken, or had no answer to.
-        unused (`int`): answers that contradicted another, or came when the budget was spent.
-        per_hour (`float`): answers in the last 24 hours per hour between the first and the last of them; 0 if fewer
-            than two.
+        conflicts (`int`): answers that contradicted one that stands.
+        over_budget (`int`): answers that came when the budget was spent.
+        last_hour, last_day (`int`): answers of the last 60 minutes, and of the last 24 hours.
+        per_hour (`float`): answers an hour, from the first to the last of the last hour, or if it saw fewer than five
+            of the last 24 hours; 0 if fewer than two.
+        hours_left (`float` or `None`): until the queue is empty at this pace.
         last_answer (`str` or `None`): time of the latest answer (UTC, ISO 8601).
     """
 
     budget: int
     bought: int
-    queue: dict[str, int]
+    left: int
+    own: int
     price: float
-    answers_by_author: dict[str, int]
+    purposes: dict[str, Tally]
+    routes: dict[str, Tally]
+    authors: list[AuthorStatus]
+    queue: dict[str, int]
     broken: int
     declined: int
-    unused: int
+    conflicts: int
+    over_budget: int
+    last_hour: int
+    last_day: int
     per_hour: float
+    hours_left: float | None
     last_answer: str | None
+
+
+_ANSWERS = """
+SELECT e.kind, e.author, e.purpose, e.route, count(*), count(u.event_id), sum(e.price)
+FROM events e LEFT JOIN events u ON u.undoes = e.event_id
+WHERE e.kind IN ('answer', 'own', 'opinion', 'decline') GROUP BY 1, 2, 3, 4
+"""
+_TIMES = """
+SELECT e.happened_at FROM events e LEFT JOIN events u ON u.undoes = e.event_id
+WHERE e.kind = 'answer' AND u.event_id IS NULL AND e.happened_at >= ? ORDER BY e.happened_at
+"""
+_UNUSED = "SELECT prompt_id, author, json_extract(value, '$.reason') FROM events WHERE kind = 'unused'"
+_OPINIONS = "SELECT author, prompt_id, value FROM events WHERE kind = 'opinion' ORDER BY event_id DESC LIMIT ?"
 
 
 def annotation_status(ledger: AnnotationLedger) -> AnnotationStatus:
     """
-    Read the status from a ledger.
+    Read the status from a ledger, also while a run writes to it.
 
     Args:
         ledger ([`AnnotationLedger`]): the run's ledger.
@@ -48,23 +121,84 @@ def annotation_status(ledger: AnnotationLedger) -> AnnotationStatus:
         [`AnnotationStatus`]
     """
     ledger.refresh()
-    events = ledger.events()
-    authors = Counter(ledger.author(identity) or "unknown" for identity in ledger.bought_ids)
-    times = [datetime.fromisoformat(e["happened_at"]) for e in events if e["kind"] == "answer" and e["happened_at"]]
-    since = datetime.now(timezone.utc) - timedelta(hours=24)
-    recent = sorted(time for time in times if time.tzinfo and time >= since)
-    hours = (recent[-1] - recent[0]).total_seconds() / 3600 if len(recent) > 1 else 0.0
-    undone = {event["undoes"] for event in events}
-    closed = Counter(e["kind"] for e in events if e["event_id"] not in undone)
+    answers = ledger.select(_ANSWERS)
+    unused = ledger.select(_UNUSED)
+    reasons = Counter(reason for *_, reason in unused)
+    closed = Counter(ledger.closed.values())
+    queue = {"probe": 0, "annotate": 0} | Counter(map(ledger.purpose, ledger.open_ids))
+    now = datetime.now(timezone.utc)
+    times = [
+        datetime.fromisoformat(time)
+        for (time,) in ledger.select(_TIMES, ((now - timedelta(days=1)).isoformat(timespec="milliseconds"),))
+    ]
+    last_hour = [time for time in times if time >= now - timedelta(hours=1)]
+    per_hour = _pace(last_hour if len(last_hour) >= _ENOUGH else times)
+    ((last_answer,),) = ledger.select("SELECT max(happened_at) FROM events WHERE kind = 'answer'")
     return AnnotationStatus(
         budget=ledger.budget,
         bought=ledger.num_bought,
-        queue={"probe": 0, "annotate": 0} | Counter(query.purpose for query in ledger.queue()),
+        left=ledger.num_left,
+        own=len(ledger.own_ids),
         price=ledger.spent,
-        answers_by_author=dict(authors.most_common()),
+        purposes=_tally(
+            (purpose or "annotate", *counts) for kind, _, purpose, _, *counts in answers if kind == "answer"
+        ),
+        routes=_tally((route or "none", *counts) for kind, _, _, route, *counts in answers if kind == "answer"),
+        authors=_authors(ledger, answers, unused),
+        queue=queue,
         broken=closed["broken"],
         declined=closed["decline"],
-        unused=closed["unused"],
-        per_hour=(len(recent) - 1) / hours if hours else 0.0,
-        last_answer=max((e["happened_at"] for e in events if e["kind"] == "answer"), default=None),
+        conflicts=reasons[Outcome.CONFLICT.value],
+        over_budget=reasons[Outcome.OVER_BUDGET.value],
+        last_hour=len(last_hour),
+        last_day=len(times),
+        per_hour=per_hour,
+        hours_left=sum(queue.values()) / per_hour if per_hour else None,
+        last_answer=last_answer,
     )
+
+
+def _pace(times: Sequence[datetime]) -> float:
+    """Answers an hour between the first and the last of these times."""
+    hours = (times[-1] - times[0]).total_seconds() / 3600 if len(times) > 1 else 0.0
+    return (len(times) - 1) / hours if hours else 0.0
+
+
+def _tally(rows: Iterable[tuple[str, int, int, float]]) -> dict[str, Tally]:
+    labels, prices = Counter[str](), defaultdict[str, float](float)
+    for name, count, num_undone, price in rows:
+        labels[name] += count - num_undone
+        prices[name] += price
+    return {name: Tally(labels[name], prices[name]) for name in sorted(labels)}
+
+
+def _authors(ledger: AnnotationLedger, answers: Sequence[Any], unused: Sequence[Any]) -> list[AuthorStatus]:
+    standing = Counter(ledger.author(identity) for identity in ledger.bought_ids | ledger.own_ids)
+    prices = defaultdict[str, float](float)
+    taken_back, contradicted = Counter[str](), Counter[str]()
+    for kind, author, _, _, _, num_undone, price in answers:
+        prices[author] += price
+        taken_back[author] += num_undone if kind == "answer" else 0
+    for identity, author, reason in unused:
+        if reason == Outcome.CONFLICT.value and (other := ledger.author(identity)) not in (None, author):
+            contradicted[other] += 1
+    known, upheld = _weigh_opinions(ledger)
+    names = sorted(prices, key=lambda author: (-standing[author], author))
+    return [
+        AuthorStatus(n, standing[n], prices[n], contradicted[n], taken_back[n], known[n], upheld[n]) for n in names
+    ]
+
+
+def _weigh_opinions(ledger: AnnotationLedger) -> tuple[Counter[str], Counter[str]]:
+    """Of each author's latest opinions, how many are on prompts that have a label now, and how many say the same."""
+    # A format that is code of somebody's is not loaded because a file names it: then they must be written alike.
+    answer_format = format_of_ledger(ledger.answer_format) if is_built_in(ledger.answer_format) else None
+    known, upheld = Counter[str](), Counter[str]()
+    for author, identity, value in ledger.select(_OPINIONS, (_NUM_OPINIONS,)):
+        label, said = ledger.label(identity), json.loads(value)["label"]
+        if label is None or said is None:
+            continue
+        texts = str(label.get(ledger.label_column)), str(said)
+        known[author] += 1
+        upheld[author] += texts[0] == texts[1] or (answer_format is not None and answer_format.are_equivalent(*texts))
+    return known, upheld

@@ -257,7 +257,7 @@ def test_the_command_line(ledger, tmp_path, capsys):
     assert "1 unreadable answer" in said and "queue.csv.rejected-" in said
     assert main(["annotate", "status", run]) == 0
     said = capsys.readouterr().out
-    assert "1 of 6" in said and "answered by eve" in said and "0.20" in said
+    assert "1 of 6" in said and "eve: 1 labels, 0.20" in said
     assert main(["annotate", "status", str(tmp_path / "elsewhere")]) == 2
     assert "There is no ledger in" in capsys.readouterr().err
 
