@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import accuracy_reward
 
+from pivottrace_trl import PivotDensityCallback, TriageConfig
 from pivottrace_trl.demo.arithmetic import make_pool
 from pivottrace_trl.demo.arm import MODEL_PATH
 from pivottrace_trl.demo.rewards import cached_accuracy_reward
@@ -129,3 +130,33 @@ def test_evaluation_gives_what_trl_gives(tmp_path):
     assert torch.equal(torch.get_rng_state(), state)
     lengths = [len(problem) for problem, _ in answered]
     assert lengths == sorted(lengths, reverse=True)
+
+
+def test_what_is_traced_is_what_trl_would_show(tmp_path):
+    """Every group of a step is traced once, silent ones too, and the traces are those of the whole padded batch."""
+    traced = {}
+    for kind in (GRPOTrainer, QuickTrainer):
+        args = GRPOConfig(
+            output_dir=str(tmp_path / kind.__name__), per_device_train_batch_size=32, num_generations=4, max_steps=1,
+            max_completion_length=80, learning_rate=5e-4, gradient_checkpointing=False, use_cpu=True, bf16=False,
+            report_to="none", disable_tqdm=True, save_strategy="no", seed=3,
+        )  # fmt: skip
+        trainer = kind(
+            model=AutoModelForCausalLM.from_pretrained(MODEL_PATH, dtype=torch.float32),
+            reward_funcs=cached_accuracy_reward, args=args, train_dataset=make_pool(16, seed=1),
+            processing_class=AutoTokenizer.from_pretrained(MODEL_PATH),
+        )  # fmt: skip
+        callback = PivotDensityCallback(trainer, 1.0, config=TriageConfig(discard_ratio=0.0))
+        trainer.add_callback(callback)
+        seen = traced[kind] = {}
+        callback._attachment._training_pass._on_traces = lambda rows, traces, seen=seen: seen.update(
+            zip(rows, traces, strict=True)
+        )
+        torch.manual_seed(0)
+        trainer.train()
+        callback.detach()
+    expected, found = traced.values()
+    assert expected.keys() == found.keys() and len(found) == 8
+    for row, trace in found.items():
+        for name in ("entropy", "log_prob", "long_range_mass"):
+            assert np.allclose(getattr(trace, name), getattr(expected[row], name), atol=1e-5), name
