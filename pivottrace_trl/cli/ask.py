@@ -51,7 +51,10 @@ def _ask(args: argparse.Namespace) -> None:
     panel = models[0] if len(models) == 1 else AnnotatorPanel(models, args.min_agreement, answer_format)
     questions, spent = questions_for(ledger, panel.author), ledger.spent
     most = sum(model.most_cost(questions) for model in models)
-    print(f"{len(questions)} questions for {panel.author}: {most:.4g} at most, if no request is repeated.", flush=True)
+    cost = (
+        f"{most:.4g} at most, if no request is repeated" if args.prices else "without --prices the cost is not known"
+    )
+    print(f"{len(questions)} questions for {panel.author}: {cost}.", flush=True)
     with progress_bar("asking", len(questions)) as advance:
         num_recorded = ask_queue(ledger, panel, answer_format, advance)
     print(

@@ -71,6 +71,12 @@ def test_samples_and_limits(run, endpoint, capsys):
     assert len(endpoint.requests) == 40 > before
 
 
+def test_without_prices_no_price_is_promised(run, endpoint, capsys):
+    folder = str(run[0])
+    assert main(["annotate", "ask", folder, "--base-url", endpoint.url, "--model", "a"]) == 0
+    assert "20 questions for a: without --prices the cost is not known." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
