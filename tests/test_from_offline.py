@@ -99,8 +99,9 @@ def test_nothing_is_answered_or_paid_twice(peft_config, places, make_trainer, fi
     assert sorted(router.prompt_ids[row] for row in router.probes) == probes
     assert callback.summary()["first_responses"]["probes"] == len(probes) == 8
     after = events(places)
-    assert set(prompts_of(after, "request")) == set(asked)
-    assert prompts_of(after, "answer") == sorted(set(asked)) and callback.ledger.num_bought == BUDGET
+    # What triage left in the queue is bought, and nothing is asked for again.
+    assert prompts_of(after, "request") == asked and not prompts_of(after, "withdraw")
+    assert prompts_of(after, "answer") == asked and len(asked) == callback.ledger.num_bought == BUDGET
 
 
 @pytest.mark.parametrize("annotator", ["queue", "function", "column"])
@@ -129,7 +130,7 @@ def reason(capsys) -> str:
     return line
 
 
-def test_what_other_weights_answered_is_answered_anew(places, make_trainer, first_answers, capsys):
+def test_other_weights_or_prompts_are_answered_anew(places, make_trainer, first_answers, tokenizer, capsys):
     triage(places, "--label-column", "solution")
     paid = prompts_of(events(places), "answer")
 
@@ -141,6 +142,11 @@ def test_what_other_weights_answered_is_answered_anew(places, make_trainer, firs
 
     train(conversations(places), LORA)
     assert "not used, since they are by other weights: the pool is answered anew" in reason(capsys)
+    assert sum(map(len, first_answers)) == 32
+    first_answers.clear()
+    tokenizer.chat_template = tokenizer.chat_template.replace("{{ m['content'] }}", "{{ m['content'] }} Think.")
+    train(conversations(places), None)
+    assert "not used, since 32 of 32 prompts are not, to the token, among those" in reason(capsys)
     assert sum(map(len, first_answers)) == 32
     # The labels are kept all the same.
     answers = prompts_of(events(places), "answer")

@@ -5,7 +5,7 @@ import json
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,7 @@ class AnnotationLedger(LedgerRecorder):
         num_skips = self._state.num_skips.get(identity, 0)
         return num_skips, not is_probe, value is None, float("inf") if worth is None else -worth
 
-    def request(self, queries: Sequence[Query], epoch: int = 0) -> None:
+    def request(self, queries: Sequence[Query], epoch: int = 0, replaces: bool = True) -> None:
         """
         Ask for labels: the queue becomes exactly these queries, less those that were answered or declined before. A
         question that somebody is answering now stays in it.
@@ -212,12 +212,15 @@ class AnnotationLedger(LedgerRecorder):
                 The prompts that deserve a label now.
             epoch (`int`, *optional*, defaults to `0`):
                 Epoch of training that asks.
+            replaces (`bool`, *optional*, defaults to `True`):
+                Whether what else is in the queue is withdrawn.
         """
-        self._write(lambda: self._request(queries, epoch))
+        self._write(lambda: self._request(queries, epoch, replaces))
 
-    def _request(self, queries: Sequence[Query], epoch: int) -> None:
+    def _request(self, queries: Sequence[Query], epoch: int, replaces: bool) -> None:
         wanted = {q.prompt_id for q in queries}
-        for identity in [i for i in self._state.open_ids if i not in wanted and self.claimant(i) is None]:
+        others = [i for i in self._state.open_ids if i not in wanted and self.claimant(i) is None]
+        for identity in others if replaces else []:
             self._append("withdraw", identity, epoch=epoch)
         for query in queries:
             if query.prompt_id in self._state.labels or query.prompt_id in self._state.closed:
@@ -234,7 +237,12 @@ class AnnotationLedger(LedgerRecorder):
             if query.prompt_id not in self._state.open_ids or value != self._state.requests[query.prompt_id]:
                 self._append("request", query.prompt_id, value=value, epoch=epoch)
 
-    def buy(self, oracle: Oracle, rows: Callable[[list[str]], Iterable[dict[str, Any]]] | None = None) -> int:
+    def buy(
+        self,
+        oracle: Oracle,
+        rows: Callable[[list[str]], Iterable[dict[str, Any]]] | None = None,
+        among: Collection[str] | None = None,
+    ) -> int:
         """
         Let an oracle answer the queue, most valuable first, as far as the budget goes. What was recorded stays, also
         when the oracle fails later on. An answer that the answer format cannot read counts as none.
@@ -245,6 +253,8 @@ class AnnotationLedger(LedgerRecorder):
             rows (`Callable[[list[str]], Iterable[dict]]`, *optional*):
                 Returns what the oracle may know of the prompts with the given ids. Defaults to the text of the prompt,
                 as `prompt`.
+            among (`Collection[str]`, *optional*):
+                Ids of the prompts that may be answered now. Defaults to the whole queue.
 
         Returns:
             `int`: number of labels recorded.
@@ -254,7 +264,8 @@ class AnnotationLedger(LedgerRecorder):
         """
         self.refresh()
         with self._lock:
-            waiting = deque(sorted(self._state.open_ids, key=self._paid_first))
+            ids = [identity for identity in self._state.open_ids if among is None or identity in among]
+            waiting = deque(sorted(ids, key=self._paid_first))
         num_recorded = 0
         while batch := self._next_batch(waiting, oracle.batch_size):
             ids = [query.prompt_id for query in batch]

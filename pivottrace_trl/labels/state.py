@@ -236,6 +236,11 @@ class LedgerView:
         """Prompts whose label the user had."""
         return set(self._state.own)
 
+    @property
+    def probe_ids(self) -> set[str]:
+        """Prompts that were last asked for as probes, answered or not."""
+        return {identity for identity, asked in self._state.requests.items() if asked["purpose"] == "probe"}
+
     def label(self, prompt_id: str) -> dict[str, Any] | None:
         """
         The label of a prompt, if it was bought or is the user's own.

@@ -220,8 +220,11 @@ class PoolRouter:
         """
         self.num_routings = 0
         if self.probe_size:
-            self.probes = choose_probes(self.scores, self.probe_size)
-        self._request(self.probes, epoch=0)
+            # What was asked for before, by a triage say, is a probe again, and labels that one has are as good.
+            known = self.ledger.probe_ids | self.ledger.own_ids
+            is_known = np.array([identity in known for identity in self.prompt_ids], bool)
+            self.probes = choose_probes(self.scores, self.probe_size, is_known)
+        self._request(self.probes, epoch=0, replaces=False)
         self._collect(examiner, self.probes, routing=-1)
         return self.route(0, examiner, buy)
 
@@ -278,7 +281,7 @@ class PoolRouter:
     def _can_be_answered(self, row: int) -> bool:
         return not self.evidence.is_labelled[row] and not self.ledger.has_declined(self.prompt_ids[row])
 
-    def _request(self, rows: np.ndarray, epoch: int) -> None:
+    def _request(self, rows: np.ndarray, epoch: int, replaces: bool = True) -> None:
         rows = np.array([row for row in rows if self._can_be_answered(row)], int)
         texts: Iterable[str | None] = [None] * len(rows) if self._texts is None else self._texts(rows.tolist())
         probes = set(self.probes.tolist())
@@ -293,14 +296,15 @@ class PoolRouter:
             )
             for row, text in zip(rows, texts, strict=True)
         ]
-        self._account.request(queries, epoch)
+        self._account.request(queries, epoch, replaces)
 
     def _collect(self, examiner: Examiner, wanted: np.ndarray, routing: int) -> None:
         """Get what was asked for, as far as the oracle, and people meanwhile, have answered."""
         row_of = {self.prompt_ids[row]: row for row in wanted.tolist()}
         read = self._rows
         try:
-            self._account.buy(self.oracle, None if read is None else lambda ids: read([row_of[i] for i in ids]))
+            known = None if read is None else lambda ids: read([row_of[i] for i in ids])
+            self._account.buy(self.oracle, known, among=row_of)
             self._account.refresh()
         finally:
             # Also after an annotator failed half way: what it had returned is in the ledger.

@@ -221,15 +221,18 @@ def rank_pool(scores: np.ndarray) -> np.ndarray:
     return np.argsort(scores, kind="stable")
 
 
-def choose_probes(scores: np.ndarray, num_probes: int) -> np.ndarray:
+def choose_probes(scores: np.ndarray, num_probes: int, known: np.ndarray | None = None) -> np.ndarray:
     """
-    Choose the probe set: the middle of each of `num_probes` equal stretches of the ranking.
+    Choose the probe set: the middle of each of `num_probes` equal stretches of the ranking, or of a stretch with
+    prompts whose label is there, or asked for as a probe, already, the one of them that is nearest to its middle.
 
     Args:
         scores (`np.ndarray` of shape `(num_prompts,)`):
             One score per prompt.
         num_probes (`int`):
             Size of the probe set.
+        known (`np.ndarray` of shape `(num_prompts,)`, `bool`, *optional*):
+            Prompts that need not be asked for.
 
     Returns:
         `np.ndarray` of shape `(num_probes,)`, int: indices of prompts, least uncertain first.
@@ -243,8 +246,15 @@ def choose_probes(scores: np.ndarray, num_probes: int) -> np.ndarray:
             f"The probe set of {num_probes} prompts does not fit a pool of {len(ranking)}. Pass a `probe_size` "
             "between 1 and the size of the pool, or a larger pool."
         )
-    positions = (np.arange(num_probes) + 0.5) * len(ranking) / num_probes
-    return ranking[positions.astype(int)]
+    middles = (np.arange(num_probes) + 0.5) * len(ranking) / num_probes
+    probes = ranking[middles.astype(int)]
+    if known is not None:
+        places = np.flatnonzero(np.asarray(known)[ranking])
+        stretches = ((places + 0.5) * num_probes / len(ranking)).astype(int)
+        # Of several in a stretch, the last one written stays.
+        nearest_last = np.argsort(-np.abs(places + 0.5 - middles[stretches]), kind="stable")
+        probes[stretches[nearest_last]] = ranking[places[nearest_last]]
+    return probes
 
 
 def assign_routes(

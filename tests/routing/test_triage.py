@@ -290,3 +290,21 @@ def test_shares_cut_the_ranking_whatever_the_verified_prompts_say(order, discard
 def test_a_share_out_of_range_is_refused(share):
     with pytest.raises(ValueError, match=f"`discard_ratio` is {share}, but must be a share"):
         TriageConfig(discard_ratio=share)
+
+
+def test_probes_that_are_known_are_not_chosen_again():
+    scores = np.random.default_rng(0).random(100)
+    first = choose_probes(scores, 10)
+    is_known = np.isin(np.arange(100), first)
+    assert (choose_probes(scores, 10, is_known) == first).all()
+    # By another ranking, each stretch that holds one of them keeps the one nearest to its middle.
+    other = np.random.default_rng(1).random(100)
+    ranking = np.argsort(other)
+    places = {int(row): place for place, row in enumerate(ranking)}
+    expected = []
+    for number in range(10):
+        stretch = ranking[10 * number : 10 * number + 10]
+        known = sorted((row for row in stretch if is_known[row]), key=lambda row: abs(places[row] - 10 * number - 4.5))
+        expected.append(known[0] if known else stretch[5])
+    assert choose_probes(other, 10, is_known).tolist() == expected
+    assert 0 < np.isin(expected, first).sum() < 10
