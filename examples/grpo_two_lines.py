@@ -13,7 +13,7 @@ from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import accuracy_reward
 
-from pivottrace_trl import PivotDensityCallback
+from pivottrace_trl import PivotDensityCallback, build_prompt
 
 
 INSTRUCTION = "Reason step by step and put the final answer in \\boxed{}."
@@ -26,7 +26,7 @@ def load_gsm8k(path: str | None):
 
     def to_row(row):
         return {
-            "prompt": [{"role": "user", "content": f"{row['question']}\n{INSTRUCTION}"}],
+            "prompt": build_prompt(row["question"], INSTRUCTION),
             "solution": row["answer"].split("####")[-1].strip().replace(",", ""),
         }
 
@@ -62,7 +62,7 @@ def main() -> None:
         train_dataset=dataset.select(range(args.limit)) if args.limit else dataset,
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear"),
     )
-    trainer.add_callback(PivotDensityCallback(trainer, annotation_budget=0.293))
+    trainer.add_callback(PivotDensityCallback(trainer, annotation_budget=0.293, instruction=INSTRUCTION))
     trainer.train()
 
 

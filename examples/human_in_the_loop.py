@@ -21,22 +21,22 @@ from peft import LoraConfig
 from trl import GRPOConfig, GRPOTrainer
 from trl.rewards import accuracy_reward
 
-from pivottrace_trl import PivotDensityCallback
+from pivottrace_trl import PivotDensityCallback, build_prompt
 
 
 INSTRUCTION = "Reason step by step and put the final answer in \\boxed{}."
 
 
 def load_gsm8k(path: str | None, limit: int | None) -> tuple[Dataset, dict[str, str]]:
-    """The pool without any label, and what the scripted person knows: prompt -> answer."""
+    """The pool without any label, and what the scripted person knows: question -> answer."""
     dataset = (
         load_dataset("json", data_files=path, split="train") if path else load_dataset("openai/gsm8k", "main")["train"]
     )
     dataset = dataset.select(range(min(limit or len(dataset), len(dataset))))
-    prompts = [f"{question}\n{INSTRUCTION}" for question in dataset["question"]]
+    questions = list(dataset["question"])
     answers = [answer.split("####")[-1].strip() for answer in dataset["answer"]]
-    pool = Dataset.from_dict({"prompt": [[{"role": "user", "content": prompt}] for prompt in prompts]})
-    return pool, dict(zip(prompts, answers, strict=True))
+    pool = Dataset.from_dict({"prompt": [build_prompt(question, INSTRUCTION) for question in questions]})
+    return pool, dict(zip(questions, answers, strict=True))
 
 
 class ScriptedPerson(threading.Thread):
@@ -110,6 +110,7 @@ def main() -> None:
         annotation_budget=args.annotation_budget,
         annotator="queue",
         wait_for_annotations=args.wait_for,
+        instruction=INSTRUCTION,
     )
     trainer.add_callback(callback)
     person = ScriptedPerson(args.output_dir, knowledge, args.person_seconds)

@@ -309,8 +309,9 @@ class PivotDensityCallback(TrainerCallback):
                 self._look_at(responses)
             else:
                 logger.warning(
-                    f"{self.output_dir} does not hold the first responses of the run that saved {checkpoint}: labels "
-                    "that are bought from now on do not tell whether those were right."
+                    f"{self.output_dir} does not hold the first responses of the run that saved {checkpoint}, or they "
+                    "answer prompts in other words: labels that are bought from now on do not tell whether those were "
+                    "right."
                 )
             self.report.resume(position.epoch)
             return position

@@ -14,6 +14,7 @@ from pivottrace_trl import AnnotationLedger, Query, TriageConfig
 from pivottrace_trl.cli import main
 from pivottrace_trl.cli.arguments import read_budget
 from pivottrace_trl.offline import plan_triage
+from pivottrace_trl.pool import Questions
 from pivottrace_trl.processes import BatchFolder
 
 from .conftest import make_model, make_pool
@@ -210,7 +211,7 @@ def test_a_triage_that_cannot_be_is_refused_before_the_model_is_loaded(
 def test_a_triage_by_shares_is_refused_a_score_that_learns_from_probes(tmp_path):
     config = TriageConfig(discard_ratio=0.4)
     with pytest.raises(ValueError, match="learns from a probe set.*`discard_ratio=0.4`"):
-        plan_triage(make_pool(), tmp_path / "out", estimator="probe_calibrated", config=config)
+        plan_triage(make_pool(), tmp_path / "out", Questions(), estimator="probe_calibrated", config=config)
     assert not (tmp_path / "out").exists()
 
 

@@ -2,12 +2,13 @@
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import load_dataset
 from peft import LoraConfig, get_peft_model
 
-from pivottrace_trl import AnnotationLedger
+from pivottrace_trl import AnnotationLedger, build_prompt, prompt_id
 from pivottrace_trl.cli import main
 from pivottrace_trl.scoring.policy import fingerprint_policy
 from pivottrace_trl.training.policy import TrainerPolicy
@@ -102,6 +103,52 @@ def test_nothing_is_answered_or_paid_twice(peft_config, places, make_trainer, fi
     # What triage left in the queue is bought, and nothing is asked for again.
     assert prompts_of(after, "request") == asked and not prompts_of(after, "withdraw")
     assert prompts_of(after, "answer") == asked and len(asked) == callback.ledger.num_bought == BUDGET
+
+
+@pytest.mark.parametrize("way", ["build_prompt", "by hand"])
+def test_a_triage_asks_what_training_asks(way, places, make_trainer, first_answers, capsys):
+    instruction, system_prompt = "Put the answer\n  in \\boxed{}.", "You are a calculator."
+    triage(places, "--label-column", "solution", "--instruction", instruction, "--system-prompt", system_prompt)
+    folder = places / "run" / "_pivottrace"
+    routes = pq.read_table(folder / "routes.parquet").to_pydict()
+    bare = [f"{i}+{i % 7}=?" for i in range(32)]
+    assert routes["prompt"] == bare and routes["prompt_id"] == [prompt_id(question) for question in bare]
+    queue = [json.loads(line) for line in (folder / "queue.jsonl").read_text().splitlines()]
+    assert queue and {row["prompt"] for row in queue} <= set(bare)
+
+    def by_hand(question):
+        text = f"{question}\n{instruction}"
+        return [{"role": "system", "content": system_prompt}, {"role": "user", "content": text}]
+
+    def to_row(row):
+        question = row["prompt"][0]["content"]
+        built = build_prompt(question, instruction, system_prompt)
+        return {"prompt": built if way == "build_prompt" else by_hand(question)}
+
+    trainer = make_trainer(conversations(places).map(to_row), first_digit_reward, peft_config=None, max_steps=1)
+    callback = attach(trainer, BUDGET, instruction=instruction)
+    trainer.train()
+    # To the token: what was answered and asked is taken over.
+    assert not first_answers and "are used: nothing is answered again" in reason(capsys)
+    answers = prompts_of(events(places), "answer")
+    assert len(set(answers)) == len(answers) == callback.ledger.num_bought <= BUDGET
+    assert set(routes["prompt_id"]) == set(callback.router.prompt_ids)
+
+
+def test_a_file_of_finished_prompts_stays_as_it_is(places, capsys):
+    bare = (places / "pool.jsonl").read_text()
+    triage(places, "--instruction", "Think.")
+    whole = pq.read_table(places / "run" / "_pivottrace" / "routes.parquet").to_pydict()
+    (places / "pool.jsonl").write_text(bare.replace("=?", "=?\\nThink."))
+    triage(places, "--instruction", "Think.")
+    assert pq.read_table(places / "run" / "_pivottrace" / "routes.parquet").to_pydict() == whole
+    (places / "pool.jsonl").write_text(bare)
+    with_columns = ["--id-column", "solution", "--label-column", "solution"]
+    given = ["--model", str(places / "model"), "--dataset", str(places / "pool.jsonl"), "--output", str(places / "a")]
+    assert main(["triage", *given, *with_columns]) == 2
+    assert "`id_column` is the label column `solution`" in capsys.readouterr().err
+    assert main(["triage", *given, "--question-column", "text"]) == 2
+    assert "`question_column` is 'text', but the pool has only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("annotator", ["queue", "function", "column"])

@@ -66,6 +66,17 @@ def test_only_what_is_declared_is_taken_off():
     ]
 
 
+def test_an_instruction_with_what_nobody_sees_is_found_in_time_that_grows_with_the_text():
+    told = ["q Think\u200b it\u00a0over.", "\ufeffThink it over.\nq", "q Think\n it   over."]
+    assert [*map(Questions(instruction="Think it over.").text, [{"prompt": text} for text in told])] == ["q"] * 3
+    assert ids_of(["q Re\u0301ponds."], instruction="R\u00e9ponds.") == [prompt_id("q")]
+    gap, many = " " * 100_000, "Think it over. " * 20_000
+    for text, question in ((f"{many}b", "b"), (f"b {many}", "b"), (f"b {many}c", f"b {many}c"), (f"{gap}b{gap}", "b")):
+        assert Questions(instruction="Think it over.").id(0, {"prompt": text}) == prompt_id(question)
+    for text in ("\n" * 100_000 + "b", f"Think{gap}it", f"Think it over.{gap}b"):
+        Questions(instruction="Think it over.").id(0, {"prompt": text})
+
+
 def test_a_prompt_that_is_nothing_but_the_instruction_is_refused():
     with pytest.raises(ValueError, match="Row 1 .* without a question .*instruction"):
         ids_of(["Why?\nThink.", " Think.\n"], instruction="Think.")

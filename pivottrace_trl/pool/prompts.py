@@ -53,12 +53,12 @@ def build_prompt(
         last = turns[users[-1]]
         turns[users[-1]] = {**last, "content": _with_instruction(last["content"], instruction)}
     if system_prompt is not None:
-        first = turns[0]
-        if first.get("role") not in _SYSTEM_ROLES:
+        above = [turn["content"] for turn in turns[:1] if turn.get("role") in _SYSTEM_ROLES]
+        if not above:
             turns.insert(0, {"role": "system", "content": system_prompt})
-        elif first["content"] != system_prompt:
+        elif above != [system_prompt]:
             raise ValueError(
-                f"A conversation has the system prompt {str(first['content'])[:80]!r} already, and not "
+                f"A conversation has the system prompt {str(above[0])[:80]!r} already, and not "
                 f"{system_prompt[:80]!r}. Leave `system_prompt` out, or take that message off with `dataset.map`."
             )
     return turns
@@ -79,21 +79,33 @@ def without(instruction: str) -> Callable[[str], str]:
     Takes an instruction off a text: at its beginning and its end, as often as it stands there, whatever the white
     space in it. A text that has none comes back as it is.
     """
-    words = [re.escape(word) for word in unicodedata.normalize("NFC", instruction).split()]
+    words = _visible(instruction).split()
     if not words:
         raise ValueError(f"`instruction` is {instruction!r}, which is empty. Leave it out.")
-    body = r"\s+".join(words)
     # The line break goes with it, and not the indentation of the line after.
-    begin = re.compile(rf"\A\s*{body}(?:[^\S\n]*\n|[^\S\n]+|\Z)")
-    end = re.compile(rf"(?<!\S){body}\s*\Z")
+    begin = re.compile(rf"\s*{_spaced(words)}(?:[^\S\n]*\n|[^\S\n]+|\Z)")
+    # The end is read backwards: a search for it takes quadratic time where an instruction is repeated.
+    end = re.compile(rf"\s*{_spaced([word[::-1] for word in reversed(words)])}(?!\S)")
 
     def take_off(text: str) -> str:
-        left = _with_plain_line_endings(unicodedata.normalize("NFC", text))
-        while (shorter := end.sub("", begin.sub("", left))) != left:
-            left = text = shorter.rstrip()
-        return text
+        whole = _with_plain_line_endings(_visible(text))
+        left = whole[_length_of(begin, whole) :]
+        left = left[: len(left) - _length_of(end, left[::-1])]
+        return text if left == whole else left.rstrip()
 
     return take_off
+
+
+def _spaced(words: list[str]) -> str:
+    return r"\s+".join(map(re.escape, words))
+
+
+def _length_of(pattern: re.Pattern[str], text: str) -> int:
+    """How far a pattern reaches from the beginning of a text, as often as it stands there."""
+    length = 0
+    while length < len(text) and (found := pattern.match(text, length)):
+        length = found.end()
+    return length
 
 
 def asked(prompt: str | list[dict[str, Any]], take_off: Callable[[str], str] | None = None) -> Any:
@@ -137,13 +149,15 @@ def normalised(text: str) -> str:
     A text as far as it tells questions apart. Inner spacing and relative indentation count; line endings, common
     indentation, blanks at the end of lines, blank lines around, ways to write an accent, and what nobody sees do not.
     """
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text).translate(_UNSEEN)
-    text = _with_plain_line_endings(text)
+    text = _with_plain_line_endings(_visible(text))
     if "\n" not in text:
         return text.strip()
     text = "\n".join([line.rstrip() for line in text.split("\n")]).strip("\n")
     return textwrap.dedent(text) if text[:1].isspace() else text
+
+
+def _visible(text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize("NFC", text).translate(_UNSEEN)
 
 
 def _with_plain_line_endings(text: str) -> str:

@@ -152,7 +152,7 @@ class Survey:
     def load(self, identity: str, path: Path | None = None, is_traced: bool = True) -> Responses | None:
         """
         Read what an earlier process used of the folder, or of another one whose responses it took over; `None` if the
-        survey of that identity is not there, or its traces are others.
+        survey of that identity is not there, its traces are others, or it was asked other prompts, to the token.
 
         Raises:
             ValueError: if a part of it is missing.
@@ -161,6 +161,8 @@ class Survey:
         if folder.identity != identity:
             return None
         kept = _read(folder)
+        if self._num_others(kept):
+            return None
         if signals is not None and _traces(kept).description != self._describe_traces(kept, signals):
             return None
         return self._ordered(kept, self._collect(kept, signals, Processes(), progress=False, is_finished=True))
@@ -188,12 +190,16 @@ class Survey:
         if folder.description["weights"] != self._policy.weights:
             return "they are by other weights"
         kept = _read(folder)
-        asked = set(map(tuple, kept.prompt_ids))
-        if others := sum(tuple(ids) not in asked for ids in self._prompt_ids):
+        if others := self._num_others(kept):
             return f"{others} of {len(self._prompt_ids)} prompts are not, to the token, among those that it answered"
         if not folder.holds("responses", len(kept.batches())):
             return "they are not complete"
         return kept
+
+    def _num_others(self, kept: "_Kept") -> int:
+        """Prompts, to the token, that what is kept does not answer."""
+        asked = set(map(tuple, kept.prompt_ids))
+        return sum(tuple(ids) not in asked for ids in self._prompt_ids)
 
     @cached_property
     def _prompt_ids(self) -> list[list[int]]:

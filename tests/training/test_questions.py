@@ -1,5 +1,7 @@
 """A callback that is told what its prompts ask: ids, what people see, evaluation, columns of ids and questions."""
 
+import logging
+
 import pytest
 from datasets import Dataset
 
@@ -14,10 +16,10 @@ class TestQuestions:
 
     INSTRUCTION = "Put the answer in boxes."
 
-    def pool(self, num_prompts=32):
+    def pool(self, instruction=INSTRUCTION, num_prompts=32):
         pool = make_pool(num_prompts)
         questions = [prompt[0]["content"] for prompt in pool["prompt"]]
-        prompts = [build_prompt(question, self.INSTRUCTION, "You are a calculator.") for question in questions]
+        prompts = [build_prompt(question, instruction, "You are a calculator.") for question in questions]
         return Dataset.from_dict(
             {"prompt": prompts, "solution": pool["solution"], "question": questions, "key": list(range(num_prompts))}
         )
@@ -86,3 +88,26 @@ class TestQuestions:
     def test_a_question_that_tells_its_label_is_refused(self, make_trainer):
         pool = self.pool().map(lambda row: {"question": f"{row['question']} Answer: {row['solution']}"})
         refused(make_trainer(pool), "prompts hold their own label", question_column="question")
+
+    def test_other_words_need_no_other_labels(self, make_trainer, caplog):
+        words = ["Put the answer in boxes.", "Box it, and be brief.", "Answer with a number."]
+        options = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2}
+        kept = []
+        logging.getLogger("transformers").addHandler(caplog.handler)
+        for number, instruction in enumerate(words):
+            trainer = make_trainer(self.pool(instruction), **{**options, "max_steps": 2 + 2 * (number == 1)})
+            callback = attach(trainer, 12, instruction=instruction)
+            assert kept == sorted(callback.ledger.bought_ids)
+            trainer.train(resume_from_checkpoint=number == 1)
+            # The first responses answer the prompts as they are, or are none.
+            responses = callback._gate.responses
+            assert (responses is None) == (number == 1) == ("answer prompts in other words" in caplog.text)
+            answers = [event["prompt_id"] for event in callback.ledger.events() if event["kind"] == "answer"]
+            assert len(set(answers)) == len(answers) <= 12 and set(kept) <= set(answers)
+            kept = sorted(answers)
+            if responses is not None:
+                asked = trainer._tokenizer.batch_decode([rollout.prompt_ids for rollout in responses.rollouts])
+                assert all(instruction in text for text in asked)
+            caplog.clear()
+            callback.detach()
+        logging.getLogger("transformers").removeHandler(caplog.handler)
