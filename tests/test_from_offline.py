@@ -1,6 +1,8 @@
 """A pool is triaged before there is a trainer: training takes over what was answered, asked and paid for."""
 
 import json
+import os
+import signal
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,9 +10,12 @@ import torch
 from datasets import load_dataset
 from peft import LoraConfig, get_peft_model
 
-from pivottrace_trl import AnnotationLedger, build_prompt, prompt_id
+from pivottrace_trl import AnnotationLedger, build_prompt, offline, prompt_id
 from pivottrace_trl.cli import main
-from pivottrace_trl.scoring.policy import fingerprint_policy
+from pivottrace_trl.processes import BatchFolder
+from pivottrace_trl.routing.router import PoolRouter
+from pivottrace_trl.scoring import survey as survey_module
+from pivottrace_trl.scoring.policy import ModelPolicy, fingerprint_policy
 from pivottrace_trl.training.policy import TrainerPolicy
 
 from .conftest import FIRST_DIGIT, LORA, attach, first_digit, make_model
@@ -64,11 +69,14 @@ def prompts_of(events, kind) -> list[str]:
     return sorted(event["prompt_id"] for event in events if event["kind"] == kind)
 
 
-def answer(places, count: int) -> None:
+def answer(places, count: int, texts: dict[str, str] | None = None) -> None:
     """People answer the first questions of the queue."""
     folder = places / "run" / "_pivottrace"
     queue = [json.loads(line) for line in (folder / "queue.jsonl").read_text().splitlines()]
-    filled = [{"prompt_id": row["prompt_id"], "answer": str(number % 10)} for number, row in enumerate(queue[:count])]
+    filled = [
+        {"prompt_id": row["prompt_id"], "answer": str(number % 10) if texts is None else texts[row["prompt_id"]]}
+        for number, row in enumerate(queue[:count])
+    ]
     (folder / "filled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in filled))
     words = ["annotate", "import", str(places / "run"), str(folder / "filled.jsonl"), "--author", "ann"]
     assert main([*words, "--price", "0.5", "--answer-format", FIRST_DIGIT.name]) == 0
@@ -255,3 +263,67 @@ def test_weights_are_told_by_what_they_compute():
         bare.lm_head.weight.add_(1e-6)
     others.add(fingerprint_policy(bare))
     assert name not in others and len(others) == 4
+
+
+def column_of(places, name: str) -> dict[str, str]:
+    table = pq.read_table(places / "run" / "_pivottrace" / "routes.parquet").to_pydict()
+    return dict(zip(table["prompt_id"], table[name], strict=True))
+
+
+def test_a_second_triage_uses_new_answers_and_answers_nothing_itself(places, generated):
+    triage(places)
+    before, routes = events(places), column_of(places, "route")
+    generated.clear()
+    # As the policy said itself: nothing more need be asked for then.
+    answer(places, 8, {identity: first_digit(text) or "7" for identity, text in column_of(places, "response").items()})
+    triage(places)
+    summary = json.loads((places / "run" / "_pivottrace" / "summary.json").read_text())
+    assert not generated and column_of(places, "route") != routes
+    assert summary["annotated"] == 8 and summary["probe_success"] is not None
+    after = events(places)
+    assert {e["purpose"] for e in after if e["kind"] == "answer"} == {"probe"}
+    assert not set(prompts_of(after[len(before) :], "request")) & set(prompts_of(after, "answer"))
+    # A larger budget, and another score with signals of its own: more is asked for, none of it twice.
+    triage(places, "--annotation-budget", "24")
+    triage(places, "--annotation-budget", "24", "--estimator", "coe")
+    triage(places, "--annotation-budget", "24", "--probe-size", "4")
+    assert not generated
+    latest = events(places)
+    assert prompts_of(latest, "answer") == prompts_of(after, "answer")
+    assert not set(prompts_of(latest[len(after) :], "request")) & set(prompts_of(after, "answer"))
+
+
+@pytest.mark.parametrize("stage", ["answering", "tracing", "buying", "writing"])
+def test_a_triage_that_is_killed_goes_on_where_it_stopped(stage, places, monkeypatch):
+    places_of = {
+        "answering": (survey_module, "generate_rollouts"),
+        "tracing": (ModelPolicy, "trace"),
+        "buying": (PoolRouter, "route"),
+        "writing": (offline, "_write"),
+    }
+    owner, name = places_of[stage]
+    original, save = getattr(owner, name), BatchFolder.save
+
+    def die(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    pid = os.fork()
+    if pid == 0:
+        if stage == "answering":  # in the middle of it
+            saved = []
+            BatchFolder.save = lambda *args: die() if len(saved) == 3 else (saved.append(1), save(*args))
+        else:
+            setattr(owner, name, die)
+        triage(places, "--label-column", "solution", "--batch-size", "8")
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+    assert getattr(owner, name) is original
+    made = len(list((places / "run" / "_pivottrace" / "survey" / "greedy").glob("responses-*.parquet")))
+    paid = prompts_of(events(places), "answer")
+    batches, generate = [], ModelPolicy.generate
+    monkeypatch.setattr(ModelPolicy, "generate", lambda *args: batches.append(1) or generate(*args))
+    triage(places, "--label-column", "solution", "--batch-size", "8")
+    assert made == (2 if stage == "answering" else 4) and len(batches) == 4 - made
+    answers = prompts_of(events(places), "answer")
+    assert set(paid) <= set(answers) and len(answers) == len(set(answers)) == 8
+    assert bool(paid) == (stage in ("buying", "writing"))
