@@ -61,7 +61,7 @@ class PivotDensityCallback(TrainerCallback):
             The trainer, before `train()`.
         annotation_budget (`float` or `int`, *optional*, defaults to `0.293`):
             What may be bought in all, probes included: a share of the pool in `(0, 1]` as a `float`, or a number of
-            labels as an `int`.
+            labels as an `int`. With an `annotator`, a share is one of the rows without a label.
         label_column (`str`, *optional*):
             Column that holds the labels. Defaults to the one column that the reward functions name in their signature.
         free_columns (`Sequence[str]`, *optional*):
@@ -73,8 +73,9 @@ class PivotDensityCallback(TrainerCallback):
             answers, `None` where it has none; or an object such as an [`EndpointAnnotator`], whose answers are
             recorded as they come. `"queue"` leaves the questions in the ledger, where people answer them at the desk
             or through files; answers that arrive while training runs are used from the next epoch on. Of a list, each
-            is asked for what those before it gave no answer to, people last. Defaults to the label column of the
-            dataset.
+            is asked for what those before it gave no answer to, people last. Labels that the label column holds are
+            yours then: they calibrate and train, cost nothing, and nobody is asked for them. By default the label
+            column itself sells its labels.
         wait_for_annotations (`float`, *optional*):
             Where people are asked, share of the queue in `(0, 1]` that must be answered before training goes on,
             for the probes and after each routing. By default it does not wait.
@@ -147,7 +148,8 @@ class PivotDensityCallback(TrainerCallback):
         questions = Questions("prompt", id_column, question_column, instruction)
         pool = read_pool(self._trainer, questions, label_column, free_columns, annotator is not None)
         ids, label_column = pool.ids, pool.columns.label
-        budget = resolve_budget(annotation_budget, len(ids))
+        num_own = 0 if annotator is None else pool.vault.num_labels
+        budget = resolve_budget(annotation_budget, len(ids), num_own)
         accelerator = self._trainer.accelerator
         self._processes = Processes(accelerator.process_index, accelerator.num_processes)
         attachment = TrainerAttachment(trainer, pool, self._processes)
@@ -158,7 +160,7 @@ class PivotDensityCallback(TrainerCallback):
         self.output_dir = Path(self._trainer.args.output_dir) / PRIVATE_FOLDER
         bought_from = pool.vault if annotator is None else None
         settings = (budget, ids, label_column, self._answer_format, pool.texts)
-        ledger = open_ledger(self.output_dir, self._processes, bought_from, *settings)
+        ledger = open_ledger(self.output_dir, self._processes, pool.vault, annotator is not None, *settings)
         if has_people and isinstance(ledger, AnnotationLedger):
             oracle = People(ledger, wait_for_annotations, not self._trainer.args.disable_tqdm, first=oracle)
         self.router = PoolRouter(ids, ledger, oracle or pool.vault, config, attachment.rows, pool.texts)
@@ -206,6 +208,8 @@ class PivotDensityCallback(TrainerCallback):
                 f"{budget} ({budget / len(ids):.1%}), {self.router.probe_size} of them as probes; "
                 f"{self.ledger.num_bought} are bought already; the score is {type(scorer.estimator).__name__}"
             )
+            if told := pool.describe_labels(annotator is not None):
+                say(told)
 
     @property
     def ledger(self) -> LedgerView:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from datasets import Dataset
@@ -73,6 +74,20 @@ class LabelVault:
 
     def __contains__(self, prompt_id: str) -> bool:
         return prompt_id in self._row
+
+    @property
+    def prompt_ids(self) -> list[str]:
+        """The rows, by their ids."""
+        return list(self._row)
+
+    @cached_property
+    def num_labels(self) -> int:
+        """How many rows have a label; nothing but their number leaves the vault."""
+        if not self._label_columns:
+            return 0
+        name = self._label_columns[0]
+        batches = self._labels.select_columns(name).iter(batch_size=1000)
+        return sum(not is_empty(label) for batch in batches for label in batch[name])
 
     def unlock(self, ledger: LedgerView, prompt_ids: Sequence[str]) -> list[dict[str, Any]]:
         """

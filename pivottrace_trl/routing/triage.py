@@ -158,7 +158,7 @@ def count_routes(routes: np.ndarray) -> dict[str, int]:
     return {route.name.lower(): int((routes == route).sum()) for route in Route}
 
 
-def resolve_budget(annotation_budget: float | int, pool_size: int) -> int:
+def resolve_budget(annotation_budget: float | int, pool_size: int, num_own: int = 0) -> int:
     """
     Turn a budget into a number of labels.
 
@@ -167,9 +167,12 @@ def resolve_budget(annotation_budget: float | int, pool_size: int) -> int:
             Share of the pool in `(0, 1]` as a `float`, or number of labels as an `int`.
         pool_size (`int`):
             Number of prompts in the pool.
+        num_own (`int`, *optional*, defaults to `0`):
+            Number of prompts whose label the user has. A share is one of the others.
 
     Returns:
-        `int`: number of labels that may be bought, at least 1; shares are rounded down.
+        `int`: number of labels that may be bought; shares are rounded down. It is at least 1, unless the user has
+        labels, and few prompts or none are left without.
 
     Raises:
         ValueError: if the budget is not positive, above the pool, or too small for one label.
@@ -183,8 +186,8 @@ def resolve_budget(annotation_budget: float | int, pool_size: int) -> int:
             f"and the size of the pool ({pool_size}). Pass a float such as 0.293 for a share, an int for a number of "
             "labels."
         )
-    labels = int(value) if is_count else int(np.floor(value * pool_size + 1e-9))
-    if labels == 0:
+    labels = int(value) if is_count else int(np.floor(value * (pool_size - num_own) + 1e-9))
+    if labels == 0 and num_own == 0:
         raise ValueError(
             f"`annotation_budget` is {value!r}, less than one label of a pool of {pool_size}. Pass at least "
             f"{1 / pool_size:.3g}, or `annotation_budget=1` for one label."

@@ -41,7 +41,8 @@ _JSON, _PARQUET = "pivottrace.json", "pivottrace.parquet"
 def open_ledger(
     folder: Path,
     processes: Processes,
-    vault: LabelVault | None,
+    vault: LabelVault,
+    has_annotator: bool,
     budget: int,
     prompt_ids: Sequence[str],
     label_column: str,
@@ -54,7 +55,9 @@ def open_ledger(
     Args:
         folder (`Path`): private folder of the run.
         processes ([`Processes`]): the processes of the run.
-        vault ([`LabelVault`], *optional*): has corrections of labels that were bought from it.
+        vault ([`LabelVault`]): its labels are the user's own where an annotator is asked for the others; else it may
+            have corrections of labels that were bought from it.
+        has_annotator (`bool`): whether there is an annotator.
         budget, prompt_ids, label_column, answer_format: see [`AnnotationLedger`].
         texts (`Callable[[Sequence[int]], Iterable[str]]`): what some rows of the pool ask, for people.
 
@@ -73,8 +76,10 @@ def open_ledger(
                     f"Move the files of that run or triage to {folder}."
                 )
         ledger = AnnotationLedger(path, budget, prompt_ids, label_column, answer_format)
-        if vault is not None:
+        if not has_annotator:
             ledger.take_corrections(vault)
+        elif vault.num_labels:
+            ledger.take_own(vault)
         write_pool(folder / POOL_FILE, prompt_ids, texts)
         opened.append(ledger)
         return ledger.snapshot()

@@ -32,6 +32,20 @@ class TrainerPool:
         """Row of every question of the pool, see [`Questions.places`]."""
         return self.questions.places(self.dataset)
 
+    def describe_labels(self, has_annotator: bool) -> str | None:
+        """What becomes of rows with a label, or without one, where a dataset has both; `None` where it is plain."""
+        num, column = self.vault.num_labels, self.columns.label
+        num_empty = len(self.ids) - num
+        if has_annotator and num:
+            rest = f"the budget is for the other {num_empty}" if num_empty else "nothing is left to be asked for"
+            return f"PivotTrace: {num} rows have a `{column}` already, which is yours and costs nothing; {rest}"
+        if not has_annotator and num_empty:
+            return (
+                f"PivotTrace: {num_empty} rows have no `{column}`: asked for, they count as declined. With "
+                '`annotator="queue"`, or another annotator, these are asked for, and the other labels count as yours'
+            )
+        return None
+
     def texts(self, rows: Sequence[int]) -> Iterator[str]:
         """The questions of some rows, for people."""
         dataset = self.dataset.with_format(None).select_columns(self.questions.columns)
