@@ -226,8 +226,9 @@ def test_a_run_that_goes_back(tmp_path):
     router.first_routing(below(60))
     labelled, state = router.evidence.is_labelled.copy(), router.state_dict()
     saved = {name: value.copy() if isinstance(value, np.ndarray) else value for name, value in state.items()}
-    router.update_votes(range(50, 60), [0.1] * 10)
     router.route(1, below(60))
+    router.update_votes(range(50, 60), [0.1] * 10)
+    router.route(2, below(60))
     later = np.flatnonzero(router.evidence.is_labelled & ~labelled)
     own, unasked = [20, 21, 70, 71, 72], [30, 31]
     say = [Answer(router.prompt_ids[row], {"solution": "1"}, "me") for row in own]
