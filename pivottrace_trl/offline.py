@@ -20,6 +20,7 @@ from .estimators.base import check_probes
 from .files import check_writable, without_nan, write_json, write_parquet
 from .labels.exchange import export_queue
 from .labels.ledger import AnnotationLedger
+from .labels.oracles import Annotator, resolve_annotator
 from .labels.pool_file import POOL_FILE, write_pool
 from .labels.vault import LabelVault
 from .labels.waiting import People
@@ -87,6 +88,7 @@ def plan_triage(
     config: TriageConfig | None = None,
     answer_format: AnswerFormat | str = "math",
     system_prompt: str | None = None,
+    annotator: Annotator | str | Sequence[Annotator | str] | None = None,
 ) -> TriagePlan:
     """
     Check what [`triage_pool`] is asked for, and open its ledger, before a model is loaded. `questions` has its
@@ -94,19 +96,25 @@ def plan_triage(
     """
     dataset, prompt_column = questions.build_prompts(dataset, system_prompt), questions.prompt_column
     ids = questions.ids(dataset)
-    budget = resolve_budget(annotation_budget, len(ids))
     if label_column is not None and label_column not in dataset.column_names:
         raise ValueError(f"There is no label column `{label_column}`; the pool has {dataset.column_names}.")
     questions.check_labels(label_column)
+    vault = LabelVault(dataset, [] if label_column is None else [label_column], ids)
+    budget = resolve_budget(annotation_budget, len(ids), 0 if annotator is None else vault.num_labels)
     config = config or TriageConfig()
     estimator, answer_format = get_estimator(estimator), resolve_format(answer_format)
+    oracle, has_people = resolve_annotator(annotator, answer_format)
     check_probes(estimator, config.resolve_probe_size(budget, len(ids)), config.discard_ratio)
     output_dir = Path(output_dir)
     check_writable(output_dir)
     ledger = AnnotationLedger(output_dir / "ledger.sqlite", budget, ids, label_column or "solution", answer_format)
-    vault = None if label_column is None else LabelVault(dataset, [label_column], ids)
-    if vault is not None:
+    if annotator is None and label_column is not None:
         ledger.take_corrections(vault)
+        oracle = vault
+    elif vault.num_labels:
+        ledger.take_own(vault)
+    if has_people or oracle is None:
+        oracle = People(ledger, first=oracle)
 
     def read(rows: Sequence[int]) -> Iterator[dict[str, Any]]:
         return ({"prompt": row[prompt_column]} for row in read_rows(prompts, rows))
@@ -116,7 +124,7 @@ def plan_triage(
 
     prompts, asked = dataset.select_columns(prompt_column), dataset.select_columns(questions.columns)
     write_pool(output_dir / POOL_FILE, ids, read_texts)
-    router = PoolRouter(ids, ledger, vault or People(ledger), config, read, read_texts)
+    router = PoolRouter(ids, ledger, oracle, config, read, read_texts)
     return TriagePlan(dataset[prompt_column], read_texts, ledger, router, estimator, answer_format, output_dir)
 
 
@@ -139,13 +147,16 @@ def triage_pool(
     question_column: str | None = None,
     instruction: str | None = None,
     system_prompt: str | None = None,
+    annotator: Annotator | str | Sequence[Annotator | str] | None = None,
 ) -> PoolTriage:
     """
     Score a pool with one greedy response per prompt and route every prompt.
 
     With a label column the probe set is bought from it, and only the probe set; without one, the probes stand first in
-    the annotation queue, nothing is discarded, and the rest of the budget goes to the most uncertain prompts. Finished
-    responses and traces are kept: a second call goes on where an interrupted one stopped.
+    the annotation queue, nothing is discarded, and the rest of the budget goes to the most uncertain prompts. With an
+    `annotator` the labels that the column holds are the user's own, free, and evidence; the annotator is asked for the
+    probes among the other rows. Finished responses and traces are kept: a second call goes on where an interrupted one
+    stopped.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -158,11 +169,12 @@ def triage_pool(
             Folder for `ledger.sqlite`, `pool.parquet`, `routes.parquet`, `traces.parquet`, `queue.jsonl`,
             `summary.json`, and `survey`, where the responses and traces are kept as they are made.
         annotation_budget (`float` or `int`, *optional*, defaults to `0.293`):
-            Share of the pool in `(0, 1]`, or number of labels.
+            Share of the pool in `(0, 1]`, or number of labels. With an `annotator` a share is one of the rows without
+            a label.
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
             Column that holds the prompts.
         label_column (`str`, *optional*):
-            Column that holds the labels; it is read for the probe set only.
+            Column that holds the labels; it is read for the probe set only, or wholly with an `annotator`.
         estimator ([`Estimator`] or `str`, *optional*):
             The score. Defaults to [`TotalEntropy`].
         config ([`TriageConfig`], *optional*):
@@ -184,6 +196,9 @@ def triage_pool(
             people see, are the question alone.
         system_prompt (`str`, *optional*):
             System message of every prompt in training. It is no part of an id.
+        annotator (`Callable[[list[dict]], list]`, [`Oracle`], `"queue"` or a list of them, *optional*):
+            Who is asked for labels, see [`PivotDensityCallback`]. Defaults to the label column, or to people if there
+            is none.
 
     Returns:
         [`PoolTriage`]
@@ -192,7 +207,7 @@ def triage_pool(
         ValueError: for a budget, pool, column or model that cannot be used; before anything is generated.
     """
     questions = Questions(prompt_column, id_column, question_column, instruction)
-    settings = (annotation_budget, label_column, estimator, config, answer_format, system_prompt)
+    settings = (annotation_budget, label_column, estimator, config, answer_format, system_prompt, annotator)
     plan = plan_triage(dataset, output_dir, questions, *settings)
     return run_triage(plan, model, tokenizer, max_completion_length, batch_size, progress)
 
@@ -301,13 +316,15 @@ def _write(outcome: PoolTriage, plan: TriagePlan) -> None:
     write_parquet(output_dir / "routes.parquet", columns)
     save_traces(scores.traces, output_dir / "traces.parquet", router.prompt_ids)
     num_queries = export_queue(plan.ledger, output_dir / "queue.jsonl", "jsonl")
+    verified = router.evidence.pass_rate[router.evidence.is_labelled]
     summary = {
         "pool_size": len(router.prompt_ids),
         "annotation_budget": router.ledger.budget,
         "annotated": router.ledger.num_bought,
         "routes": outcome.result.counts(),
         "queue": num_queries,
-        "probe_success": float(np.nanmean(router.evidence.pass_rate)) if router.ledger.num_bought else None,
+        "own_labels": len(router.ledger.own_ids),
+        "probe_success": float(np.nanmean(verified)) if len(verified) else None,
         "calibration_error": outcome.result.calibration.error,
         "score_auroc": outcome.result.calibration.separation,
         "discard_below": outcome.result.discard_below,

@@ -90,7 +90,9 @@ def run(output_dir: Path, tokenizer_path, stop_at=None, resume=False, annotator=
         model=make_model("llama"),
         reward_funcs=reward,
         args=GRPOConfig(**{**args, **options}),
-        train_dataset=make_pool(NUM_PROMPTS),
+        train_dataset=make_pool(NUM_PROMPTS)
+        if annotator is None
+        else make_pool(NUM_PROMPTS).remove_columns("solution"),
         processing_class=PreTrainedTokenizerFast.from_pretrained(tokenizer_path),
         peft_config=LORA,
     )

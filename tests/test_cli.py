@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM
 
-from pivottrace_trl import AnnotationLedger, Query, TriageConfig
+from pivottrace_trl import AnnotationLedger, Answer, Query, TriageConfig
 from pivottrace_trl.cli import main
 from pivottrace_trl.cli.arguments import read_budget
 from pivottrace_trl.offline import plan_triage
@@ -73,6 +73,37 @@ def test_triage_without_labels_asks_for_the_probes_first(model_path, pool_path, 
     queue = [json.loads(line) for line in (tmp_path / "out" / "queue.jsonl").read_text().splitlines()]
     assert [row["purpose"] for row in queue] == ["probe"] * 5 + ["annotate"] * 6
     assert "nothing is discarded" in capsys.readouterr().out
+
+
+def test_triage_of_a_partly_filled_column(model_path, pool_path, tmp_path, capsys):
+    path, output = tmp_path / "partly.jsonl", tmp_path / "out"
+    rows = [json.loads(line) for line in open(pool_path).read().splitlines()]
+
+    def fill(num_filled):
+        for number, row in enumerate(rows):
+            row["answer"] = str(number + number % 5) if number < num_filled else [None, "", " "][number % 3]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        options = ["--label-column", "answer", "--annotator", "queue", "--annotation-budget", "0.5"]
+        assert triage(model_path, str(path), output, *options) == 0
+        queue = [json.loads(line) for line in (output / "queue.jsonl").read_text().splitlines()]
+        return {row["prompt"] for row in queue}, json.loads((output / "summary.json").read_text())
+
+    queue, summary = fill(20)
+    assert queue and queue <= {row["question"] for row in rows[20:]}
+    assert (summary["annotation_budget"], summary["annotated"], summary["own_labels"]) == (10, 0, 20)
+    ledger = AnnotationLedger.open(output / "ledger.sqlite")
+    assert ledger.own_ids == set(pq.read_table(output / "pool.parquet")["prompt_id"].to_pylist()[:20])
+    assert ledger.label(next(iter(ledger.own_ids)))["answer"].isdigit()
+    # Some are bought, and then the user fills in more: nothing is asked twice, nothing is paid for twice.
+    query = ledger.queue()[0]
+    ledger.record([Answer(query.prompt_id, {"answer": "5"}, "ann", 1.0)])
+    queue, summary = fill(30)
+    assert queue <= {row["question"] for row in rows[30:]} - {query.prompt}
+    assert (summary["annotation_budget"], summary["annotated"]) == (5, 1) and summary["own_labels"] >= 29
+    queue, summary = fill(40)
+    assert queue == set() and (summary["annotated"], summary["routes"]["weak"]) == (1, 0)
+    ledger.refresh()
+    assert ledger.spent == 1.0 and ledger.budget == 0
 
 
 def test_a_killed_triage_goes_on_where_it_stopped(model_path, pool_path, tmp_path, generated, monkeypatch):

@@ -210,6 +210,14 @@ def test_nothing_that_was_not_bought_is_seen_anywhere(
     assert len(watcher.levels) > len(bought) and watcher.levels <= {f"level {row}" for row in range(NUM_PROMPTS)}
 
 
+def partly_filled(num_filled: int) -> Dataset:
+    """What is filled is the user's own where there is an annotator; every other column is as poisoned as before."""
+    return poisoned_pool().map(
+        lambda row, number: {"solution": row["solution"] if number < num_filled else [None, "", " "][number % 3]},
+        with_indices=True,
+    )
+
+
 def test_queries_hold_no_label_and_nothing_that_is_locked(make_trainer):
     asked = []
 
@@ -223,14 +231,54 @@ def test_queries_hold_no_label_and_nothing_that_is_locked(make_trainer):
     def reward(completions, solution, **kwargs):
         return [1.0] * len(completions)
 
-    trainer = make_trainer(poisoned_pool(), reward, max_steps=1)
+    pool = partly_filled(3)
+    trainer = make_trainer(pool, reward, max_steps=1)
     callback = attach_with_secrets(trainer, annotator=Annotator())
     trainer.train()
     assert len(asked) >= 2 and callback.summary()["annotated"] == len(asked)
     assert secrets([dataclasses.asdict(query) for query in asked]) == set()
     for query in asked:
         row = callback.router.prompt_ids.index(query.prompt_id)
-        assert query.row == {"prompt": poisoned_pool()[row]["prompt"], "level": f"level {row}"}
+        assert query.row == {"prompt": pool[row]["prompt"], "level": f"level {row}"} and row >= 3
+
+
+@pytest.mark.parametrize("annotator", ["queue", lambda rows: ["7"] * len(rows)], ids=["queue", "function"])
+def test_own_labels_are_all_that_is_read_beside_an_annotator(annotator, make_trainer, tmp_path, capfd, monkeypatch):
+    """The user's word opens the label of the rows that have one: no other column of theirs, and no other row."""
+    monkeypatch.setenv("COLUMNS", "100000")
+    watcher, own = Watcher(), {("solution", row) for row in range(4)}
+
+    def reward(completions, solution, **kwargs):
+        return watcher.note(completions=completions, solution=solution, **kwargs)
+
+    trainer = make_trainer(
+        partly_filled(4), reward, num_train_epochs=3, log_completions=True, save_strategy="steps", save_steps=4
+    )
+    callback = attach_with_secrets(trainer, annotator=annotator)
+    trainer.train()
+    assert callback.ledger.own_ids == set(callback.router.prompt_ids[:4])
+    callback.detach()
+    console = capfd.readouterr()
+    places = {
+        "log": secrets(trainer.state.log_history),
+        "console": secrets(console.out, console.err),
+        **{str(path.relative_to(tmp_path)): secrets_in_file(path) for path in tmp_path.rglob("*") if path.is_file()},
+    }
+    for where, found in places.items():
+        assert found <= own, f"{where} shows what is not the user's own"
+    assert watcher.passed == places[str(callback.ledger.path.relative_to(tmp_path))] == own
+
+
+def test_without_an_annotator_filled_rows_are_bought_as_ever(make_trainer, tmp_path):
+    """A column that is filled in part is no word of the user's: it sells, and the budget is the limit."""
+    watcher = Watcher()
+    trainer = make_trainer(partly_filled(8), watcher.functions(), max_steps=4)
+    callback = attach_with_secrets(trainer)
+    assert secrets_in_file(callback.ledger.path) == set()
+    trainer.train()
+    assert callback.ledger.own_ids == set() and len(bought_rows(callback)) <= 3
+    found = set().union(*(secrets_in_file(path) for path in (tmp_path / "run").rglob("*") if path.is_file()))
+    assert {row for _, row in found | watcher.passed} <= bought_rows(callback)
 
 
 def test_what_models_disagree_on_is_seen_nowhere_but_in_the_ledger(make_trainer, tmp_path, capfd, caplog):

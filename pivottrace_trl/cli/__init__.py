@@ -55,6 +55,11 @@ def _add_triage(commands) -> None:
     add("--instruction", help="what training adds to every question, after a line break; people do not see it")
     add("--system-prompt", help="system message of every prompt in training")
     add("--label-column", help="column with the labels; only the probe set is read from it")
+    add(
+        "--annotator",
+        choices=["queue"],
+        help="ask people for what the label column lacks; the labels that it holds are yours, and free",
+    )
     add("--output", type=Path, required=True, help="folder for routes, queue and ledger")
     add(
         "--annotation-budget",
@@ -95,6 +100,7 @@ def _triage(args: argparse.Namespace) -> None:
         config=TriageConfig(probe_size=args.probe_size),
         answer_format=args.answer_format,
         system_prompt=args.system_prompt,
+        annotator=args.annotator,
     )
     model = load_model(args.model, args.load_in_4bit)
     outcome = run_triage(plan, model, tokenizer, args.max_completion_length, args.batch_size)

@@ -68,7 +68,7 @@ class TestColumns:
             annotated.extend(rows)
             return ["7"] * len(rows)
 
-        trainer = make_trainer(two_labels(), reward, max_steps=2)
+        trainer = make_trainer(two_labels().remove_columns("solution"), reward, max_steps=2)
         callback = attach(trainer, label_column="solution", annotator=annotator, free_columns=["level"])
         trainer.train()
         assert callback.summary()["annotated"] > 0
