@@ -173,7 +173,7 @@ def test_labels_are_asked_for_in_one_place():
         functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
         asking |= {(path.name, f.name) for f in functions if re.search(r"\.ask\(|\bconsult\(", ast.unparse(f))}
     # An oracle that is made of others passes on what it is asked, by `consult`; `_filled` reads a column that is own.
-    one_place = {("ledger.py", "buy"), ("ledger.py", "_filled"), ("cascade.py", "consult")}
+    one_place = {("ledger.py", "buy"), ("column_labels.py", "_filled"), ("cascade.py", "consult")}
     assert {place for place in asking if place[1] != "ask"} == one_place
 
 

@@ -1,12 +1,10 @@
 """Queries, answers, and what was paid for them: one SQLite file. The only module that asks for labels."""
 
 import dataclasses
-import json
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -15,22 +13,17 @@ from datasets import Dataset
 
 from ..answers import AnswerFormat
 from ..answers.format import format_of_ledger
+from .column_labels import ColumnLedger
 from .dataset import labelled_dataset
 from .file import LedgerFile, check_header
-from .journal import to_json
 from .lock import hold
 from .queries import Answer, Opinion, Oracle, Outcome, Query, read_label
-from .recording import LedgerRecorder
-from .vault import LabelVault
 
 
 logger = logging.getLogger(__name__)
 
-# Rows of a dataset that are taken in one transaction; others may write between two of them.
-_CHUNK_SIZE = 10_000
 
-
-class AnnotationLedger(LedgerRecorder):
+class AnnotationLedger(ColumnLedger):
     """
     Append-only record of the queries, answers, prices, authors and times of one run, in one SQLite file, under a
     budget. One run has it at a time; others [`~AnnotationLedger.open`] it beside the run. What a prompt's label is,
@@ -129,7 +122,7 @@ class AnnotationLedger(LedgerRecorder):
         if not Path(path).exists():
             raise FileNotFoundError(f"There is no ledger {path}. Start the training or the triage that makes it.")
         ledger = cls.__new__(cls)
-        LedgerRecorder.__init__(ledger, Path(path))
+        ColumnLedger.__init__(ledger, Path(path))
         ledger._own_format = None
         if not ledger._state.settings:
             ledger.close()
@@ -319,88 +312,6 @@ class AnnotationLedger(LedgerRecorder):
             return said
         answer_format = format_of_ledger(self.answer_format, self._own_format)
         return dataclasses.replace(said, label=read_label(said, answer_format))
-
-    def take_corrections(self, vault: LabelVault) -> list[str]:
-        """
-        Take up labels of the dataset that were corrected since they were bought, or taken for the user's own. The old
-        ones stay in the record, and nothing is paid again.
-
-        Args:
-            vault ([`LabelVault`]):
-                The labels of the dataset as they are now.
-
-        Returns:
-            `list[str]`: ids of the prompts whose label changed.
-        """
-        known = [i for i, author in self._state.authors.items() if author == vault.author and i in vault]
-        changed: list[str] = []
-        for answers in _filled(vault, known):
-            for is_own in (False, True):
-                news = [a for a in answers if (a.prompt_id in self._state.own) == is_own and self._is_news(a)]
-                self.record(news, replace=True, is_own=is_own)
-                changed += [answer.prompt_id for answer in news]
-        self._tell_of_changes(changed)
-        return changed
-
-    def take_own(self, vault: LabelVault) -> list[str]:
-        """
-        Record the labels of a dataset as the user's own, free of charge, ten thousand rows at a time. They take the
-        place of what was bought before, unless the dataset said the same when somebody contradicted it. A row without
-        a label takes nothing away.
-
-        Args:
-            vault ([`LabelVault`]):
-                The labels of the dataset as they are now.
-
-        Returns:
-            `list[str]`: ids of the prompts that had another label.
-        """
-        changed: list[str] = []
-        for answers in _filled(vault, vault.prompt_ids):
-            changed += self._write(partial(self._take_own, answers))
-        self._tell_of_changes(changed)
-        return changed
-
-    def _take_own(self, answers: Sequence[Answer]) -> list[str]:
-        news = [answer for answer in answers if self._is_news(answer)]
-        changed = [answer.prompt_id for answer in news if answer.prompt_id in self._state.labels]
-        for answer in news:
-            self._record(answer, None, replace=True, is_own=True)
-        return changed
-
-    def _is_news(self, answer: Answer) -> bool:
-        """Whether the dataset says something else than what stands, and than what it said when that was answered."""
-        column, identity = self.label_column, answer.prompt_id
-        standing, new = self.label(identity), answer.label.get(column)
-        if standing is None:
-            return True
-        old = standing.get(column)
-        if to_json(old) == to_json(new):
-            return False
-        if self.author(identity) == answer.author:
-            return True
-        answer_format = format_of_ledger(self.answer_format, self._own_format)
-        if str(old) == str(new) or answer_format.are_equivalent(str(old), str(new)):
-            return False
-        said = "SELECT value FROM events WHERE kind = 'own' AND prompt_id = ? AND author = ? ORDER BY event_id DESC"
-        before = self._file.find(said, (identity, answer.author))
-        return before is None or to_json(json.loads(before[0]).get(column)) != to_json(new)
-
-    def _tell_of_changes(self, changed: Sequence[str]) -> None:
-        if changed:
-            some = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
-            logger.warning(
-                f"The dataset has other labels now than those that were known, for {len(changed)} prompts ({some}). "
-                f"The new ones are used, at no cost; the old ones stay in {self.path}. If the dataset was "
-                "not corrected, stop the run and put the right one back."
-            )
-
-
-def _filled(vault: LabelVault, prompt_ids: Sequence[str]) -> Iterator[list[Answer]]:
-    """The labels of a dataset, a part at a time, without the rows that have none."""
-    for start in range(0, len(prompt_ids), _CHUNK_SIZE):
-        answers = vault.ask([Query(identity) for identity in prompt_ids[start : start + _CHUNK_SIZE]])
-        yield [answer for answer in answers if answer.label is not None]
 
 
 def _finite(number: float | None) -> float | None:

@@ -344,7 +344,7 @@ def take_until_killed(path, ids, ready):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs SIGKILL")
 def test_killed_while_own_labels_are_recorded(tmp_path, monkeypatch):
-    monkeypatch.setattr("pivottrace_trl.labels.ledger._CHUNK_SIZE", 50)
+    monkeypatch.setattr("pivottrace_trl.labels.column_labels._CHUNK_SIZE", 50)
     context, path, rng = multiprocessing.get_context("fork"), tmp_path / "ledger.sqlite", random.Random(0)
     ids, before = [f"p{number:04d}" for number in range(3000)], 0
     for _ in range(8):
@@ -372,7 +372,7 @@ def import_at_the_same_time(path, ids):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_processes_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("pivottrace_trl.labels.ledger._CHUNK_SIZE", 7)
+    monkeypatch.setattr("pivottrace_trl.labels.column_labels._CHUNK_SIZE", 7)
     context, path = multiprocessing.get_context("fork"), tmp_path / "ledger.sqlite"
     ids = [f"p{number:04d}" for number in range(400)]
     ledger = AnnotationLedger(path, 100, ids)
