@@ -24,6 +24,7 @@ from .pool import Questions
 from .processes import Processes
 from .report.attempts import write_attempts
 from .report.run import RunReport
+from .routing.purchases import GroupBuyer, check_buy
 from .routing.router import PoolRouter
 from .routing.sampler import PivotRoutedSampler
 from .routing.triage import Route, TriageConfig, TriageResult, resolve_budget
@@ -76,6 +77,9 @@ class PivotDensityCallback(TrainerCallback):
             is asked for what those before it gave no answer to, people last. Labels that the label column holds are
             yours then: they calibrate and train, cost nothing, and nobody is asked for them. By default the label
             column itself sells its labels.
+        buy (`str`, *optional*, defaults to `"before"`):
+            Whether labels are bought `"before"` training sees a prompt, at each routing, or `"after"` it saw a group
+            of rollouts: batch by batch, where they are worth most (see [`label_value`]). Not from people.
         wait_for_annotations (`float`, *optional*):
             Where people are asked, share of the queue in `(0, 1]` that must be answered before training goes on,
             for the probes and after each routing. By default it does not wait.
@@ -127,6 +131,7 @@ class PivotDensityCallback(TrainerCallback):
         label_column: str | None = None,
         free_columns: Sequence[str] = (),
         annotator: Annotator | Literal["queue"] | Sequence[Annotator | Literal["queue"]] | None = None,
+        buy: Literal["before", "after"] = "before",
         wait_for_annotations: float | None = None,
         estimator: Estimator | str | None = None,
         config: TriageConfig | None = None,
@@ -143,6 +148,7 @@ class PivotDensityCallback(TrainerCallback):
         if has_people:
             check_name(self._answer_format)
         check_share(wait_for_annotations, has_people)
+        check_buy(buy, has_people)
         # TRL annotates attributes more loosely than what a built trainer holds.
         self._trainer = cast(Any, trainer)
         questions = Questions("prompt", id_column, question_column, instruction)
@@ -180,7 +186,11 @@ class PivotDensityCallback(TrainerCallback):
             success_threshold=success_threshold,
         )
         self._gate = SpendingGate(attachment, pool.verifier, self.label_router)
-        self._state = RunState(self.router, scorer, {"monitor": self.label_router.monitor, "gate": self._gate})
+        self._buyer = GroupBuyer(self.router, self._gate.objection)
+        if buy == "after":
+            self.router.buys_after, self.label_router.buy = True, self._buy_seen
+        monitor = self.label_router.monitor
+        self._state = RunState(self.router, scorer, {"monitor": monitor, "gate": self._gate, "buyer": self._buyer})
         self._examiner = SurveyExaminer(None, scorer, self._gate.verify, self._gate.objection)
         folder, needs = self.output_dir / _SURVEY, scorer.needs
         self._survey = TrainerSurvey(
@@ -263,7 +273,7 @@ class PivotDensityCallback(TrainerCallback):
             repeat_count=trainer.num_iterations * trainer.args.steps_per_generation,
             shuffle=trainer.shuffle_dataset,
             seed=trainer.args.seed,
-            routes=self.router.routes,
+            routes=self.router.plan,
             num_prompts=None if position is None else position.num_prompts,
         )
         self.sampler = sampler
@@ -342,7 +352,9 @@ class PivotDensityCallback(TrainerCallback):
             if self.router.config.reroutes:
                 self._processes.on_main(lambda: self._report_routing(epoch, self.router.route(epoch, self._examiner)))
                 self._state.share(self._processes)
-            self.sampler.set_routes(self.router.routes)
+            else:
+                self.router.keep_routes()
+            self.sampler.set_routes(self.router.plan)
         metrics = {**self.router.metrics(), "scoring_tokens": self.num_scoring_tokens}
         self._trainer.log({f"pivottrace/{name}": value for name, value in metrics.items()})
         if (self.router.routes == Route.DISCARD).all():
@@ -352,6 +364,13 @@ class PivotDensityCallback(TrainerCallback):
                 "or raise `tau_high`."
             )
             control.should_training_stop = True
+
+    def _buy_seen(self, rows: list[int]) -> list[int]:
+        """Buy labels for groups of a batch, as far as the budget is to be spent by now."""
+        args, state = self._trainer.args, self._trainer.state
+        num_passes = args.steps_per_generation * self._trainer.num_iterations / args.gradient_accumulation_steps
+        num_batches = (state.max_steps - state.global_step) / num_passes
+        return self._buyer.buy(rows, num_batches, self._routed_epoch or 0)
 
     def _save_state(self, checkpoint: Path) -> None:
         """Save routes, scores and evidence beside the checkpoint, so that a resumed run goes on with them."""

@@ -155,16 +155,17 @@ def bought_rows(callback) -> set[int]:
 
 
 CASES = [
-    pytest.param(GRPOTrainer, Watcher, LORA, id="grpo-sync-lora"),
-    pytest.param(GRPOTrainer, AsyncWatcher, None, id="grpo-async-full"),
-    pytest.param(RLOOTrainer, Watcher, None, id="rloo-sync-full"),
-    pytest.param(RLOOTrainer, AsyncWatcher, LORA, id="rloo-async-lora"),
+    pytest.param(GRPOTrainer, Watcher, LORA, "before", id="grpo-sync-lora"),
+    pytest.param(GRPOTrainer, AsyncWatcher, None, "before", id="grpo-async-full"),
+    pytest.param(GRPOTrainer, Watcher, LORA, "after", id="grpo-sync-lora-after"),
+    pytest.param(RLOOTrainer, Watcher, None, "before", id="rloo-sync-full"),
+    pytest.param(RLOOTrainer, AsyncWatcher, LORA, "after", id="rloo-async-lora-after"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "watch", "peft_config"), CASES)
+@pytest.mark.parametrize(("kind", "watch", "peft_config", "buy"), CASES)
 def test_nothing_that_was_not_bought_is_seen_anywhere(
-    kind, watch, peft_config, make_trainer, tmp_path, capfd, caplog, monkeypatch
+    kind, watch, peft_config, buy, make_trainer, tmp_path, capfd, caplog, monkeypatch
 ):
     monkeypatch.setenv("COLUMNS", "100000")  # the table of completions is printed without line breaks in its cells
     watcher, run = watch(), tmp_path / "run"
@@ -180,10 +181,11 @@ def test_nothing_that_was_not_bought_is_seen_anywhere(
         save_steps=4,
     )
     # Ids may be made of what is locked up, and tell nothing of it.
-    callback = attach_with_secrets(trainer, id_column="numeric" if peft_config is None else None)
+    callback = attach_with_secrets(trainer, buy=buy, id_column="numeric" if peft_config is None else None)
     trainer.train()
     trainer.evaluate(trainer.train_dataset)
     bought = bought_rows(callback)
+    assert any("pivottrace/labels_bought_after" in e for e in trainer.state.log_history) == (buy == "after")
     callback.detach()
     assert main(["report", str(run), "--output", str(tmp_path / "report")]) == 0
     assert 0 < len(bought) < NUM_PROMPTS and watcher.num_weak

@@ -42,11 +42,13 @@ class Vote:
         agreement (`float`): share of all responses that gave it, in `[0, 1]`; responses without an answer count.
         members (`tuple[int, ...]`): which responses the verifier pays for it: those that gave it, and those of which
             it reads a part, such as the 18 of `18 eggs`; they do not count for the agreement.
+        sizes (`tuple[int, ...]`): number of responses that gave each distinct answer, largest first.
     """
 
     answer: str | None
     agreement: float
     members: tuple[int, ...]
+    sizes: tuple[int, ...] = ()
 
 
 def majority_vote(responses: Sequence[str], answer_format: AnswerFormat | str = "math") -> Vote:
@@ -80,21 +82,35 @@ def vote_on(answers: Sequence[str | None], answer_format: AnswerFormat) -> Vote:
 
     # A label that does not even pay itself is not read as a whole.
     labels = [answer for answer in counts if pays(answer, answer)]
-    majority: list[str] = []
-    num_votes, left = 0, {label: counts[label] for label in labels}
-    while left and sum(left.values()) > num_votes:
+    left = {label: counts[label] for label in labels}
+    sizes: list[int] = []
+
+    def next_cluster() -> list[str]:
         label = next(iter(left))
-        cluster = [answer for answer in left if pays(label, answer)]
-        if sum(left[answer] for answer in cluster) > num_votes:
-            majority, num_votes = cluster, sum(left[answer] for answer in cluster)
-        left = {answer: count for answer, count in left.items() if answer not in cluster}
+        cluster = [answer for answer in left if pays(label, answer)] or [label]
+        sizes.append(sum(left.pop(answer) for answer in cluster))
+        return cluster
+
+    majority: list[str] = []
+    num_votes = 0
+    while sum(left.values()) > num_votes:
+        cluster = next_cluster()
+        if sizes[-1] > num_votes:
+            majority, num_votes = cluster, sizes[-1]
     is_sound = all(pays(label, answer) for label, answer in permutations(majority, 2))
-    if not majority or not is_sound or any(pays(majority[0], answer) for answer in labels if answer not in majority):
-        return Vote(None, 0.0, ())
-    # Of `18\text{ eggs}` the verifier reads the 18: it is paid with them, and no vote.
-    paid = majority + [answer for answer in counts if answer not in labels and pays(majority[0], answer)]
-    members = tuple(index for index, answer in enumerate(answers) if answer in paid)
-    return Vote(majority[0], num_votes / len(answers), members)
+    is_alone = not any(pays(majority[0], answer) for answer in labels if answer not in majority)
+    members: tuple[int, ...] = ()
+    if majority and is_sound and is_alone and time.monotonic() < end:
+        # Of `18\text{ eggs}` the verifier reads the 18: it is paid with them, and no vote.
+        paid = majority + [answer for answer in counts if answer not in labels and pays(majority[0], answer)]
+        members = tuple(index for index, answer in enumerate(answers) if answer in paid)
+    # The others among themselves come last: the vote does not wait for them.
+    while left:
+        next_cluster()
+    sizes.sort(reverse=True)
+    if not members:
+        return Vote(None, 0.0, (), tuple(sizes))
+    return Vote(majority[0], num_votes / len(answers), members, tuple(sizes))
 
 
 def check_agreement(min_agreement: float) -> None:

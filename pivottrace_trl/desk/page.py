@@ -100,8 +100,8 @@ def build_page(session: DeskSession, author: str, show_attempts: bool) -> gr.Blo
             event.then(None, [prompt_id], None, js=_FOCUS)
 
         started = page.load(None, [tab, name, prompt_id], [tab, name, prompt_id], js=_REMEMBER).then(
-            lambda owner, shown: render(session.next(owner, shown=shown)),
-            [tab, prompt_id],
+            lambda owner, author, shown: render(session.next(owner, author, shown=shown)),
+            [tab, name, prompt_id],
             shown_parts,
             show_progress="hidden",
         )

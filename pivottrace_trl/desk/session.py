@@ -27,7 +27,8 @@ class Shown:
 class DeskSession:
     """
     Hands out questions to tabs and takes their answers, on the ledger. Safe to use from several threads; all that it
-    keeps besides the ledger is which tab shows what, which a restart may forget. Answers are read in the format that
+    keeps besides the ledger is which tab shows what, which a restart may forget. What is shown is claimed in the
+    ledger, so that it stays in the queue until it is answered. Answers are read in the format that
     the ledger names; one that is code of yours must be given. `now` is a clock in seconds.
     """
 
@@ -45,7 +46,7 @@ class DeskSession:
         self._claims: dict[str, tuple[str, float]] = {}
         self._lock = threading.RLock()
 
-    def next(self, tab: str, message: str = "", after: str | None = None, shown: str = "") -> Shown:
+    def next(self, tab: str, author: str = "", message: str = "", after: str | None = None, shown: str = "") -> Shown:
         """
         The most valuable question that no other tab shows; the one this tab shows already, if it is still open. A
         prompt that was just skipped (`after`) does not come again at once. The tab says itself what it shows
@@ -64,10 +65,15 @@ class DeskSession:
             query = next((q for q in queue if q.prompt_id != after), next(iter(queue), None))
             self._claims = {i: claim for i, claim in self._claims.items() if i in taken and claim[0] != tab}
             if query is not None:
-                self._claims[query.prompt_id] = (tab, now)
+                self._claim(tab, author, query)
             elif self.ledger.num_open:
                 message = f"{message} All {self.ledger.num_open} open questions are on other screens.".strip()
             return Shown(query, message)
+
+    def _claim(self, tab: str, author: str, query: Query) -> None:
+        if self.ledger.claimant(query.prompt_id) is None:
+            self.ledger.claim(query.prompt_id, author or "unknown")
+        self._claims[query.prompt_id] = (tab, self._now())
 
     def preview(self, text: str) -> str:
         """How an answer is read, formulas between dollar signs; a `ValueError` says why it cannot be read."""
@@ -79,7 +85,7 @@ class DeskSession:
             label = self._format.read(text).label
             answer = Answer(prompt_id, {self.ledger.label_column: label}, author or "unknown", self._price)
         except ValueError as error:
-            return self._stay(tab, prompt_id, f"Not recorded: {error}.", text)
+            return self._stay(tab, author, prompt_id, f"Not recorded: {error}.", text)
         (outcome,) = self.ledger.record([answer], self._format)
         standing = (self.ledger.label(prompt_id) or {}).get(self.ledger.label_column)
         other = self.ledger.author(prompt_id)
@@ -91,32 +97,32 @@ class DeskSession:
             "raise `annotation_budget`, start the run once, and answer again.",
             Outcome.UNKNOWN: "Not recorded: this run does not ask for this prompt.",
         }[outcome]
-        return self.next(tab, message)
+        return self.next(tab, author, message)
 
-    def _stay(self, tab: str, prompt_id: str, message: str, draft: str) -> Shown:
+    def _stay(self, tab: str, author: str, prompt_id: str, message: str, draft: str) -> Shown:
         with self._lock:
-            shown = self.next(tab, message)
+            shown = self.next(tab, author, message)
             query = self.ledger.query(prompt_id)
             return shown if query is None else Shown(query, message, draft)
 
     def skip(self, tab: str, author: str, prompt_id: str) -> Shown:
         """Put a question at the end of the queue and show the next."""
         self.ledger.skip(prompt_id, author)
-        return self.next(tab, "Skipped: it comes again at the end.", after=prompt_id)
+        return self.next(tab, author, "Skipped: it comes again at the end.", after=prompt_id)
 
     def mark_broken(self, tab: str, author: str, prompt_id: str) -> Shown:
         """Take a question that cannot be answered out of the queue and show the next."""
         self.ledger.mark_broken(prompt_id, author)
-        return self.next(tab, "Marked as broken: nobody is asked again.")
+        return self.next(tab, author, "Marked as broken: nobody is asked again.")
 
     def undo(self, tab: str, author: str) -> Shown:
         """Take back the latest action of a person and show its question again."""
         with self._lock:
             query = self.ledger.undo(author)
             if query is None:
-                return self.next(tab, "There is nothing to undo.")
+                return self.next(tab, author, "There is nothing to undo.")
             self._claims = {i: claim for i, claim in self._claims.items() if claim[0] != tab}
-            self._claims[query.prompt_id] = (tab, self._now())
+            self._claim(tab, author, query)
             return Shown(query, "Undone.")
 
     def progress(self) -> str:

@@ -192,13 +192,11 @@ class AnnotationLedger(ColumnLedger):
         # What was paid for before costs nothing: it comes first, whatever is left of the budget.
         return identity not in self._state.paid, *self._urgency(identity)
 
-    def _urgency(self, identity: str) -> tuple[int, bool, bool, float]:
+    def _urgency(self, identity: str) -> tuple[int, bool, float, float]:
         asked = self._state.requests[identity]
-        value, score = asked.get("value"), asked["score"]
-        worth = score if value is None else value
-        is_probe = asked["purpose"] == "probe"
-        num_skips = self._state.num_skips.get(identity, 0)
-        return num_skips, not is_probe, value is None, float("inf") if worth is None else -worth
+        # Where a value is not known, the score decides, as it does among equal values.
+        keys = [float("inf") if asked.get(name) is None else -asked[name] for name in ("value", "score")]
+        return self._state.num_skips.get(identity, 0), asked["purpose"] != "probe", keys[0], keys[1]
 
     def request(self, queries: Sequence[Query], epoch: int = 0, replaces: bool = True) -> None:
         """

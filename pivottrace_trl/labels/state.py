@@ -183,6 +183,11 @@ class LedgerView:
         """The state as other processes need it: without what was asked about open prompts."""
         return replace(self._state, requests=JsonValues(), settings=self._settings)
 
+    def take_over(self, labels: dict[str, dict[str, Any]]) -> None:
+        """Take up labels that rank 0 bought since the view was made."""
+        for identity, label in labels.items():
+            self._state.labels.keep(identity, json.dumps(label))
+
     @property
     def last_event(self) -> int:
         """Number of the latest event."""

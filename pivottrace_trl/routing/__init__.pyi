@@ -12,6 +12,7 @@ from .triage import (
     rank_pool,
     resolve_budget,
 )
+from .value import label_value
 
 __all__ = [
     "Calibration",
@@ -24,6 +25,7 @@ __all__ = [
     "TriageResult",
     "assign_routes",
     "choose_probes",
+    "label_value",
     "rank_pool",
     "resolve_budget",
 ]

@@ -12,6 +12,7 @@ from ..labels.state import LedgerView
 from ..labels.waiting import People
 from .calibration import Calibration
 from .triage import Evidence, Route, TriageConfig, TriageResult, assign_routes, choose_probes, count_routes
+from .value import LabelValues
 
 
 logger = logging.get_logger(__name__)
@@ -57,6 +58,11 @@ class PoolRouter:
         evidence ([`Evidence`]): what was verified and voted so far.
         probes (`np.ndarray`, int): the probe set, empty before the first routing.
         routes (`np.ndarray` of shape `(num_prompts,)`, int8): latest route of each prompt.
+        plan (`np.ndarray` of shape `(num_prompts,)`, int8): the routes when the running epoch began, which its order
+            follows.
+        values ([`LabelValues`]): what the label of each prompt is worth.
+        buys_after (`bool`): whether routing buys the probes only, and [`GroupBuyer`] spends what is left; not by
+            default.
         suggestions (`dict[int, str]`): the policy's own answer of each prompt that has one.
         start (`int`): latest event of the ledger when the run began.
         is_traced (`np.ndarray` of shape `(num_prompts,)`, bool): whether the score is of a rollout of training.
@@ -86,6 +92,9 @@ class PoolRouter:
         self.evidence = Evidence.empty(len(self.prompt_ids))
         self.probes = np.zeros(0, int)
         self.routes = np.full(len(self.prompt_ids), Route.WEAK, np.int8)
+        self.plan = self.routes.copy()
+        self.values = LabelValues(len(self.prompt_ids))
+        self.buys_after = False
         self.suggestions: dict[int, str] = {}
         self.calibration: Calibration | None = None
         self.start = ledger.last_event
@@ -112,6 +121,8 @@ class PoolRouter:
         """
         return {
             "route": self.routes,
+            "plan": self.plan,
+            **self.values.state_dict(),
             "score": self.scores,
             "pivot_density": self.densities,
             "is_traced": self.is_traced,
@@ -135,7 +146,8 @@ class PoolRouter:
             state (`dict[str, Any]`):
                 State of a router of the same pool.
         """
-        self.routes = np.array(state["route"], np.int8)
+        self.routes, self.plan = np.array(state["route"], np.int8), np.array(state["plan"], np.int8)
+        self.values.load_state_dict(state)
         self.scores, self.densities = np.array(state["score"], float), np.array(state["pivot_density"], float)
         self.is_traced = np.array(state["is_traced"], bool)
         self.evidence = Evidence(
@@ -224,7 +236,7 @@ class PoolRouter:
             known = self.ledger.probe_ids | self.ledger.own_ids
             is_known = np.array([identity in known for identity in self.prompt_ids], bool)
             self.probes = choose_probes(self.scores, self.probe_size, is_known)
-        self._request(self.probes, epoch=0, replaces=False)
+        self.request(self.probes, epoch=0, replaces=False)
         self._collect(examiner, self.probes, routing=-1)
         return self.route(0, examiner, buy)
 
@@ -246,69 +258,99 @@ class PoolRouter:
         """
         self._account.refresh()
         self._update_labels(examiner, routing=epoch - 1)
-        pending = np.array([row for row in self.probes if self._can_be_answered(row)], int)
+        pending = np.array([row for row in self.probes if self.can_be_answered(row)], int)
         # What an interrupted run bought beyond this point is paid for, and is not paid for again.
         num_paid = self.ledger.num_paid(epoch - 1, self.start)
-        budget_left = max(self.ledger.budget - num_paid - len(pending), 0)
+        budget_left = 0 if self.buys_after else max(self.ledger.budget - num_paid - len(pending), 0)
         if budget_left and (objection := examiner.objection()) is not None:
             logger.warning(
                 f"No more labels are bought for now, and {budget_left} of the budget are left: {objection}. The next "
                 "routing looks again, at what training has shown by then."
             )
             budget_left = 0
-        # Before the first answer there is nothing to triage by: the most uncertain prompts are put up.
+        # Before the first answer there is nothing to triage by: the whole pool is in question.
         is_blind = self.asks_people and not self.evidence.is_labelled.any()
-        result = assign_routes(self.scores, self.evidence, 0 if is_blind else budget_left, self.config)
+        most = len(self.scores) if self.asks_people and budget_left else budget_left
+        result = assign_routes(self.scores, self.evidence, 0 if is_blind else most, self.config)
         self.calibration = result.calibration
+        self.values.update_ranking(result.ranking, result.calibration.curve)
         if result.calibration.is_flat and self.config.discard_ratio is None:
             logger.warning(
                 "This score does not separate your pool: among the verified prompts, those answered wrongly rank no "
                 f"higher than the others (AUROC {result.calibration.separation:.2f}, 0.5 is chance). Prompts to "
                 "annotate are drawn at random. Try another `estimator`, or a larger `probe_size`."
             )
-        uncertain_first = result.ranking[::-1]
-        others = uncertain_first[~np.isin(uncertain_first, pending)][:budget_left] if is_blind else result.to_buy
+        others = result.to_buy
+        if self.asks_people:
+            result.routes[others] = Route.WEAK
+            uncertain_first = result.ranking[::-1]
+            candidates = uncertain_first[~np.isin(uncertain_first, pending)] if is_blind else others
+            others = self.worth_asking(candidates)[:budget_left]
         wanted = np.concatenate([pending, others])
-        result.routes[wanted] = [Route.ANNOTATE if self._can_be_answered(row) else Route.WEAK for row in wanted]
-        self._request(wanted, epoch)
+        result.routes[wanted] = [Route.ANNOTATE if self.can_be_answered(row) else Route.WEAK for row in wanted]
+        self.request(wanted, epoch)
         if buy:
             self._collect(examiner, wanted, routing=epoch)
             result.routes[wanted[~self.evidence.is_labelled[wanted]]] = Route.WEAK
         self.routes = result.routes
+        self.keep_routes()
         self.num_routings += 1
         return result
 
-    def _can_be_answered(self, row: int) -> bool:
+    def keep_routes(self) -> None:
+        """Let the order of the epoch that begins follow the routes as they are."""
+        self.plan = self.routes.copy()
+
+    def mark_labelled(self, rows: Sequence[int]) -> None:
+        """Take up that the labels of rows were bought since the routing."""
+        self.evidence.is_labelled[list(rows)] = True
+        self.routes[list(rows)] = Route.ANNOTATE
+
+    def worth_asking(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the given rows whose label is worth something now, most valuable first."""
+        values = self.values.of(rows, self.evidence.agreement[rows])
+        # Groups that are of one mind teach nothing either way, right or wrong.
+        return rows[np.argsort(-values, kind="stable")][: int((values > 0).sum())]
+
+    def can_be_answered(self, row: int) -> bool:
+        """Whether the label of a row is not there, and nobody has declined to give it."""
         return not self.evidence.is_labelled[row] and not self.ledger.has_declined(self.prompt_ids[row])
 
-    def _request(self, rows: np.ndarray, epoch: int, replaces: bool = True) -> None:
-        rows = np.array([row for row in rows if self._can_be_answered(row)], int)
+    def request(self, rows: np.ndarray, epoch: int, replaces: bool = True) -> None:
+        """Ask for the labels of rows that can be answered; unless it `replaces`, the queue keeps what it has."""
+        rows = np.array([row for row in rows if self.can_be_answered(row)], int)
         texts: Iterable[str | None] = [None] * len(rows) if self._texts is None else self._texts(rows.tolist())
         probes = set(self.probes.tolist())
+        agreement, values = self.evidence.agreement[rows], self.values.of(rows, self.evidence.agreement[rows])
         queries = [
             Query(
                 self.prompt_ids[row],
                 text,
                 "probe" if row in probes else "annotate",
                 Route(self.routes[row]).name.lower(),
-                float(self.scores[row]) if np.isfinite(self.scores[row]) else None,
+                _known(self.scores[row]),
                 self.suggestions.get(int(row)),
+                _known(agreement[place]),
+                _known(values[place]),
             )
-            for row, text in zip(rows, texts, strict=True)
+            for place, (row, text) in enumerate(zip(rows, texts, strict=True))
         ]
         self._account.request(queries, epoch, replaces)
 
     def _collect(self, examiner: Examiner, wanted: np.ndarray, routing: int) -> None:
         """Get what was asked for, as far as the oracle, and people meanwhile, have answered."""
-        row_of = {self.prompt_ids[row]: row for row in wanted.tolist()}
-        read = self._rows
         try:
-            known = None if read is None else lambda ids: read([row_of[i] for i in ids])
-            self._account.buy(self.oracle, known, among=row_of)
-            self._account.refresh()
+            self.buy(wanted.tolist())
         finally:
             # Also after an annotator failed half way: what it had returned is in the ledger.
             self._update_labels(examiner, routing, wanted)
+
+    def buy(self, rows: Sequence[int]) -> None:
+        """Let the oracle answer what was asked for of these rows."""
+        row_of, read = {self.prompt_ids[row]: row for row in rows}, self._rows
+        known = None if read is None else lambda ids: read([row_of[i] for i in ids])
+        self._account.buy(self.oracle, known, among=row_of)
+        self._account.refresh()
 
     def _update_labels(self, examiner: Examiner, routing: int, wanted: Sequence[int] | np.ndarray = ()) -> None:
         """Take up the labels that were bought up to a routing (-1: the probe set), and those of `wanted` at once."""
@@ -337,3 +379,7 @@ class PoolRouter:
         if not isinstance(self.ledger, AnnotationLedger):
             raise RuntimeError("A view of a ledger cannot buy labels. Route in the process that opened the ledger.")
         return self.ledger
+
+
+def _known(number: float) -> float | None:
+    return float(number) if np.isfinite(number) else None

@@ -75,6 +75,8 @@ class LabelRouter:
             shown, and nobody votes.
         success_threshold (`float` or `Callable[[float], bool]`, *optional*): reward from which a response counts as
             right, or a function that tells. Defaults to 0.5.
+        buy (`Callable[[list[int]], list[int]]`, *optional*): buys labels for the groups of some rows, on rank 0, once
+            their votes are known, and returns the rows that it bought.
         has_pseudo_labels (`bool`): whether votes are labels at all; not where the verifier requires a locked column.
         num_withheld (`int`): groups of the latest batch that got no reward.
         monitor ([`CollapseMonitor`]): pauses the pseudo-labels when they do harm.
@@ -89,6 +91,7 @@ class LabelRouter:
     label_feature: Any = None
     processes: Processes = field(default_factory=Processes)
     is_training: Callable[[], bool] = lambda: True
+    buy: Callable[[list[int]], list[int]] | None = None
     has_pseudo_labels: bool = True
     success_threshold: float | Callable[[float], bool] | None = None
     num_withheld: int = 0
@@ -144,17 +147,23 @@ class LabelRouter:
             )
         group_rows = [group[0] for group in groups]
 
-        def decide() -> list[tuple[Vote, dict[str, Any] | None]]:
+        def hold() -> list[Vote]:
             # In one process: how hostile answers compare depends on the time that it takes.
             starts = range(0, len(all_answers), size)
-            votes = [vote_on(all_answers[start : start + size], self.answer_format) for start in starts]
-            return [(vote, self._label(row, vote)) for row, vote in zip(group_rows, votes, strict=True)]
+            return [vote_on(all_answers[start : start + size], self.answer_format) for start in starts]
 
-        decisions = self.processes.on_main(decide)
-        votes = [vote for vote, _ in decisions]
-        labels = [label for _, label in decisions for _ in range(size)]
-        is_annotated = self._is_bought(group_rows)
+        def decide() -> list[dict[str, Any] | None]:
+            return [self._label(row, vote) for row, vote in zip(group_rows, votes, strict=True)]
+
+        votes = self.processes.on_main(hold)
         self.router.update_votes(group_rows, [vote.agreement for vote in votes], [vote.answer for vote in votes])
+        self.router.values.update_groups(group_rows, [vote.sizes for vote in votes], size)
+        if self.buy is not None:
+            num_bought = self._buy(self.buy, group_rows)
+            if log_metric is not None:
+                log_metric("pivottrace/labels_bought_after", num_bought)
+        labels = [label for label in self.processes.on_main(decide) for _ in range(size)]
+        is_annotated = self._is_bought(group_rows)
         self.num_withheld = sum(label is None for label in labels) // size
         if log_metric is not None:
             log_metric("pivottrace/vote_agreement", float(np.mean([vote.agreement for vote in votes])))
@@ -162,6 +171,17 @@ class LabelRouter:
         first = sum(len(share) for share, _ in shares[: self.processes.rank])
         shown = self._with_locked(rows, labels[first : first + len(rows)])
         return BatchLabels(shown, self._is_bought(rows), votes, group_rows, is_annotated)
+
+    def _buy(self, buy: Callable[[list[int]], list[int]], rows: list[int]) -> int:
+        """Buy labels on rank 0, and let every process know of them."""
+        router = self.router
+        bought = self.processes.on_main(
+            lambda: [(row, router.ledger.label(router.prompt_ids[row]) or {}) for row in buy(rows)]
+        )
+        if bought and not self.processes.is_main:
+            router.ledger.take_over({router.prompt_ids[row]: label for row, label in bought})
+            router.mark_labelled([row for row, _ in bought])
+        return len(bought)
 
     def _with_locked(
         self, rows: Sequence[int], labels: Sequence[dict[str, Any] | None]
@@ -251,8 +271,12 @@ class LabelRouter:
                 weak.append(share)
                 continue
             accuracies.append(share)
-            self.router.update_pass_rates([row], [share], num_rollouts=size)
             vote_is_right.append(bool(vote.members) and is_right[vote.members[0]])
+            # The first group that the label verifies was cast by a policy that was not trained on it.
+            if vote.members and self.router.evidence.num_verified[row] < size:
+                p_failure = self.router.values.p_failure[row]
+                self.router.values.errors.update(vote.agreement, p_failure, not vote_is_right[-1])
+            self.router.update_pass_rates([row], [share], num_rollouts=size)
         if vote_is_right and log_metric is not None:
             log_metric("pivottrace/pseudo_label_accuracy", float(np.mean(vote_is_right)))
         self.monitor.update(weak, accuracies)

@@ -34,7 +34,7 @@ _NOT_SAVED = (
     "Python's own numbers, strings, lists and dictionaries."
 )
 _DAMAGED = "It is damaged: resume from another checkpoint."
-_FORMAT = 4
+_FORMAT = 5
 _JSON, _PARQUET = "pivottrace.json", "pivottrace.parquet"
 
 

@@ -1,5 +1,6 @@
 """What votes, and what is kept as a label, is read wholly: the verifier pays those who voted, and nobody else."""
 
+import itertools
 import json
 import random
 import re
@@ -14,6 +15,7 @@ from trl.rewards import accuracy_reward
 from pivottrace_trl import TextFormat, majority_vote
 from pivottrace_trl.answers import AnswerReader, ChoiceFormat, MathFormat, NumberFormat
 from pivottrace_trl.answers.notation import bare
+from pivottrace_trl.answers.vote import vote_on
 
 
 FORMS = json.loads((Path(__file__).with_name("answer_forms.json")).read_text())
@@ -242,3 +244,26 @@ def test_choices_are_paid_by_an_exact_match(completions):
     assume(vote.answer is not None)
     right = [SAID[completion] == ChoiceFormat().to_label(vote.answer) for completion in completions]
     assert right == [index in vote.members for index in range(len(completions))]
+
+
+SIZES = [
+    (["5", "5.0", "6", "5", "7", "7", None, "6.0"], "5", (3, 2, 2)),
+    (["1/x", "1/y", "1/z", "1/z"], "1/z", (2, 1, 1)),
+    (["4", "4", "4"], "4", (3,)),
+    ([None, None], None, ()),
+    # Nobody can tell what was voted for, but that there are several answers.
+    (["50\\%", "50", "0.5", "7"], None, (3, 1)),
+]
+
+
+@pytest.mark.parametrize("answers, vote, sizes", SIZES)
+def test_the_sizes_of_all_clusters_of_a_vote_are_known(answers, vote, sizes):
+    outcome = vote_on(answers, MATH)
+    assert (outcome.answer, outcome.sizes) == (vote, sizes)
+
+
+def test_a_vote_that_runs_out_of_time_is_none(monkeypatch):
+    times = itertools.count()
+    # The clock jumps ahead when the labels are read and nothing is compared yet.
+    monkeypatch.setattr("pivottrace_trl.answers.vote.time.monotonic", lambda: 0.0 if next(times) < 3 else 99.0)
+    assert vote_on(["1", "1", "2"], MATH).answer is None

@@ -59,6 +59,20 @@ def test_tabs_are_shown_different_questions(ledger):
     assert shown.query is None and "All 4 open questions are on other screens" in shown.message
 
 
+def test_what_is_shown_stays_in_the_queue(ledger):
+    desk = DeskSession(ledger)
+    shown = [desk.next(tab, author).query for tab, author in (("one", "ann"), ("two", "bob"))]
+    assert [ledger.claimant(query.prompt_id) for query in shown] == ["ann", "bob"]
+    assert desk.skip("two", "bob", "p1").query.prompt_id == "p2" and ledger.claimant("p1") is None
+    desk.next("two", "bob", shown="p2")
+    assert [event["kind"] for event in ledger.events()].count("claim") == 3  # once for each question that is shown
+    # The run routes again, and nothing of all this is worth asking any more.
+    ledger.request([], epoch=1)
+    assert [query.prompt_id for query in ledger.queue()] == ["p0", "p2"]
+    assert desk.answer("one", "ann", "p0", "1").message.startswith("Recorded: 1")
+    assert desk.undo("one", "ann").query.prompt_id == "p0" and ledger.claimant("p0") == "ann"
+
+
 def test_after_a_restart_tabs_keep_their_questions(ledger):
     desk = DeskSession(ledger)
     assert desk.next("two", shown="p1").query.prompt_id == "p1"

@@ -197,3 +197,72 @@ def test_shares_may_have_probes_too(make_router):
     router = make_router(oracle=Oracle(), discard_ratio=0.4, probe_size=4)
     router.first_routing(below(50))
     assert len(router.probes) == 4 and router.ledger.num_bought == 20
+
+
+def answer_probes(router, wrong_from):
+    """People answer the probes; the first response to those from a row on is wrong."""
+    router.first_routing(below(wrong_from))
+    router.ledger.record([Answer(query.prompt_id, {"solution": "1"}, "ann") for query in router.ledger.queue()
+                          if query.purpose == "probe"])  # fmt: skip
+
+
+def see_groups(router, sizes):
+    """The latest groups of eight responses to some rows."""
+    router.update_votes(list(sizes), [max(some, default=0) / 8 for some in sizes.values()])
+    router.values.update_groups(list(sizes), list(sizes.values()), 8)
+
+
+def test_the_queue_of_people_is_ordered_by_what_a_label_is_worth(make_router):
+    router = make_router(budget=40)
+    answer_probes(router, wrong_from=50)
+    router.route(1, below(50))
+    # Without groups the most uncertain come first, as the score has it: the curve only falls along the ranking.
+    first = router.ledger.queue()
+    assert [query.prompt_id for query in first[:3]] == ["p099", "p098", "p096"]
+    values = [query.value for query in first]
+    assert values == sorted(values, reverse=True) and 0 < values[-1] and values[0] <= np.sqrt(2)
+
+    # Two minds are worth more than several, and these more than a lonely answer; of one mind, or without any, nothing.
+    see_groups(router, {99: [8], 98: [], 96: [4, 4], 95: [7, 1], 94: [3, 2, 2, 1]})
+    router.route(2, below(50))
+    queue = {query.prompt_id: query for query in router.ledger.queue()}
+    order = list(queue)
+    assert "p099" not in queue and "p098" not in queue
+    assert order[:3] == ["p096", "p094", "p093"] and "p095" not in queue  # twenty others are worth more
+    assert queue["p094"].agreement == 0.375 and queue["p093"].agreement is None
+    assert queue["p096"].value > queue["p094"].value > queue["p093"].value > 0
+    kinds = [(e["kind"], e["prompt_id"]) for e in router.ledger.events() if e["epoch"] == 2]
+    assert ("withdraw", "p099") in kinds and ("request", "p094") in kinds
+
+
+def test_what_somebody_is_answering_does_not_leave_the_queue(make_router):
+    router = make_router(budget=40)
+    answer_probes(router, wrong_from=50)
+    router.route(1, below(50))
+    assert router.ledger.claim("p099", "ann")
+    see_groups(router, {99: [8], 98: [8]})
+    router.route(2, below(50))
+    assert [router.ledger.query(name) is None for name in ("p099", "p098")] == [False, True]
+    router.ledger.record([Answer("p099", {"solution": "1"}, "ann"), Answer("p098", {"solution": "1"}, "bob")])
+    # What was given away before it left the queue is taken as well.
+    assert router.ledger.label("p099") and router.ledger.label("p098")
+
+
+def test_before_the_first_answer_people_are_asked_for_what_is_worth_most_of_the_pool(make_router):
+    router = make_router(budget=12, probe_size=4)
+    router.first_routing(below(50))
+    assert [query.prompt_id for query in router.ledger.queue()][4:8] == ["p099", "p098", "p097", "p096"]
+    see_groups(router, {99: [8], 3: [2, 2, 2, 2]})
+    router.route(1, below(50))
+    names = [query.prompt_id for query in router.ledger.queue()]
+    assert "p099" not in names and len(names) == 12
+
+
+def test_routing_buys_the_probes_only_where_labels_are_bought_after(make_router, tmp_path):
+    oracle = Oracle()
+    router = make_router(oracle=oracle)
+    router.buys_after = True
+    router.first_routing(below(60))
+    see_groups(router, {row: [2, 2, 2] for row in range(20)})
+    result = router.route(1, below(60))
+    assert len(oracle.asked) == 10 == router.ledger.num_bought and (result.routes == Route.ANNOTATE).sum() <= 10
