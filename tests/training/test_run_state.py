@@ -78,7 +78,7 @@ def test_a_mistake_of_ours_does_not_blame_the_file(owner, error, saved, make_sta
 def test_the_state_of_an_earlier_release_is_named(saved, make_state, tmp_path):
     content = json.loads((tmp_path / "pivottrace.json").read_text())
     (tmp_path / "pivottrace.json").write_text(json.dumps(content | {"format": 3}))
-    with pytest.raises(ValueError, match="routing state of format 3, but this release reads 4"):
+    with pytest.raises(ValueError, match="routing state of format 3, but this release reads 5"):
         make_state().load(tmp_path, seed=0)
 
 
