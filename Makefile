@@ -28,6 +28,7 @@ bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/tracing.py --dtype bfloat16 --output bench/tracing-bfloat16.json
 	$(VENV)/bin/python benchmarks/formulations.py --output bench/formulations.json
 	$(VENV)/bin/python benchmarks/triage_scale.py --output bench/triage_scale.json
+	$(VENV)/bin/python benchmarks/labels_scale.py --output bench/labels_scale.json
 	$(VENV)/bin/python benchmarks/grpo_step.py --output bench/grpo_step.json
 	$(VENV)/bin/python benchmarks/triage_pool.py $(if $(MODEL),--model $(MODEL) --dataset $(DATASET)) \
 		--output bench/triage_pool.json

@@ -5,8 +5,8 @@ process of its own.
     python benchmarks/labels_scale.py --output labels_scale.json
 
 Seconds are those of the whole process, its imports included; memory is its largest resident size (`VmHWM`). The
-answers of the pool are numbers, those of a second, smaller one are formulas in LaTeX, which math-verify reads. Half of
-the files are handed out and read by the other steps; the pool and the answers are made before the clock starts.
+answers of the pool are numbers, those of a second, smaller one are formulas in LaTeX, which math-verify reads. Pool
+and files of answers are made before the clock starts.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from pivottrace_trl.labels.exchange import export_queue, import_answers
 from pivottrace_trl.labels.ledger import AnnotationLedger
+from pivottrace_trl.labels.pool_file import POOL_FILE, write_pool
 from pivottrace_trl.labels.queries import Query
 from pivottrace_trl.labels.status import annotation_status
 
@@ -46,9 +47,9 @@ def make_pool(folder: Path, num_prompts: int, kind: str) -> None:
     ]
     answers = [str(i + i % 97) if kind == "numbers" else rf"\frac{{{i}}}{{{i % 97 + 2}}}" for i in range(num_prompts)]
     table = pa.table({"prompt_id": [prompt_id(question) for question in questions], "answer": answers})
-    pq.write_table(table.append_column("prompt", pa.array(questions)), folder / "pool.parquet")
+    pq.write_table(table.append_column("prompt", pa.array(questions)), folder / "source.parquet")
     # As people send them: in another order, with the question beside the answer.
-    table = pq.read_table(folder / "pool.parquet").take(pa.array(range(num_prompts - 1, -1, -1)))
+    table = pq.read_table(folder / "source.parquet").take(pa.array(range(num_prompts - 1, -1, -1)))
     pq.write_table(table, folder / "answers.parquet")
     with (folder / "answers.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -60,8 +61,16 @@ def make_pool(folder: Path, num_prompts: int, kind: str) -> None:
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in batch.to_pylist())
 
 
+def keep_pool(folder: Path) -> int:
+    """What an attachment or a triage writes beside the ledger."""
+    table = pq.read_table(folder / "source.parquet", columns=["prompt_id", "prompt"])
+    ids, questions = table["prompt_id"].to_pylist(), table["prompt"].combine_chunks()
+    write_pool(folder / POOL_FILE, ids, lambda rows: questions[rows[0] : rows[-1] + 1].to_pylist())
+    return len(ids)
+
+
 def ask(folder: Path) -> int:
-    columns = pq.read_table(folder / "pool.parquet", columns=["prompt_id", "prompt"]).to_pydict()
+    columns = pq.read_table(folder / "source.parquet", columns=["prompt_id", "prompt"]).to_pydict()
     ids: list[str] = columns["prompt_id"]
     queries = [
         Query(identity, prompt, "annotate", "ANNOTATE", (row * 7919 % len(ids)) / len(ids), str(row))
@@ -75,7 +84,7 @@ def ask(folder: Path) -> int:
 
 def ask_again(folder: Path) -> int:
     """What every routing of a training run does: the queue is what it was, but for a tenth of it."""
-    columns = pq.read_table(folder / "pool.parquet", columns=["prompt_id", "prompt"]).to_pydict()
+    columns = pq.read_table(folder / "source.parquet", columns=["prompt_id", "prompt"]).to_pydict()
     ids: list[str] = columns["prompt_id"]
     ledger = AnnotationLedger(_copy(folder, "again"), len(ids), ids)
     num_left = len(ids) * 9 // 10
@@ -90,7 +99,7 @@ def ask_again(folder: Path) -> int:
 
 
 def attach(folder: Path) -> int:
-    ids = pq.read_table(folder / "pool.parquet", columns=["prompt_id"])["prompt_id"].to_pylist()
+    ids = pq.read_table(folder / "source.parquet", columns=["prompt_id"])["prompt_id"].to_pylist()
     return AnnotationLedger(folder / "asked.sqlite", len(ids), ids).num_open
 
 
@@ -107,6 +116,17 @@ def bring_in(folder: Path, suffix: str) -> int:
     ledger = AnnotationLedger.open(_copy(folder, suffix))
     report = import_answers(ledger, folder / f"answers.{suffix}", AUTHOR, price=0.05, progress=False)
     assert report.recorded == ledger.num_bought, report
+    return report.recorded
+
+
+def bring_in_own(folder: Path) -> int:
+    """Labels that the user had, for prompts that nobody asked for."""
+    path = folder / "own.sqlite"
+    path.unlink(missing_ok=True)
+    ids = pq.read_table(folder / "source.parquet", columns=["prompt_id"])["prompt_id"].to_pylist()
+    ledger = AnnotationLedger(path, 1, ids)
+    report = import_answers(ledger, folder / "answers.csv", "dataset", progress=False, is_own=True)
+    assert report.recorded == len(ledger.own_ids) == len(ids), report
     return report.recorded
 
 
@@ -153,12 +173,14 @@ def _copy(folder: Path, name: str) -> Path:
 
 
 STEPS: dict[str, Callable[[Path], int]] = {
+    "write the pool": keep_pool,
     "ask for all": ask,
     "attach again": attach,
     "ask again, a tenth less": ask_again,
     "open, queue": queue,
     **{f"export {suffix}": partial(export, suffix=suffix) for suffix in ("jsonl", "csv", "parquet")},
     **{f"import {suffix}": partial(bring_in, suffix=suffix) for suffix in ("jsonl", "csv", "parquet")},
+    "import csv, own labels": bring_in_own,
     "import csv again": bring_in_again,
     "open with all answers": reopen,
     "status": status,
@@ -166,7 +188,7 @@ STEPS: dict[str, Callable[[Path], int]] = {
     "refresh beside an import": watch,
 }
 # What is different where answers are formulas.
-LATEX_STEPS = ("ask for all", "import csv", "import csv again")
+LATEX_STEPS = ("write the pool", "ask for all", "import csv", "import csv again")
 
 
 def run_step(name: str, folder: Path) -> dict[str, Any]:

@@ -102,8 +102,7 @@ def _check_said(said: Answer | Opinion) -> None:
     if not 0.0 <= said.price < math.inf:
         raise ValueError(f"`price` is {said.price!r}, but must be a number of at least 0.")
     try:
-        f"{said.label}{said.author}".encode()
-        _encode(as_written(said.label)).encode()
+        f"{_encode(as_written(said.label))}{said.author}".encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"The label {said.label!r:.100} of prompt {said.prompt_id!r} by {said.author!r:.100} cannot be kept "
