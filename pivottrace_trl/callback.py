@@ -74,9 +74,8 @@ class PivotDensityCallback(TrainerCallback):
             answers, `None` where it has none; or an object such as an [`EndpointAnnotator`], whose answers are
             recorded as they come. `"queue"` leaves the questions in the ledger, where people answer them at the desk
             or through files; answers that arrive while training runs are used from the next epoch on. Of a list, each
-            is asked for what those before it gave no answer to, people last. Labels that the label column holds are
-            yours then: they calibrate and train, cost nothing, and nobody is asked for them. By default the label
-            column itself sells its labels.
+            is asked for what those before it gave no answer to, people last. Labels in the label column are yours
+            then: they calibrate and train, at no cost. By default the label column itself sells its labels.
         buy (`str`, *optional*, defaults to `"before"`):
             Whether labels are bought `"before"` training sees a prompt, at each routing, or `"after"` it saw a group
             of rollouts: batch by batch, where they are worth most (see [`label_value`]). Not from people.
@@ -192,10 +191,8 @@ class PivotDensityCallback(TrainerCallback):
         monitor = self.label_router.monitor
         self._state = RunState(self.router, scorer, {"monitor": monitor, "gate": self._gate, "buyer": self._buyer})
         self._examiner = SurveyExaminer(None, scorer, self._gate.verify, self._gate.objection)
-        folder, needs = self.output_dir / _SURVEY, scorer.needs
-        self._survey = TrainerSurvey(
-            self._trainer, folder, attachment.prompts, self._answer_format, needs, self._processes
-        )
+        made_of = (attachment.prompts, self._answer_format, scorer.needs, self._processes)
+        self._survey = TrainerSurvey(self._trainer, self.output_dir / _SURVEY, *made_of)
         self._survey_identity = ""
         self.report = RunReport(self.output_dir)
         self._attachment = attachment
