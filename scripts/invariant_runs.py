@@ -184,11 +184,14 @@ def train(
         disable_tqdm=True,
         seed=7,
     )
+    pool = make_pool()
+    if "annotator" in options:  # labels that the pool holds would be one's own, and nobody would be asked for them
+        pool = pool.remove_columns("solution")
     trainer = kind(
         model=make_model(),
         reward_funcs=recorder.reward,
         args=args,
-        train_dataset=make_pool(),
+        train_dataset=pool,
         processing_class=make_tokenizer(),
         peft_config=peft_config,
     )
