@@ -17,7 +17,7 @@ from pivottrace_trl import AnnotationLedger, Answer, Query, Route, TriageConfig
 from pivottrace_trl.labels import LabelVault, Outcome
 from pivottrace_trl.labels.waiting import People
 from pivottrace_trl.routing import PoolRouter
-from pivottrace_trl.routing.triage import choose_probes, resolve_budget
+from pivottrace_trl.routing.triage import resolve_budget
 
 from ..conftest import attach, digit_reward, make_pool
 from ..routing.examiners import FirstResponses
@@ -178,14 +178,23 @@ def test_own_labels_calibrate_and_are_not_asked_for(tmp_path):
     oracle = Everyone()
     router = make_router(tmp_path, own, oracle=oracle)
     result = router.first_routing(below(60))
-    # The probes stand where the ranking alone has them: those whose label one has are not bought.
-    assert router.probes.tolist() == choose_probes(router.scores, 10).tolist() == list(range(5, 100, 10))
-    assert not own & {int(identity[1:]) for identity in oracle.asked} and len(oracle.asked) == 20
-    assert router.ledger.num_bought == router.ledger.spent == 20
+    # One probe stands in each stretch of the ranking; those whose label one has are not bought.
+    assert (router.probes // 10).tolist() == list(range(10)) and set(router.probes.tolist()) <= own
+    bought = {int(identity[1:]) for identity in oracle.asked}
+    assert not own & bought and router.ledger.num_bought == router.ledger.spent == len(bought) <= 20
     # Every own label is verified evidence, and is trained on unless it is mastered.
     assert (router.evidence.num_verified[sorted(own)] == 1).all()
     assert (result.routes[60:100:2] == Route.ANNOTATE).all()
     assert (result.routes[:50:2] == Route.DISCARD).all()
+
+
+def test_stretches_of_the_ranking_without_an_own_label_are_probed(tmp_path):
+    """Labels of the easy half do not stand for the hard one."""
+    oracle = Everyone()
+    router = make_router(tmp_path, set(range(50)), oracle=oracle)
+    router.first_routing(below(60), buy=False)
+    assert sorted(oracle.asked) == [f"p{row:03d}" for row in range(55, 100, 10)] and router.ledger.num_bought == 5
+    assert (router.probes // 10).tolist() == list(range(10))
 
 
 def test_probes_whose_label_one_has_are_free(tmp_path):
