@@ -160,7 +160,7 @@ class PivotDensityCallback(TrainerCallback):
         attachment = TrainerAttachment(trainer, pool, self._processes)
         config = config or TriageConfig()
         scorer = PoolScorer(estimator, self._trainer._tokenizer.pad_token_id)
-        check_probes(scorer.estimator, config.resolve_probe_size(budget, len(ids)), config.discard_ratio)
+        check_probes(scorer.estimator, config.resolve_probe_size(budget, len(ids), num_own), config.discard_ratio)
 
         self.output_dir = Path(self._trainer.args.output_dir) / PRIVATE_FOLDER
         bought_from = pool.vault if annotator is None else None

@@ -165,7 +165,8 @@ def test_what_people_answered_meanwhile_is_evidence(annotator, places, make_trai
     answer(places, 10)
     before = events(places)
     given = {"queue": "queue", "column": None, "function": lambda rows: ["7"] * len(rows)}[annotator]
-    trainer = make_trainer(conversations(places), peft_config=FRESH_LORA, max_steps=1)
+    pool = conversations(places) if given is None else conversations(places).remove_columns("solution")
+    trainer = make_trainer(pool, peft_config=FRESH_LORA, max_steps=1)
     callback = attach(trainer, BUDGET, annotator=given)
     trainer.train()
     assert not first_answers

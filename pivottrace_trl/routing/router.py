@@ -86,7 +86,7 @@ class PoolRouter:
         self.ledger = ledger
         self.oracle = oracle
         self.config = config or TriageConfig()
-        self.probe_size = self.config.resolve_probe_size(ledger.budget, len(self.prompt_ids))
+        self.probe_size = self.config.resolve_probe_size(ledger.budget, len(prompt_ids), len(ledger.own_ids))
         self.scores = np.full(len(self.prompt_ids), np.nan)
         self.densities = np.full(len(self.prompt_ids), np.nan)
         self.evidence = Evidence.empty(len(self.prompt_ids))

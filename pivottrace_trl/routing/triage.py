@@ -78,9 +78,10 @@ class TriageConfig:
         if not 0.0 <= self.min_agreement <= 1.0:
             raise ValueError(f"`min_agreement` is {self.min_agreement}, but must be a share of a group in [0, 1].")
 
-    def resolve_probe_size(self, budget: int, pool_size: int) -> int:
+    def resolve_probe_size(self, budget: int, pool_size: int, num_own: int = 0) -> int:
         """
-        Number of probes for a budget (in labels) and a pool; 0 by default with a `discard_ratio`.
+        Number of probes for a budget (in labels) and a pool; 0 by default with a `discard_ratio`. Where the user has
+        labels, probes may be more than the budget.
 
         Raises:
             ValueError: if `probe_size` exceeds the pool or the budget.
@@ -90,7 +91,7 @@ class TriageConfig:
         if self.probe_size is None:
             return max(1, min(_DEFAULT_NUM_PROBES, budget // 2))
         is_count = isinstance(self.probe_size, Integral) and not isinstance(self.probe_size, bool)
-        if not is_count or not 1 <= self.probe_size <= min(budget, pool_size):
+        if not is_count or not 1 <= self.probe_size <= min(budget + num_own, pool_size):
             raise ValueError(
                 f"`probe_size` is {self.probe_size}, but must be a number of prompts between 1 and the smaller of "
                 f"the annotation budget ({budget} labels) and the pool ({pool_size} prompts). Lower it, or raise the "

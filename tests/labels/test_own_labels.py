@@ -293,9 +293,10 @@ def test_a_partly_filled_column_and_an_annotator(annotator, make_trainer, capsys
         assert {event["prompt_id"] for event in callback.ledger.events() if event["kind"] == "answer"} <= set(ids[12:])
 
 
-def test_a_filled_column_and_an_annotator(make_trainer, capsys):
+@pytest.mark.parametrize("probe_size", [None, 8])
+def test_a_filled_column_and_an_annotator(probe_size, make_trainer, capsys):
     trainer = make_trainer(max_steps=2)
-    callback = attach(trainer, 0.3, annotator=someone)
+    callback = attach(trainer, 0.3, annotator=someone, config=TriageConfig(probe_size=probe_size))
     assert (
         "32 rows have a `solution` already, which is yours and costs nothing; nothing is left"
         in capsys.readouterr().out
