@@ -39,7 +39,7 @@ class Questions:
 
     def ids(self, dataset: Dataset) -> list[str]:
         """Check a pool and give every row its id, see [`pool_ids`]."""
-        self._check_dataset(dataset)
+        self.check(dataset)
         ids: dict[str, int] = {}
         has_instruction = self.question_column is not None or self.instruction is None
         for row, values in enumerate(_rows(dataset, self.columns)):
@@ -63,7 +63,7 @@ class Questions:
         """The pool with the prompts that [`build_prompt`] makes of its own, if there is anything to add."""
         if self.instruction is None and system_prompt is None:
             return dataset
-        self._check_dataset(dataset)
+        self.check(dataset)
 
         def build(row: dict[str, Any], place: int) -> dict[str, Any]:
             prompt = row[self.prompt_column]
@@ -142,7 +142,8 @@ class Questions:
             "white space, or the instruction. Filter such rows out, or correct `instruction`."
         )
 
-    def _check_dataset(self, dataset: Dataset) -> None:
+    def check(self, dataset: Dataset) -> None:
+        """Refuse what is no pool, or lacks a column, before any row is read."""
         if not isinstance(dataset, Dataset):
             raise TypeError(
                 f"The pool is a `{type(dataset).__name__}`, but ranking it needs a `datasets.Dataset`, which can be "

@@ -60,10 +60,11 @@ def read_pool(
     data that cannot be used.
     """
     dataset: Dataset = trainer.train_dataset
-    ids = questions.ids(dataset)
+    questions.check(dataset)
     reward_funcs, names = trainer.reward_funcs, trainer.reward_func_names
     columns = find_columns(reward_funcs, names, dataset.features, label_column, free_columns, has_annotator)
-    questions.check_labels(columns.label)
+    questions.check_labels(columns.label)  # before ids are made, whose errors quote values
+    ids = questions.ids(dataset)
     verifier = find_verifier(reward_funcs, columns.label)
     sold = [columns.label] if columns.label in dataset.column_names else []
     vault = LabelVault(dataset, sold, ids, columns.locked)
