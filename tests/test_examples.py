@@ -74,7 +74,7 @@ def test_human_in_the_loop(run_example):
     for identity in ledger.bought_ids:
         first, second = texts[identity].split("?")[0].split("+")
         assert ledger.label(identity) == {"solution": str(int(first) + int(second))}
-    assert "answered by script" in said
+    assert "Authors   script" in said
 
 
 def test_reproduction(run_example, tmp_path):

@@ -11,7 +11,7 @@ from pivottrace_trl.answers.format import resolve_format
 from pivottrace_trl.answers.mathematics import read_answer
 from pivottrace_trl.offline import is_right
 
-from ..conftest import FIRST_DIGIT, FormatBy
+from ..conftest import FIRST_DIGIT, FormatBy, make_pool
 
 
 FORMATS = {"math": MathFormat, "number": NumberFormat, "choice": ChoiceFormat, "text": TextFormat}
@@ -204,7 +204,8 @@ def test_people_answer_only_by_a_format_that_the_command_line_finds(make_trainer
 
 
 def test_an_annotator_of_the_callback_is_read_by_the_format(make_trainer):
-    callback = PivotDensityCallback(make_trainer(), 4, annotator=lambda rows: ["five", "5"], answer_format="number")
+    trainer = make_trainer(make_pool().remove_columns("solution"))
+    callback = PivotDensityCallback(trainer, 4, annotator=lambda rows: ["five", "5"], answer_format="number")
     first, second = callback.router.prompt_ids[:2]
     callback.ledger.request([Query(first, score=1.0), Query(second, score=0.0)])
     assert callback.ledger.buy(callback.router.oracle) == 1

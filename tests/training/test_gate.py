@@ -135,7 +135,7 @@ def test_a_pool_that_is_mastered_later_ends_without_another_step(make_trainer, c
     def master(epoch, *args):
         result = route(epoch, *args)
         if epoch:
-            result.routes[:] = Route.DISCARD
+            result.routes[:] = callback.router.plan[:] = Route.DISCARD
         return result
 
     callback.router.route = master

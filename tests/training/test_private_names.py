@@ -24,8 +24,6 @@ ELSEWHERE = {
     "_compiled_call_impl": "tracing asks torch whether a module is compiled",
     "_dynamo": "tracing asks torch whether a module is compiled",
     "_fields": "the ledger's file names its columns; public, named tuples begin with an underscore lest fields clash",
-    "_prepare_inputs": "the demo's trainer is a subclass; its tests compare its evaluation with that of TRL's class",
-    "_replace": "the ledger's file adds the digest to a row; public, as `_fields` is",
 }
 
 

@@ -27,7 +27,8 @@ class TestQuestions:
     def test_ids_are_those_of_the_questions_and_people_see_them_alone(self, make_trainer):
         questions = [prompt[0]["content"] for prompt in make_pool()["prompt"]]
         for options in ({"instruction": self.INSTRUCTION}, {"question_column": "question"}):
-            callback = attach(make_trainer(self.pool(), max_steps=1), annotator="queue", **options)
+            unlabelled = self.pool().remove_columns("solution")
+            callback = attach(make_trainer(unlabelled, max_steps=1), annotator="queue", **options)
             assert callback.router.prompt_ids == pool_ids(make_pool())
             callback._trainer.train()
             asked = callback.ledger.queue()
