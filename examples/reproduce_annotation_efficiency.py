@@ -70,6 +70,7 @@ class Arm:
     config: TriageConfig = field(default_factory=lambda: TriageConfig(discard_ratio=DISCARDED))
     reward: Literal["label", "vote", "right vote", "dearest label"] = "label"
     random_share: float | None = None
+    buy: Literal["before", "after"] = "before"
 
 
 ARMS = {
@@ -92,6 +93,9 @@ RIVALS = {
     "uncertain-labelled-only": Arm(
         "the 29.3% with the highest total entropy labelled, trained on those only", "total_entropy",
         config=TriageConfig(discard_ratio=NOT_ANNOTATED, reroutes=False),
+    ),
+    "buy-after": Arm(
+        "two lines, labels bought after the rollout", "total_entropy", config=TriageConfig(), buy="after"
     ),
     # What succeeds with more than 0.85 is discarded, and all else annotated.
     "full-routed": Arm(
@@ -264,7 +268,9 @@ def run_arm(
         generate_quickly(trainer.model)
     if arm.estimator is not None:
         trainer.add_callback(
-            PivotDensityCallback(trainer, arm.annotation_budget, estimator=arm.estimator, config=arm.config)
+            PivotDensityCallback(
+                trainer, arm.annotation_budget, buy=arm.buy, estimator=arm.estimator, config=arm.config
+            )
         )
     trainer.add_callback(RunRecorder(arm.label, num_labels, settings))
     trainer.train(resume_from_checkpoint=checkpoint)

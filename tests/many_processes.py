@@ -71,7 +71,9 @@ def fake_engine(trainer):
     return sizes
 
 
-def run(output_dir: Path, tokenizer_path, stop_at=None, resume=False, annotator=None, epochs=3, **options):
+def run(
+    output_dir: Path, tokenizer_path, stop_at=None, resume=False, annotator=None, buy="before", epochs=3, **options
+):
     """
     Train a tiny model.
 
@@ -102,7 +104,7 @@ def run(output_dir: Path, tokenizer_path, stop_at=None, resume=False, annotator=
     try:
         # Labels are bought from epoch to epoch, where votes are poor.
         config = TriageConfig(probe_size=6, tau_high=0.8, tau_low=0.8, min_agreement=0.3)
-        callback = attach(trainer, annotator=annotator, config=config)
+        callback = attach(trainer, annotator=annotator, buy=buy, config=config)
         sizes, batches = fake_engine(trainer), []
         score, step = trainer._generate_and_score_completions, trainer.training_step
 
@@ -127,6 +129,7 @@ def run(output_dir: Path, tokenizer_path, stop_at=None, resume=False, annotator=
         "routes": callback.router.routes.tolist(),
         "scores": callback.router.scores.tolist(),
         "annotated": callback.summary()["annotated"],
+        "labelled": callback.router.evidence.is_labelled.tolist(),
         "batches": batches,
         "judged": reward.judged,
         "generated": sizes,
@@ -168,6 +171,8 @@ def main():
         # transformers 5.6 itself, with torch 2.13: it asks for the optimizer on a device "cpu:0".
         if "restore data location" not in str(error):
             raise
+
+    seen["after"] = run(folder / "after", tokenizer_path, buy="after", epochs=2)
 
     def failing(rows):
         raise ConnectionError("line is dead")

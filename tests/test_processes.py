@@ -74,6 +74,20 @@ def test_groups_that_straddle_two_ranks_vote_together(ranks, alone):
     assert first["metrics"] == second["metrics"] == pytest.approx(alone["metrics"])
 
 
+def test_what_rank_0_buys_after_the_rollouts_counts_in_every_process(ranks, folder):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = many_processes.run(folder / "alone-after", folder / "tokenizer", buy="after", epochs=2)
+    torch.set_num_threads(threads)
+    first, second = (rank["after"] for rank in ranks)
+    assert first["labelled"] == second["labelled"] == alone["labelled"]
+    assert first["routes"] == second["routes"] == alone["routes"]
+    # Six are probes: the others were bought in training, by one process, and shown in both.
+    assert sum(alone["labelled"]) > 6 and not second["opened"]
+    assert sorted(map(tuple, first["judged"] + second["judged"])) == sorted(alone["judged"])
+    assert first["weights"] == second["weights"] == pytest.approx(alone["weights"], rel=1e-4)
+
+
 def test_the_pool_is_scored_in_shares(ranks, alone):
     in_scoring = [[size for size in seen["generated"] if size != many_processes.BATCH] for seen in (alone,)]
     shares = [rank["whole"]["generated"][:1] for rank in ranks]
