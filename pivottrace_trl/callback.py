@@ -349,8 +349,7 @@ class PivotDensityCallback(TrainerCallback):
             if self.router.config.reroutes:
                 self._processes.on_main(lambda: self._report_routing(epoch, self.router.route(epoch, self._examiner)))
                 self._state.share(self._processes)
-            else:
-                self.router.keep_routes()
+            self.router.keep_routes()
             self.sampler.set_routes(self.router.plan)
         metrics = {**self.router.metrics(), "scoring_tokens": self.num_scoring_tokens}
         self._trainer.log({f"pivottrace/{name}": value for name, value in metrics.items()})
