@@ -321,7 +321,9 @@ class PoolRouter:
         rows = np.array([row for row in rows if self.can_be_answered(row)], int)
         texts: Iterable[str | None] = [None] * len(rows) if self._texts is None else self._texts(rows.tolist())
         probes = set(self.probes.tolist())
-        agreement, values = self.evidence.agreement[rows], self.values.of(rows, self.evidence.agreement[rows])
+        agreement, values = self.evidence.agreement[rows], np.full(len(rows), np.nan)
+        if self.asks_people or self.buys_after:
+            values = self.values.of(rows, agreement)
         queries = [
             Query(
                 self.prompt_ids[row],
