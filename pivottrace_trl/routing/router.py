@@ -323,7 +323,8 @@ class PoolRouter:
         probes = set(self.probes.tolist())
         agreement, values = self.evidence.agreement[rows], np.full(len(rows), np.nan)
         if self.asks_people or self.buys_after:
-            values = self.values.of(rows, agreement)
+            # What a probe is worth is that it calibrates, wherever it stands.
+            values = np.where(np.isin(rows, self.probes), np.nan, self.values.of(rows, agreement))
         queries = [
             Query(
                 self.prompt_ids[row],
