@@ -89,6 +89,9 @@ def test_triage_of_a_partly_filled_column(model_path, pool_path, tmp_path, capsy
         return {row["prompt"] for row in queue}, json.loads((output / "summary.json").read_text())
 
     queue, summary = fill(20)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Verified: 20 labels of yours, 0 bought of a budget of 10" in printed
+    assert f"{len(queue)} questions are in" in printed and "nothing is discarded" not in printed
     assert queue and queue <= {row["question"] for row in rows[20:]}
     assert (summary["annotation_budget"], summary["annotated"], summary["own_labels"]) == (10, 0, 20)
     ledger = AnnotationLedger.open(output / "ledger.sqlite")
@@ -101,6 +104,7 @@ def test_triage_of_a_partly_filled_column(model_path, pool_path, tmp_path, capsy
     assert queue <= {row["question"] for row in rows[30:]} - {query.prompt}
     assert (summary["annotation_budget"], summary["annotated"]) == (5, 1) and summary["own_labels"] >= 29
     queue, summary = fill(40)
+    assert "Nothing is worth asking for now" in " ".join(capsys.readouterr().out.split())
     assert queue == set() and (summary["annotated"], summary["routes"]["weak"]) == (1, 0)
     ledger.refresh()
     assert ledger.spent == 1.0 and ledger.budget == 0

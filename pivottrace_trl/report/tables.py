@@ -52,15 +52,17 @@ def print_triage(outcome: PoolTriage, output_dir: Path) -> None:
         table.add_row(route.name.lower(), str(count), f"{count / len(result.routes):.1%}", *means)
     console = Console()
     console.print(table)
-    if router.ledger.num_bought:
-        console.print(
-            f"Probe set: {router.ledger.num_bought} labels of a budget of {router.ledger.budget}, "
-            f"{np.nanmean(router.evidence.pass_rate):.0%} of the probed responses are right."
-        )
+    ledger, queue = router.ledger, output_dir / "queue.jsonl"
+    if router.evidence.is_labelled.any():
+        own = f"{len(ledger.own_ids)} labels of yours, " if ledger.own_ids else ""
+        bought = f"{own}{ledger.num_bought} bought of a budget of {ledger.budget}"
+        right = f"{np.nanmean(router.evidence.pass_rate):.0%} of the responses to these prompts are right"
+        asked = f"{ledger.num_open} questions are in {queue}" if ledger.num_open else "Nothing is worth asking for now"
+        console.print(f"Verified: {bought}; {right}. {asked}.")
     else:
         console.print(
-            f"No label column: nothing was verified, nothing is discarded. Answer the {len(router.probes)} probes at "
-            f"the top of {output_dir / 'queue.jsonl'} first."
+            f"No label yet: nothing was verified, nothing is discarded. Answer the {len(router.probes)} probes at "
+            f"the top of {queue} first."
         )
     total = sum(outcome.seconds.values())
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in outcome.seconds.items())
