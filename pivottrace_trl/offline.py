@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import psutil
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .answers import AnswerFormat
@@ -24,7 +24,7 @@ from .labels.oracles import Annotator, resolve_annotator
 from .labels.pool_file import POOL_FILE, write_pool
 from .labels.vault import LabelVault
 from .labels.waiting import People
-from .pool import Questions, read_rows
+from .pool import Questions, collect_stream, read_rows
 from .routing.router import PoolRouter
 from .routing.triage import Route, TriageConfig, TriageResult, resolve_budget
 from .scoring.policy import ModelPolicy
@@ -79,7 +79,7 @@ class TriagePlan:
 
 
 def plan_triage(
-    dataset: Dataset,
+    dataset: Dataset | IterableDataset,
     output_dir: str | Path,
     questions: Questions,
     annotation_budget: float | int = 0.293,
@@ -94,6 +94,8 @@ def plan_triage(
     Check what [`triage_pool`] is asked for, and open its ledger, before a model is loaded. `questions` has its
     arguments on prompts.
     """
+    if isinstance(dataset, IterableDataset):
+        dataset = collect_stream(dataset)
     dataset, prompt_column = questions.build_prompts(dataset, system_prompt), questions.prompt_column
     questions.check_labels(label_column)
     ids = questions.ids(dataset)
@@ -132,7 +134,7 @@ def plan_triage(
 def triage_pool(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
+    dataset: Dataset | IterableDataset,
     output_dir: str | Path,
     annotation_budget: float | int = 0.293,
     prompt_column: str = "prompt",
@@ -164,8 +166,8 @@ def triage_pool(
             The policy.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer.
-        dataset ([`~datasets.Dataset`]):
-            The pool.
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            The pool. A stream is read once, in bounded memory, into a temporary folder.
         output_dir (`str` or `Path`):
             Folder for `ledger.sqlite`, `pool.parquet`, `routes.parquet`, `traces.parquet`, `queue.jsonl`,
             `summary.json`, and `survey`, where the responses and traces are kept as they are made.

@@ -47,6 +47,7 @@ def _explain(error: Exception) -> tuple[int, str]:
 def _add_triage(commands) -> None:
     add = add_command(commands, "triage", _triage, "score a pool with one response per prompt and route every prompt")
     _add_pool_arguments(add)
+    add("--streaming", action="store_true", help="read no more of the dataset than the first --limit prompts")
     add(
         "--id-column",
         help="column of texts or whole numbers that tell the prompts apart (default: questions do)",
@@ -91,7 +92,7 @@ def _triage(args: argparse.Namespace) -> None:
 
     tokenizer = load_tokenizer(args.model)
     plan = plan_triage(
-        load_pool(args.dataset, args.split, args.config_name, args.limit),
+        load_pool(args.dataset, args.split, args.config_name, args.limit, args.streaming),
         args.output,
         Questions(args.prompt_column, args.id_column, args.question_column, args.instruction),
         annotation_budget=args.annotation_budget,

@@ -1,11 +1,15 @@
 """Where a pool comes from, and its rows."""
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, load_dataset, load_from_disk
+from datasets import Dataset, IterableDataset, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from ..files import reading
@@ -21,10 +25,28 @@ def read_rows(dataset: Dataset, rows: Sequence[int]) -> Iterator[dict[str, Any]]
         yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
 
 
-def load_pool(source: str, split: str = "train", config_name: str | None = None, limit: int | None = None) -> Dataset:
+def collect_stream(stream: IterableDataset) -> Dataset:
+    """
+    Rows of a stream as a dataset that can be indexed. They are read once, a thousand in memory at a time, into a
+    folder that goes away with the process: they may hold labels, and nothing is to find them there.
+    """
+    folder = tempfile.mkdtemp(prefix="pivottrace-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    rows: Any = partial(iter, stream)
+    return Dataset.from_generator(rows, features=stream.features, cache_dir=folder)
+
+
+def load_pool(
+    source: str,
+    split: str = "train",
+    config_name: str | None = None,
+    limit: int | None = None,
+    streaming: bool = False,
+) -> Dataset:
     """
     Load a pool, or its first `limit` rows, from a `.jsonl`, `.json`, `.csv` or `.parquet` file, a folder (saved with
     `save_to_disk`, or of data files), or the hub. `split` and `config_name` are those of a folder or a hub dataset.
+    With `streaming` no more of it is read, or fetched from the hub, than the rows that are taken.
     """
     path = Path(source)
     if limit is not None and limit < 1:
@@ -33,21 +55,32 @@ def load_pool(source: str, split: str = "train", config_name: str | None = None,
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {source}.")
         with _reading(path, f"Save it again as UTF-8 {path.suffix[1:]} with one row per prompt."):
-            dataset = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+            return _load(_FORMATS[path.suffix], None, "train", limit, streaming, data_files=str(path))
     elif path.is_file():
         raise ValueError(f"{source} ends in {path.suffix!r}, but a pool file must end in one of {sorted(_FORMATS)}.")
     elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         with reading(path, "Save it again with `save_to_disk`, or name one of its splits with --split."):
             loaded = load_from_disk(source)
-            dataset = loaded if isinstance(loaded, Dataset) else loaded[split]
+            return _first(loaded if isinstance(loaded, Dataset) else loaded[split], limit)
     elif path.is_dir():
         with _reading(path, "Name a folder that holds nothing but data files with the same columns, or one file."):
-            dataset = load_dataset(source, config_name, split=split)
-    else:
-        try:
-            dataset = load_dataset(source, config_name, split=split)
-        except OSError as error:
-            raise FileNotFoundError(f"There is no file or folder {source}, and the hub gave none: {error}") from error
+            return _load(source, config_name, split, limit, streaming)
+    try:
+        return _load(source, config_name, split, limit, streaming)
+    except OSError as error:
+        raise FileNotFoundError(f"There is no file or folder {source}, and the hub gave none: {error}") from error
+
+
+def _load(
+    source: str, config_name: str | None, split: str, limit: int | None, streaming: bool, **options: Any
+) -> Dataset:
+    if not streaming:
+        return _first(load_dataset(source, config_name, split=split, **options), limit)
+    stream = load_dataset(source, config_name, split=split, streaming=True, **options)
+    return collect_stream(stream if limit is None else stream.take(limit))
+
+
+def _first(dataset: Dataset, limit: int | None) -> Dataset:
     return dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
 
 
