@@ -39,7 +39,8 @@ class QuickTrainer(GRPOTrainer):
 
     A rollout whose advantage is zero adds nothing to the gradient; it is left out of forward and backward pass. The
     others go through them in two halves, so that short ones are not padded to the longest. The loss is what it was: it
-    is divided by the tokens of all rollouts. The logged entropy and clip ratios are means over the halves, and
+    is divided by the tokens of all rollouts. Where the loss is another one, rollouts serve several steps, or there are
+    several processes, it is TRL's step. The logged entropy and clip ratios are means over the halves, and
     `step_time` is that of a half, without its rollouts.
 
     Evaluation answers prompts of like length together and leaves out the loss, which says nothing of an evaluation and
@@ -49,7 +50,7 @@ class QuickTrainer(GRPOTrainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """TRL's step in two passes, each over rollouts of like length."""
-        if not all(getattr(self.args, name) == value for name, value in _SIMPLE_LOSS.items()):
+        if not self._can_be_shortened():
             return super().training_step(model, inputs, num_items_in_batch)
         model.train()  # after an evaluation: TRL asks the model whether it makes rollouts for training
         parts = split_by_length(leave_out_silent(self._prepare_inputs(inputs)))
@@ -59,6 +60,14 @@ class QuickTrainer(GRPOTrainer):
             self._step -= 1
         self._step += 1
         return torch.stack(losses).sum()
+
+    def _can_be_shortened(self) -> bool:
+        """Whether the loss is a plain sum, nothing stands beside the tokens, and no other process waits for a pass."""
+        args: Any = self.args
+        is_simple = all(getattr(args, name) == value for name, value in _SIMPLE_LOSS.items())
+        # Otherwise TRL keeps the probabilities with which older weights gave the tokens.
+        is_fresh = args.gradient_accumulation_steps % args.steps_per_generation == 0
+        return is_simple and is_fresh and self.accelerator.num_processes == 1
 
     def _prepare_inputs(self, generation_batch):
         # A part of a batch comes here again.

@@ -81,8 +81,12 @@ def test_what_is_left_of_a_batch():
 
 
 @pytest.mark.parametrize(
-    "setting", [{"beta": 0.1}, {"loss_type": "bnpo"}, {"use_adaptive_entropy": True}, {"num_iterations": 2}]
-)
+    "setting",
+    [
+        {"beta": 0.1}, {"loss_type": "bnpo"}, {"use_adaptive_entropy": True}, {"num_iterations": 2},
+        {"steps_per_generation": 2},
+    ],
+)  # fmt: skip
 def test_another_loss_sees_every_rollout(tmp_path, setting):
     args = GRPOConfig(
         output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_completion_length=4,
@@ -99,6 +103,22 @@ def test_another_loss_sees_every_rollout(tmp_path, setting):
     )
     trainer.train()
     assert rows == [4]
+
+
+def test_several_processes_make_as_many_passes(tmp_path, monkeypatch):
+    """A process whose batch has no gradient makes one pass, and the others would wait for its second."""
+    args = GRPOConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, use_cpu=True, bf16=False,
+        report_to="none",
+    )  # fmt: skip
+    trainer = QuickTrainer(
+        model=AutoModelForCausalLM.from_pretrained(MODEL_PATH, dtype=torch.float32),
+        reward_funcs=cached_accuracy_reward, args=args, train_dataset=make_pool(4, seed=1),
+        processing_class=AutoTokenizer.from_pretrained(MODEL_PATH),
+    )  # fmt: skip
+    assert trainer._can_be_shortened()
+    monkeypatch.setattr(type(trainer.accelerator), "num_processes", 2)
+    assert not trainer._can_be_shortened()
 
 
 def test_evaluation_gives_what_trl_gives(tmp_path):
