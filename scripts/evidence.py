@@ -15,6 +15,7 @@ prompts and size of the pool), `arms` and `seeds`; a block runs seed by seed, so
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,7 @@ from pivottrace_trl.report.record import describe_environment
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "reproduce_annotation_efficiency.py"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+_RUNNING: set[int] = set()
 
 
 class Run(NamedTuple):
@@ -83,11 +85,9 @@ def execute(run: Run, options: Sequence[str], output: Path) -> dict[str, Any]:
     with log.open("w") as file:
         environment = os.environ | ONE_THREAD | {"PYTHONPATH": str(ROOT)}
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.kill()
-            raise
+        _RUNNING.add(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
+        _RUNNING.discard(process.pid)
     if status != 0 or not line.is_file():
         raise RuntimeError(f"{run} failed, see {log}")
     return json.loads(line.read_text()) | {"cpu_seconds": round(usage.ru_utime + usage.ru_stime)}
@@ -100,6 +100,7 @@ def main() -> int:
     parser.add_argument("--summary", type=Path, help="JSON Lines file (default: beside the plan, without `-plan`)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (%(default)s)")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C does, so that no run is left behind
     plan = json.loads(args.plan.read_text())
     summary = args.summary or args.plan.with_name(args.plan.stem.removesuffix("-plan") + ".jsonl")
     facts = {"commit": commit_of(ROOT), "machine": describe_environment()["device"]}
@@ -123,6 +124,8 @@ def main() -> int:
                 print(f"{said}: {line['final_accuracy']:.1%}, {line['cpu_seconds']} s", flush=True)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+            for pid in [*_RUNNING]:
+                os.kill(pid, signal.SIGKILL)
     return min(failures, 1)
 
 

@@ -4,8 +4,12 @@ import json
 import runpy
 import shutil
 import sqlite3
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pivottrace_trl import AnnotationLedger, Route
@@ -187,6 +191,28 @@ def test_evidence_goes_on_where_it_was_cut_off(tmp_path, monkeypatch, capsys):
     assert line["commit"] == "c0ffee" and line["machine"] and line["arm"] == "full"
     asked.clear()
     assert main() == 1 and [arm for (_, arm, _), _ in asked] == ["two-lines"]
+
+
+def test_evidence_ends_its_runs_with_itself(tmp_path):
+    """Else the same command would begin a run beside the one that was left behind, in the same folder."""
+    example, plan, pid = tmp_path / "example.py", tmp_path / "plan.json", tmp_path / "pid"
+    example.write_text(
+        f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\ntime.sleep(300)"
+    )
+    block = {"testbeds": ["chains:0/8"], "arms": ["full"], "seeds": [100]}
+    plan.write_text(json.dumps({"options": [], "blocks": [block]}))
+    script = EXAMPLES.parent / "scripts" / "evidence.py"
+    code = (
+        f"import pathlib, runpy, sys; main = runpy.run_path({str(script)!r})['main']; "
+        f"main.__globals__.update(EXAMPLE=pathlib.Path({str(example)!r}), commit_of=lambda root: 'c0ffee'); main()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, plan, "--output", tmp_path / "work"]) as evidence:
+        end = time.monotonic() + 60
+        while not (pid.is_file() and pid.read_text()) and time.monotonic() < end:
+            time.sleep(0.1)
+        evidence.terminate()
+        assert evidence.wait(60) == 143
+    assert not psutil.pid_exists(int(pid.read_text()))
 
 
 def test_evidence_is_compared_by_seed(tmp_path, monkeypatch, capsys):
