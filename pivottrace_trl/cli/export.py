@@ -29,7 +29,7 @@ def add_export(actions) -> None:
     add(
         "--with-suggestions",
         action="store_true",
-        help="show the policy's own answer: saves typing, but biases people towards its errors",
+        help="show what the policy and models said: saves typing, but biases people towards their errors",
     )
     add("--limit", type=int, help="number of queries (default: all)")
     add("--push-to-hub", metavar="NAME", help="with --labels: upload them as this dataset, private, instead of a file")

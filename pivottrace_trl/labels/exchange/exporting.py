@@ -43,7 +43,7 @@ def export_queue(
             Whether to show the policy's own answer, and what models said that did not agree. It saves typing, and it
             biases people towards their errors.
         limit (`int`, *optional*):
-            Number of queries. Defaults to as many as the budget pays for.
+            Number of queries. Defaults to all.
 
     Returns:
         `int`: number of queries written.
