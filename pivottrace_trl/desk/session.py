@@ -28,8 +28,8 @@ class DeskSession:
     """
     Hands out questions to tabs and takes their answers, on the ledger. Safe to use from several threads; all that it
     keeps besides the ledger is which tab shows what, which a restart may forget. What is shown is claimed in the
-    ledger, so that it stays in the queue until it is answered. Answers are read in the format that
-    the ledger names; one that is code of yours must be given. `now` is a clock in seconds.
+    ledger, so that it stays in the queue until it is answered. Answers are read in the format that the ledger names;
+    one that is code of yours must be given. `now` is a clock in seconds.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class DeskSession:
 
     def _claim(self, tab: str, author: str, query: Query) -> None:
         if self.ledger.claimant(query.prompt_id) is None:
-            self.ledger.claim(query.prompt_id, author or "unknown")
+            self.ledger.claim(query.prompt_id, _named(author))
         self._claims[query.prompt_id] = (tab, self._now())
 
     def preview(self, text: str) -> str:
@@ -83,7 +83,7 @@ class DeskSession:
         """Record an answer and show the next question; show the same one, with the reason, if it cannot be read."""
         try:
             label = self._format.read(text).label
-            answer = Answer(prompt_id, {self.ledger.label_column: label}, author or "unknown", self._price)
+            answer = Answer(prompt_id, {self.ledger.label_column: label}, _named(author), self._price)
         except ValueError as error:
             return self._stay(tab, author, prompt_id, f"Not recorded: {error}.", text)
         (outcome,) = self.ledger.record([answer], self._format)
@@ -107,18 +107,18 @@ class DeskSession:
 
     def skip(self, tab: str, author: str, prompt_id: str) -> Shown:
         """Put a question at the end of the queue and show the next."""
-        self.ledger.skip(prompt_id, author)
+        self.ledger.skip(prompt_id, _named(author))
         return self.next(tab, author, "Skipped: it comes again at the end.", after=prompt_id)
 
     def mark_broken(self, tab: str, author: str, prompt_id: str) -> Shown:
         """Take a question that cannot be answered out of the queue and show the next."""
-        self.ledger.mark_broken(prompt_id, author)
+        self.ledger.mark_broken(prompt_id, _named(author))
         return self.next(tab, author, "Marked as broken: nobody is asked again.")
 
     def undo(self, tab: str, author: str) -> Shown:
         """Take back the latest action of a person and show its question again."""
         with self._lock:
-            query = self.ledger.undo(author)
+            query = self.ledger.undo(_named(author))
             if query is None:
                 return self.next(tab, author, "There is nothing to undo.")
             self._claims = {i: claim for i, claim in self._claims.items() if claim[0] != tab}
@@ -130,3 +130,8 @@ class DeskSession:
         self.ledger.refresh()
         ledger = self.ledger
         return f"{ledger.num_open} in the queue · {ledger.num_bought} of {ledger.budget} labels bought"
+
+
+def _named(author: str) -> str:
+    """The name under which the ledger knows a person: whoever gives none has one too, and finds what they did."""
+    return author.strip() or "unknown"

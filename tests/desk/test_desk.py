@@ -73,6 +73,17 @@ def test_what_is_shown_stays_in_the_queue(ledger):
     assert desk.undo("one", "ann").query.prompt_id == "p0" and ledger.claimant("p0") == "ann"
 
 
+def test_who_gives_no_name_is_one_person(ledger):
+    desk = DeskSession(ledger)
+    assert desk.next("one", "").query.prompt_id == "p0"
+    assert desk.skip("one", " ", "p0").query.prompt_id == "p1" and ledger.claimant("p0") is None
+    assert desk.answer("one", "", "p1", "1").message == "Recorded: 1"
+    assert desk.undo("one", "").query.prompt_id == "p1"
+    assert desk.undo("one", "").query.prompt_id == "p0"
+    assert desk.mark_broken("one", "", "p0").message.startswith("Marked") and ledger.has_declined("p0")
+    assert desk.undo("one", " ").query.prompt_id == "p0"
+
+
 def test_after_a_restart_tabs_keep_their_questions(ledger):
     desk = DeskSession(ledger)
     assert desk.next("two", shown="p1").query.prompt_id == "p1"
