@@ -227,10 +227,13 @@ class LedgerFile:
         """Keep a prompt; its text may come later."""
         self._add(_INSERT_PROMPT, (prompt_id, prompt, _digest([prompt_id, prompt])))
 
-    def prompt(self, prompt_id: str) -> str | None:
-        """The text of a prompt."""
-        row = self.find("SELECT prompt_id, prompt, digest FROM prompts WHERE prompt_id = ?", (prompt_id,))
-        return self._check_prompt(row or (prompt_id, None, ""))
+    def prompts(self, prompt_ids: Sequence[str]) -> list[str | None]:
+        """The texts of prompts, where there are any."""
+        self._flush()
+        query = "SELECT prompt_id, prompt, digest FROM prompts WHERE prompt_id IN (SELECT value FROM json_each(?))"
+        rows = self.connection.execute(query, (json.dumps(prompt_ids),)).fetchall()
+        texts = {row[0]: self._check_prompt(row) for row in rows}
+        return [texts[prompt_id] for prompt_id in prompt_ids]
 
     def _check_prompt(self, row: Sequence[Any]) -> str | None:
         prompt_id, prompt, digest = row

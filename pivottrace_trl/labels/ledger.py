@@ -171,7 +171,7 @@ class AnnotationLedger(ColumnLedger):
     def query(self, prompt_id: str) -> Query | None:
         """The query of a prompt that is asked for and not answered yet, else `None`."""
         with self._lock:
-            return self._query(prompt_id) if prompt_id in self._state.open_ids else None
+            return self._queries([prompt_id])[0] if prompt_id in self._state.open_ids else None
 
     def queue(self, limit: int | None = None) -> list[Query]:
         """
@@ -186,7 +186,7 @@ class AnnotationLedger(ColumnLedger):
             `list[Query]`
         """
         with self._lock:
-            return [self._query(identity) for identity in sorted(self._state.open_ids, key=self._urgency)[:limit]]
+            return self._queries(sorted(self._state.open_ids, key=self._urgency)[:limit])
 
     def _paid_first(self, identity: str) -> tuple[Any, ...]:
         # What was paid for before costs nothing: it comes first, whatever is left of the budget.
@@ -291,18 +291,19 @@ class AnnotationLedger(ColumnLedger):
 
     def _next_batch(self, waiting: deque[str], most: int) -> list[Query]:
         """The next queries that the budget pays for; another process may have answered some of them meanwhile."""
-        batch: list[Query] = []
+        ids: list[str] = []
         with self._lock:
             num_left = self.num_left
-            while waiting and len(batch) < most:
+            while waiting and len(ids) < most:
                 is_free = waiting[0] in self._state.paid
                 if num_left == 0 and not is_free:
                     break
                 identity = waiting.popleft()
                 if identity in self._state.open_ids:
                     num_left -= not is_free
-                    batch.append(dataclasses.replace(self._query(identity), opinions=self.opinions(identity)))
-        return batch
+                    ids.append(identity)
+            batch = self._queries(ids)
+        return [dataclasses.replace(query, opinions=self.opinions(query.prompt_id)) for query in batch]
 
     def _read(self, said: Answer | Opinion) -> Answer | Opinion:
         """An answer as it is kept: read by the answer format; declined if that cannot be done."""

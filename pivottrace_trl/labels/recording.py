@@ -196,10 +196,14 @@ class LedgerRecorder(LedgerJournal):
         if row is None:
             return None
         event, kind, identity = row
+        if self._file.prompts([identity]) == [None]:
+            # It was answered unasked: what is asked from now on has its text in the ledger.
+            self._file.add_prompt(identity, find_question(self.path.with_name(POOL_FILE), identity))
         self._append("undo", identity, author=author, undoes=(event, kind))
-        return self._query(identity)
+        return self._queries([identity])[0]
 
-    def _query(self, identity: str) -> Query:
-        # What was answered unasked, and taken back, has its text beside the ledger only.
-        prompt = self._file.prompt(identity) or find_question(self.path.with_name(POOL_FILE), identity)
-        return Query(identity, prompt, **self._state.requests[identity], row={"prompt": prompt})
+    def _queries(self, ids: Sequence[str]) -> list[Query]:
+        return [
+            Query(identity, prompt, **self._state.requests[identity], row={"prompt": prompt})
+            for identity, prompt in zip(ids, self._file.prompts(ids), strict=True)
+        ]

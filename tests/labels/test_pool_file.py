@@ -99,6 +99,10 @@ def test_an_answer_to_what_nobody_asked_for_can_be_taken_back(run):
     query = ledger.undo("ann")
     assert (query.prompt_id, query.prompt, query.purpose) == ("p9", "What is 9?", "annotate")
     assert ledger.query("p9") == query in ledger.queue() and ledger.num_bought == 1
+    # Like everything that is asked: whoever looks at the queue need not look through the pool.
+    (folder / POOL_FILE).rename(folder / "moved.parquet")
+    assert AnnotationLedger.open(ledger.path).query("p9") == query
+    (folder / "moved.parquet").rename(folder / POOL_FILE)
     assert take(folder, [("p9", "3")]).recorded == 1
     ledger.refresh()
     assert ledger.label("p9") == {"solution": "3"} and ledger.num_bought == 1

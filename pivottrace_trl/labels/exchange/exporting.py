@@ -56,7 +56,7 @@ def export_queue(
     if limit is not None and limit < 1:
         raise ValueError(f"`limit` is {limit}, but must be at least 1.")
     ledger.refresh()
-    queue = ledger.queue()[:limit]
+    queue = ledger.queue(limit)
     rows: Iterable[Row]
     if file_format == "label-studio":
         rows = _to_tasks(queue, with_suggestions)
