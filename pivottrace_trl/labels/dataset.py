@@ -25,6 +25,13 @@ _CHARGES = """
 SELECT prompt_id, happened_at, sum(price), max(CASE WHEN kind != 'opinion' THEN event_id END) AS latest
 FROM events WHERE kind IN ('answer', 'own', 'opinion') GROUP BY prompt_id HAVING latest IS NOT NULL
 """
+_DESCRIPTION = {
+    "route": pa.string(),
+    "score": pa.float64(),
+    "agreement": pa.float64(),
+    "purpose": pa.string(),
+    "author": pa.string(),
+}
 _ARROW_TYPES = {
     frozenset({int}): pa.int64(),
     frozenset({float}): pa.float64(),
@@ -39,7 +46,8 @@ def labelled_dataset(
     """The labels of a ledger with their prompts, see [`AnnotationLedger.to_dataset`]."""
     ledger.refresh()
     ids, prompts = read_prompts(ledger, dataset, prompt_ids, columns)
-    rows = [row for row, identity in enumerate(ids) if ledger.label(identity) is not None]
+    known = ledger.bought_ids | ledger.own_ids
+    rows = [row for row, identity in enumerate(ids) if identity in known]
     return beside(prompts.select(rows), label_table(ledger, [ids[row] for row in rows]))
 
 
@@ -103,21 +111,14 @@ def label_table(ledger: LedgerJournal, prompt_ids: Sequence[str]) -> pa.Table:
     prices = pa.array([row[2] for row in rows], pa.float64()).take(places)
     del rows
 
-    def column(kind: pa.DataType, read: Callable[[str], Any]) -> pa.ChunkedArray:
-        return in_chunks(prompt_ids, kind, read)
+    def describe(identity: str) -> dict[str, Any]:
+        return ledger.asked(identity) | {"purpose": ledger.purpose(identity), "author": ledger.author(identity)}
 
-    known = {
-        "route": column(pa.string(), lambda identity: ledger.asked(identity).get("route")),
-        "score": column(pa.float64(), lambda identity: ledger.asked(identity).get("score")),
-        "agreement": column(pa.float64(), lambda identity: ledger.asked(identity).get("agreement")),
-        "purpose": column(pa.string(), ledger.purpose),
-        "author": column(pa.string(), ledger.author),
-        "price": prices,
-        "time": times,
-    }
+    described = in_chunks(prompt_ids, pa.struct(_DESCRIPTION), describe).flatten()
+    known = dict(zip(_DESCRIPTION, described, strict=True)) | {"price": prices, "time": times}
     return pa.table(
         {
-            "prompt_id": column(pa.string(), str),
+            "prompt_id": in_chunks(prompt_ids, pa.string(), str),
             ledger.label_column: label_column(ledger, prompt_ids),
             # The label keeps its name, whatever that is.
             **{f"label_{name}" if name == ledger.label_column else name: values for name, values in known.items()},

@@ -92,6 +92,10 @@ class LedgerState:
         purpose, route, _ = self._askings.get(identity or "", (None, None, -1))
         return purpose, route
 
+    def probe_ids(self) -> set[str]:
+        """Prompts that were last asked for as probes."""
+        return {identity for identity, (purpose, _, _) in self._askings.items() if purpose == "probe"}
+
     def is_paid(self, identity: str, routing: int, start: int) -> bool:
         """
         Whether a run that began after the event `start` had paid for a prompt after one of its routings (-1 is the
@@ -244,7 +248,7 @@ class LedgerView:
     @property
     def probe_ids(self) -> set[str]:
         """Prompts that were last asked for as probes, answered or not."""
-        return {identity for identity, asked in self._state.requests.items() if asked["purpose"] == "probe"}
+        return self._state.probe_ids()
 
     def label(self, prompt_id: str) -> dict[str, Any] | None:
         """
@@ -273,7 +277,7 @@ class LedgerView:
 
     def purpose(self, prompt_id: str) -> str:
         """`"own"` for a label that the user had, else `"probe"` or `"annotate"`."""
-        return "own" if prompt_id in self._state.own else self.asked(prompt_id).get("purpose", "annotate")
+        return "own" if prompt_id in self._state.own else self._state.asked_for(prompt_id)[0] or "annotate"
 
     def has_declined(self, prompt_id: str) -> bool:
         """Whether the annotator had no answer, or called the problem broken; it is not asked for again."""
