@@ -23,9 +23,7 @@ def picture_html(ledger: AnnotationLedger) -> str:
     folder = ledger.path.parent
     times = [datetime.fromisoformat(e["happened_at"]) for e in ledger.events() if e["kind"] == "answer"]
     plot_spend(times, ledger.budget, folder / "spend.png")
-    pace = (
-        f"{status.per_hour:.1f} answers an hour over the last day" if status.per_hour else "too few answers for a pace"
-    )
+    pace = f"{status.per_hour:.1f} answers an hour of late" if status.per_hour else "too few answers for a pace"
     parts = [
         f"<p>{status.bought} of {status.budget} labels bought, {sum(status.queue.values())} questions in the queue, "
         f"{pace}, {status.broken} broken, {status.price:.2f} paid.</p>"
