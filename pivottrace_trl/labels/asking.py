@@ -7,7 +7,6 @@ from ..answers import AnswerFormat
 from .cascade import Cascade, NamedOracle, consult, has_passed
 from .ledger import AnnotationLedger
 from .queries import Answer, Opinion, Query
-from .waiting import People
 
 
 def questions_for(ledger: AnnotationLedger, author: str) -> list[Query]:
@@ -27,8 +26,7 @@ def ask_queue(
     Let an annotator answer the queue, as far as the budget goes; what it has no answer to stays there, for people.
     `advance` is told of each question that is done with. Returns the number of labels recorded.
     """
-    first = Cascade([_Watched(annotator, advance)], answer_format, is_last=False)
-    return ledger.buy(People(ledger, first=first))
+    return ledger.buy(Cascade([_Watched(annotator, advance)], answer_format, is_last=False))
 
 
 class _Watched:

@@ -42,17 +42,16 @@ class People:
         if self._first is not None:
             yield from consult(self._first, queries)
         if self._share is not None:
-            left = [query.prompt_id for query in queries if self._ledger.query(query.prompt_id) is not None]
-            self._wait(left, self._share)
+            self._wait({query.prompt_id for query in queries}.intersection(self._ledger.open_ids), self._share)
 
-    def _wait(self, asked: Sequence[str], share: float) -> None:
+    def _wait(self, asked: set[str], share: float) -> None:
         needed = math.ceil(share * len(asked) - 1e-9)
         start = time.monotonic()
         # `Live` takes the terminal over as soon as it is entered, also with nothing to show.
         with Live(refresh_per_second=4, transient=True) if self._is_shown else nullcontext() as live:
             while True:
                 self._ledger.refresh()
-                num_closed = sum(self._ledger.query(identity) is None for identity in asked)
+                num_closed = len(asked.difference(self._ledger.open_ids))
                 if num_closed >= needed:
                     return
                 if live is not None:
