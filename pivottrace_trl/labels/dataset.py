@@ -1,6 +1,7 @@
 """Labels out: what was bought, or is the user's own, as a dataset. Never a label that is neither."""
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from .pool_file import POOL_FILE
 from .queries import as_written
 from .state import LedgerView
 
+
+logger = logging.getLogger(__name__)
 
 _CHUNK_SIZE = 10_000
 _TIME = pa.timestamp("ms", tz="UTC")
@@ -48,6 +51,11 @@ def labelled_dataset(
     ids, prompts = read_prompts(ledger, dataset, prompt_ids, columns)
     known = ledger.bought_ids | ledger.own_ids
     rows = [row for row, identity in enumerate(ids) if identity in known]
+    if dataset is None and (num_left := len(known.difference(ids))):
+        logger.warning(
+            f"{num_left} labels of {ledger.path} are of prompts that the pool does not have any more, so that they "
+            "are left out. To have them as well, pass the former pool as `dataset` to `to_dataset`."
+        )
     return beside(prompts.select(rows), label_table(ledger, [ids[row] for row in rows]))
 
 

@@ -15,6 +15,7 @@ from huggingface_hub import CommitInfo, DatasetCard, HfApi
 from pivottrace_trl import AnnotationLedger, Answer, Query, pool_ids
 from pivottrace_trl.cli import main
 from pivottrace_trl.labels import LabelVault
+from pivottrace_trl.labels.pool_file import POOL_FILE, write_pool
 
 
 SECRET = "unbought"
@@ -43,6 +44,17 @@ def ledger(tmp_path):
     ledger.record([Answer("pe", "5", "dataset")], is_own=True)
     yield ledger
     ledger.close()
+
+
+def test_labels_of_a_former_pool_are_not_left_out_in_silence(ledger, caplog):
+    path = ledger.path.with_name(POOL_FILE)
+    write_pool(path, IDS, lambda rows: [TEXTS[row] for row in rows])
+    assert len(ledger.to_dataset()) == 4 and not caplog.messages
+    write_pool(path, IDS[2:], lambda rows: [TEXTS[2:][row] for row in rows])
+    assert ledger.to_dataset()["prompt_id"][:] == ["pd", "pe"]
+    (message,) = caplog.messages
+    assert message.startswith("2 labels of") and "pass the former pool as `dataset`" in message
+    assert len(ledger.to_dataset(Dataset.from_dict({"prompt": TEXTS}), IDS)) == 4 and len(caplog.messages) == 1
 
 
 def test_what_was_bought_and_nothing_else(ledger):
