@@ -66,8 +66,8 @@ class GroupBuyer:
         router, num_left = self._router, self._num_left(epoch)
         self.allowance += max(num_left - self.allowance, 0.0) / max(num_batches, 1.0)
         self.allowance = min(self.allowance, num_left)
-        # One that the oracle declined takes its turn in vain, so that a run that is resumed comes to the same choice.
-        unknown = [row for row in dict.fromkeys(rows) if not router.evidence.is_labelled[row]]
+        is_settled = router.evidence.is_labelled | router.is_declined
+        unknown = [row for row in dict.fromkeys(rows) if not is_settled[row]]
         wanted = router.worth_asking(np.array(unknown, int))[: int(self.allowance + 1e-9)]
         if len(wanted) == 0 or self._is_objected_to():
             return []

@@ -1,6 +1,7 @@
 """What is known of a pool and what follows from it: buys probes, triages, buys labels, remembers the evidence."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -66,6 +67,8 @@ class PoolRouter:
         suggestions (`dict[int, str]`): the policy's own answer of each prompt that has one.
         start (`int`): latest event of the ledger when the run began.
         is_traced (`np.ndarray` of shape `(num_prompts,)`, bool): whether the score is of a rollout of training.
+        is_declined (`np.ndarray` of shape `(num_prompts,)`, bool): whether the run asked for the label in vain. A run
+            that is resumed does not know what was declined later on, so that it comes to the same choice.
         first_outcomes (`np.ndarray` of shape `(num_prompts,)`, int8): 1 where the first response was right, 0 where it
             was wrong, -1 where that is not known.
         num_examined (`int`): probes from which the score has learnt.
@@ -100,6 +103,7 @@ class PoolRouter:
         self.start = ledger.last_event
         self._rows, self._texts = rows, texts
         self.is_traced = np.zeros(len(self.prompt_ids), bool)
+        self.is_declined = np.zeros(len(self.prompt_ids), bool)
         self.first_outcomes = np.full(len(self.prompt_ids), -1, np.int8)
         self.num_examined, self.num_routings = 0, 0
 
@@ -126,6 +130,7 @@ class PoolRouter:
             "score": self.scores,
             "pivot_density": self.densities,
             "is_traced": self.is_traced,
+            "is_declined": self.is_declined,
             "is_labelled": self.evidence.is_labelled,
             "pass_rate": self.evidence.pass_rate,
             "num_verified": self.evidence.num_verified,
@@ -149,7 +154,7 @@ class PoolRouter:
         self.routes, self.plan = np.array(state["route"], np.int8), np.array(state["plan"], np.int8)
         self.values.load_state_dict(state)
         self.scores, self.densities = np.array(state["score"], float), np.array(state["pivot_density"], float)
-        self.is_traced = np.array(state["is_traced"], bool)
+        self.is_traced, self.is_declined = np.array(state["is_traced"], bool), np.array(state["is_declined"], bool)
         self.evidence = Evidence(
             is_labelled=np.array(state["is_labelled"], bool),
             pass_rate=np.array(state["pass_rate"], float),
@@ -258,6 +263,8 @@ class PoolRouter:
         """
         self._account.refresh()
         self._update_labels(examiner, routing=epoch - 1)
+        if self.asks_people:  # who say so at any time
+            self.is_declined[:] = [self.ledger.has_declined(identity) for identity in self.prompt_ids]
         pending = np.array([row for row in self.probes if self.can_be_answered(row)], int)
         # What an interrupted run bought beyond this point is paid for, and is not paid for again.
         num_paid = self.ledger.num_paid(epoch - 1, self.start)
@@ -270,8 +277,8 @@ class PoolRouter:
             budget_left = 0
         # Before the first answer there is nothing to triage by: the whole pool is in question.
         is_blind = self.asks_people and not self.evidence.is_labelled.any()
-        most = len(self.scores) if self.asks_people and budget_left else budget_left
-        result = assign_routes(self.scores, self.evidence, 0 if is_blind else most, self.config)
+        most = len(self.scores) if budget_left and not is_blind else 0
+        result = assign_routes(self.scores, self.evidence, most, self.config)
         self.calibration = result.calibration
         self.values.update_ranking(result.ranking, result.calibration.curve)
         if result.calibration.is_flat and self.config.discard_ratio is None:
@@ -280,12 +287,12 @@ class PoolRouter:
                 f"higher than the others (AUROC {result.calibration.separation:.2f}, 0.5 is chance). Prompts to "
                 "annotate are drawn at random. Try another `estimator`, or a larger `probe_size`."
             )
-        others = result.to_buy
-        if self.asks_people:
-            result.routes[others] = Route.WEAK
-            uncertain_first = result.ranking[::-1]
-            candidates = uncertain_first[~np.isin(uncertain_first, pending)] if is_blind else others
-            others = self.worth_asking(candidates)[:budget_left]
+        result.routes[result.to_buy] = Route.WEAK
+        candidates = result.ranking[::-1] if is_blind else result.to_buy
+        # What nobody answers, or is asked for anyway, must not take a place that the budget has for another.
+        candidates = candidates[~self.is_declined[candidates] & ~np.isin(candidates, pending)]
+        others = (self.worth_asking(candidates) if self.asks_people else candidates)[:budget_left]
+        result = replace(result, to_buy=others)
         wanted = np.concatenate([pending, others])
         result.routes[wanted] = [Route.ANNOTATE if self.can_be_answered(row) else Route.WEAK for row in wanted]
         self.request(wanted, epoch)
@@ -354,6 +361,7 @@ class PoolRouter:
         known = None if read is None else lambda ids: read([row_of[i] for i in ids])
         self._account.buy(self.oracle, known, among=row_of)
         self._account.refresh()
+        self.is_declined[list(row_of.values())] = [self.ledger.has_declined(identity) for identity in row_of]
 
     def _update_labels(self, examiner: Examiner, routing: int, wanted: Sequence[int] | np.ndarray = ()) -> None:
         """Take up the labels that were bought up to a routing (-1: the probe set), and those of `wanted` at once."""

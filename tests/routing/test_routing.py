@@ -266,3 +266,31 @@ def test_routing_buys_the_probes_only_where_labels_are_bought_after(make_router,
     see_groups(router, {row: [2, 2, 2] for row in range(20)})
     result = router.route(1, below(60))
     assert len(oracle.asked) == 10 == router.ledger.num_bought and (result.routes == Route.ANNOTATE).sum() <= 10
+
+
+def test_what_was_declined_takes_no_share_of_the_budget_at_later_routings(make_router):
+    oracle = Oracle(declined={f"p{row:03d}" for row in range(0, 100, 2)})
+    router = make_router(budget=30, oracle=oracle, probe_size=10)
+    router.first_routing(below(40))
+    for epoch in range(1, 7):
+        router.route(epoch, below(40))
+    assert router.ledger.num_bought == 30 and len(oracle.asked) == len(set(oracle.asked))
+
+
+def test_probes_that_wait_for_an_answer_are_asked_for_once_within_the_budget(make_router):
+    router = make_router(budget=20, probe_size=10)
+    router.first_routing(below(0))
+    # One probe is answered, and wrong: the others still wait, where labels are wanted anyway.
+    router.ledger.record([Answer(router.prompt_ids[router.probes[0]], {"solution": "1"}, "ann")])
+    router.route(1, below(0))
+    assert router.ledger.num_bought + router.ledger.num_open == 20
+
+
+def test_people_are_not_asked_again_for_what_they_called_broken(make_router):
+    router = make_router(budget=20, probe_size=4)
+    answer_probes(router, wrong_from=0)
+    router.route(1, below(0))
+    for query in router.ledger.queue()[:3]:
+        router.ledger.mark_broken(query.prompt_id, "ann")
+    router.route(2, below(0))
+    assert router.ledger.num_bought + router.ledger.num_open == 20
