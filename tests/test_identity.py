@@ -257,3 +257,11 @@ def test_single_lines_keep_the_ids_that_they_always_had():
     assert prompt_id("What is 2+2?") == "fcmlglfoekadikpb"
     turns = [("user", "a b"), ("assistant", "c"), ("user", "d")]
     assert prompt_id([{"role": role, "content": text} for role, text in turns]) == "mapoknipknngfobf"
+
+
+def test_a_dataset_without_the_columns_of_a_question_cannot_be_kept_apart_from():
+    pool = Dataset.from_dict({"prompt": ["What is 2+2?"], "question": ["2+2"]})
+    other = Dataset.from_dict({"problem": ["What is 2+2?"]})
+    with pytest.raises(ValueError, match=r"`seen_in` has none of the columns \['prompt', 'question'\].*\['problem'\]"):
+        drop_duplicates(pool, seen_in=other, question_column="question")
+    assert len(drop_duplicates(pool, seen_in=other.rename_column("problem", "prompt"))) == 0
