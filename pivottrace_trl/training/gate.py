@@ -57,15 +57,22 @@ class SpendingGate:
         self.responses: Responses | None = None
         self.verdict: dict[str, float] = {}
         self.is_scale_unclear = False
+        self._is_cut_off = np.zeros(0, bool)  # of each first response
         self._is_scale_told = False
 
     def look_at(self, responses: Responses) -> None:
         """Take over the first responses of a run that begins or, after [`load_state_dict`], goes on."""
         self.responses = responses
+        trainer = self._attachment.trainer
+        limit, end = trainer.args.max_completion_length, trainer._tokenizer.eos_token_id
+        # Once: where labels are bought in training, `objection` is asked with every batch.
+        self._is_cut_off = np.array(
+            [len(r.completion_ids) >= limit and r.completion_ids[-1] != end for r in responses.rollouts], bool
+        )
         self.verdict = {
             "probes": self.verdict.get("probes", 0),
             "right": self.verdict.get("right", 0),
-            "cut_off": float(self._is_cut_off(responses).mean()),
+            "cut_off": float(self._is_cut_off.mean()),
             "unanswered": float(np.mean([answer is None for answer in responses.answers])),
         }
 
@@ -83,11 +90,10 @@ class SpendingGate:
             return
         texts, nothing = self.responses.texts, dict.fromkeys(self._label_router.locked_columns)
         # What a response says before it is cut off is no answer of its own.
-        is_cut_off = self._is_cut_off(self.responses)
         labels = {
             row: nothing | label
             for row, answer in enumerate(self.responses.answers)
-            if answer is not None and not is_cut_off[row]
+            if answer is not None and not self._is_cut_off[row]
             if (label := self._label_router.label_of(answer)) is not None
         }
         rows = list(labels)
@@ -163,7 +169,7 @@ class SpendingGate:
                 f"`max_completion_length` ({share:.0%} of the first responses were cut off)"
             )
         if share > 0.5 and self.responses is not None:
-            num, num_right = self._count(verified & self._is_cut_off(self.responses))
+            num, num_right = self._count(verified & self._is_cut_off)
             if _are_all_wrong(num_right, num, _RARELY_RIGHT_CUT_OFF):
                 return (
                     f"{share:.0%} of the first responses were cut off, and none of {num} such responses with a bought "
@@ -222,13 +228,6 @@ class SpendingGate:
         evidence = self._router.evidence
         num = evidence.num_verified[rows]
         return int(num.sum()), round(float((num * evidence.pass_rate[rows]).sum()))
-
-    def _is_cut_off(self, responses: Responses) -> np.ndarray:
-        trainer = self._attachment.trainer
-        limit, end = trainer.args.max_completion_length, trainer._tokenizer.eos_token_id
-        return np.array(
-            [len(r.completion_ids) >= limit and r.completion_ids[-1] != end for r in responses.rollouts], bool
-        )
 
     def _reward(self, rows: list[int], labels: list[Any]) -> list[float | None]:
         assert self.responses is not None
