@@ -321,8 +321,8 @@ def drop_duplicates(
     questions = Questions(prompt_column, None, question_column, instruction)
     if seen_in is not None and set(questions.columns).isdisjoint(seen_in.column_names):
         raise ValueError(
-            f"`seen_in` has none of the columns {questions.columns}, only {seen_in.column_names}, so that nobody knows "
-            "what it asks. Rename the column that holds its prompts: `seen_in.rename_column(..., "
+            f"`seen_in` has none of the columns {questions.columns}, only {seen_in.column_names}, so that nobody "
+            "knows what it asks. Rename the column that holds its prompts: `seen_in.rename_column(..., "
             f"{prompt_column!r})`."
         )
     seen = set() if seen_in is None else set(questions.places(seen_in))
