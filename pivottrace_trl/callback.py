@@ -209,14 +209,8 @@ class PivotDensityCallback(TrainerCallback):
             before_save=self._save_state,
         )
         if self._processes.is_main:
-            asked = "the dataset" if annotator is None else "people" if annotator == "queue" else "the annotators"
-            say(
-                f"PivotTrace: a pool of {len(ids)} prompts without `{label_column}`; {asked} may be asked for "
-                f"{budget} ({budget / len(ids):.1%}), {self.router.probe_size} of them as probes; "
-                f"{self.ledger.num_bought} are bought already; the score is {type(scorer.estimator).__name__}"
-            )
-            if told := pool.describe_labels(annotator is not None):
-                say(told)
+            for line in pool.describe(self.router, type(scorer.estimator).__name__, annotator):
+                say(line)
 
     @property
     def ledger(self) -> LedgerView:
@@ -386,6 +380,13 @@ class PivotDensityCallback(TrainerCallback):
             self._state.save(checkpoint, position)
 
         self._processes.on_main(save)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note beside an evaluation what was bought since the epoch began, for reports that draw it against labels."""
+        if self.router.buys_after and self._is_attached and state.log_history:
+            state.log_history[-1]["pivottrace/labels_bought"] = self.ledger.num_bought
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

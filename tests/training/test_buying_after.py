@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from pivottrace_trl import Answer, Route, TriageConfig
+from pivottrace_trl.report.record import _evaluations
 
 from ..conftest import attach, digit_reward, make_pool
 
@@ -229,3 +230,13 @@ def test_what_cannot_be_bought_so_is_refused(options, match, make_trainer):
     with pytest.raises(ValueError, match=match):
         attach(trainer, 16, **options)
     assert vars(trainer) == before
+
+
+def test_an_evaluation_knows_what_was_bought_by_then(make_run):
+    options = {"eval_strategy": "steps", "eval_steps": 5, "per_device_eval_batch_size": 4, "num_generations_eval": 4}
+    trainer, callback = make_run(inputs={"eval_dataset": make_pool(40).select(range(36, 40))}, **options)
+    batches = watch(callback)
+    trainer.train()
+    seen = _evaluations(trainer.state.log_history, callback.ledger.num_bought)[""]
+    spent = 4 + np.cumsum([len(got) for _, _, got, _ in batches])
+    assert seen.labels.tolist() == [spent[step - 1] for step in seen.steps] and len(set(seen.labels)) > 3
