@@ -166,10 +166,7 @@ class LedgerState:
 
 
 class LedgerView:
-    """
-    The state of an [`AnnotationLedger`] at some time. Of several processes only rank 0 opens the file; the others hold
-    a view, renewed at each routing.
-    """
+    """The state of an [`AnnotationLedger`] at some time."""
 
     def __init__(self, state: LedgerState):
         self._memory: LedgerState | None = state
@@ -186,11 +183,6 @@ class LedgerView:
     def snapshot(self) -> LedgerState:
         """The state as other processes need it: without what was asked about open prompts."""
         return replace(self._state, requests=JsonValues(), settings=self._settings)
-
-    def take_over(self, labels: dict[str, dict[str, Any]]) -> None:
-        """Take up labels that rank 0 bought since the view was made."""
-        for identity, label in labels.items():
-            self._state.labels.keep(identity, json.dumps(label))
 
     @property
     def last_event(self) -> int:
@@ -297,3 +289,14 @@ class LedgerView:
     def num_open(self) -> int:
         """Number of queries that are not answered yet."""
         return len(self._state.open_ids)
+
+
+class LedgerCopy(LedgerView):
+    """
+    What processes other than rank 0, which alone opens the file, know of the ledger. It is made anew at each routing.
+    """
+
+    def take_over(self, labels: dict[str, dict[str, Any]]) -> None:
+        """Take up labels that rank 0 bought since the copy was made; no ledger gets one without a purchase."""
+        for identity, label in labels.items():
+            self._state.labels.keep(identity, json.dumps(label))

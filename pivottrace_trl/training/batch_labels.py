@@ -12,6 +12,7 @@ from datasets import LargeList, List, Value
 
 from ..answers import AnswerFormat, MathFormat, Vote
 from ..answers.vote import vote_on
+from ..labels.state import LedgerCopy
 from ..labels.vault import LabelVault
 from ..processes import Processes
 from ..routing.collapse import CollapseMonitor
@@ -178,7 +179,7 @@ class LabelRouter:
         bought = self.processes.on_main(
             lambda: [(row, router.ledger.label(router.prompt_ids[row]) or {}) for row in buy(rows)]
         )
-        if bought and not self.processes.is_main:
+        if isinstance(router.ledger, LedgerCopy):
             router.ledger.take_over({router.prompt_ids[row]: label for row, label in bought})
             router.mark_labelled([row for row, _ in bought])
         return len(bought)

@@ -19,7 +19,7 @@ from ..answers import AnswerFormat
 from ..files import reading, replace_atomically, write_parquet
 from ..labels.ledger import AnnotationLedger
 from ..labels.pool_file import POOL_FILE, write_pool
-from ..labels.state import LedgerState, LedgerView
+from ..labels.state import LedgerCopy, LedgerState, LedgerView
 from ..labels.vault import LabelVault
 from ..pool import pool_fingerprint
 from ..processes import Processes
@@ -85,7 +85,7 @@ def open_ledger(
         return ledger.snapshot()
 
     state = processes.on_main(open_file)
-    return opened[0] if opened else LedgerView(state)
+    return opened[0] if opened else LedgerCopy(state)
 
 
 class Stateful(Protocol):
@@ -147,7 +147,7 @@ class RunState:
         states = {name: owner.state_dict() for name, owner in self._owners.items()}
         states, ledger = processes.broadcast((states, self.router.ledger.snapshot()))
         if not processes.is_main:
-            self.router.ledger = LedgerView(ledger)
+            self.router.ledger = LedgerCopy(ledger)
             for name, owner in self._owners.items():
                 owner.load_state_dict(states[name])
 
