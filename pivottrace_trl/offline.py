@@ -100,7 +100,10 @@ def plan_triage(
     questions.check_labels(label_column)
     ids = questions.ids(dataset)
     if label_column is not None and label_column not in dataset.column_names:
-        raise ValueError(f"There is no label column `{label_column}`; the pool has {dataset.column_names}.")
+        raise ValueError(
+            f"There is no label column {label_column!r}; the pool has {dataset.column_names}. Name one of them as "
+            '`label_column`, or leave it out and let people answer: `annotator="queue"`.'
+        )
     vault = LabelVault(dataset, [] if label_column is None else [label_column], ids)
     num_own = 0 if annotator is None else vault.num_labels
     budget = resolve_budget(annotation_budget, len(ids), num_own)

@@ -154,7 +154,7 @@ def test_a_file_of_finished_prompts_stays_as_it_is(places, capsys):
     with_columns = ["--id-column", "solution", "--label-column", "solution"]
     given = ["--model", str(places / "model"), "--dataset", str(places / "pool.jsonl"), "--output", str(places / "a")]
     assert main(["triage", *given, *with_columns]) == 2
-    assert "`id_column` is the label column `solution`" in capsys.readouterr().err
+    assert "--id-column is the label column 'solution'" in capsys.readouterr().err
     assert main(["triage", *given, "--question-column", "text"]) == 2
     assert "`question_column` is 'text', but the pool has only" in capsys.readouterr().err
 

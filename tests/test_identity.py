@@ -152,10 +152,10 @@ def test_ids_by_a_column_are_those_of_its_values():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["a", "b", "a"], "Rows 0 and 2 .* same value 'a' in `id_column` `key`.*of its own"),
+        (["a", "b", "a"], "Rows 0 and 2 .* same value 'a' in `id_column` 'key'.*of its own"),
         ([7, 8, 8], "Rows 1 and 2 .* same value 8"),
         (["1", "01", " 1"], "Rows 0 and 2 .* same value"),
-        (["a", "", "c"], "Row 1 .* value '' in `id_column` `key`.*not empty.*filter"),
+        (["a", "", "c"], "Row 1 .* value '' in `id_column` 'key'.*not empty.*filter"),
         (["a", None, "c"], "Row 1 .* value None .*NoneType"),
         ([1.0, float("nan"), 3.0], "Row 1 .* value nan .*float.*whole number"),
         ([1, 2.5, 3], "Row 1 .* value 2.5"),
@@ -175,7 +175,7 @@ def test_columns_that_are_missing_or_hold_no_question_are_named():
         pool_ids(pool, id_column="uid")
     with pytest.raises(ValueError, match="`question_column` is 'text', but the pool"):
         pool_ids(pool, question_column="text")
-    with pytest.raises(ValueError, match="Row 1 .* question None in `question_column` `question`"):
+    with pytest.raises(ValueError, match="Row 1 .* question None in `question_column` 'question'"):
         pool_ids(pool, question_column="question")
 
 

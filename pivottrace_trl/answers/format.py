@@ -98,7 +98,7 @@ def format_of_ledger(name: str, answer_format: AnswerFormat | str | None = None)
     if answer_format is None and not is_built_in(name):
         raise ValueError(
             f"The ledger names the answer format {name!r}, which is none of this package, but code that would be "
-            f"imported. If it is yours, say so: `--answer-format {name}`, or `answer_format=` in Python."
+            f"imported. If it is yours, say so: `answer_format={name}`."
         )
     found = resolve_format(name if answer_format is None else answer_format)
     if found.name != name:

@@ -1,51 +1,79 @@
 """The `pivottrace` command: parse, call, print."""
 
 import argparse
-import sqlite3
+import os
 import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .. import __version__
 from .annotate import add_annotate, add_desk
-from .arguments import Add, add_command, read_budget, read_count
+from .arguments import Add, add_command, add_debug, read_budget, read_count, say_next
+from .failures import explain, explain_interrupt
+
+
+INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
+_SURVEY_KEPT = "What was answered and traced is in {output}; the same command goes on from there."
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns 0 for success, 2 for an input that cannot be used, 1 for any other failure."""
-    parser = _Parser(prog="pivottrace", description="Pick the prompts that deserve a label.")
+def make_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(
+        prog="pivottrace",
+        description="Pick the prompts that deserve a label.",
+        epilog="start here:\n  pivottrace demo             # two minutes, offline, on a CPU\n"
+        "  pivottrace triage --help   # your own pool and model",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"pivottrace-trl {__version__}")
+    add_debug(parser, default=False)
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (_add_triage, _add_study, add_annotate, add_desk, _add_report, _add_demo):
         add(commands)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Run a command; returns 0 for success, 2 for an input that cannot be used, 130 if it was interrupted, 1 for any
+    other failure.
+    """
+    args = make_parser().parse_args(argv)
     try:
         args.body(args)
+        sys.stdout.flush()  # here, where a reader that has gone away is known for what it is
         return 0
-    except Exception as error:
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (Exception, KeyboardInterrupt) as error:
         if args.debug:
             raise
-        status, text = _explain(error)
-        print(f"pivottrace {args.command}: {' '.join(text.split())}", file=sys.stderr)
+        is_interrupt = isinstance(error, KeyboardInterrupt)
+        status, text = (INTERRUPTED, explain_interrupt(args)) if is_interrupt else explain(error, args)
+        print(f"{args.prog}: {text}", file=sys.stderr)
         return status
 
 
-def _explain(error: Exception) -> tuple[int, str]:
-    """Exit status and text."""
-    if isinstance(error, sqlite3.OperationalError):
-        cause = "another program holds it, or the disk is full. Try again later."
-        return 2, f"the ledger cannot be used ({error}): {cause}"
-    if isinstance(error, (ValueError, OSError)):
-        return 2, str(error)
-    return 1, f"{type(error).__name__}: {error} (--debug shows where)"
-
-
 def _add_triage(commands) -> None:
-    add = add_command(commands, "triage", _triage, "score a pool with one response per prompt and route every prompt")
+    add = add_command(
+        commands,
+        "triage",
+        _triage,
+        "score a pool with one response per prompt and route every prompt",
+        examples="pivottrace triage --model Qwen/Qwen2.5-0.5B-Instruct --dataset pool.jsonl --output run/_pivottrace\n"
+        "pivottrace triage --model MODEL --dataset openai/gsm8k --config-name main --prompt-column question "
+        "--limit 500 --output run\n"
+        "pivottrace triage --model MODEL --dataset pool.jsonl --label-column answer --annotator queue "
+        "--annotation-budget 300 --output run",
+        kept=_SURVEY_KEPT,
+    )
     _add_pool_arguments(add)
     add("--streaming", action="store_true", help="read no more of the dataset than the first --limit prompts")
     add(
@@ -107,10 +135,25 @@ def _triage(args: argparse.Namespace) -> None:
     outcome = run_triage(plan, model, tokenizer, args.max_completion_length, args.batch_size)
     plot_triage(outcome, tokenizer, args.output)
     print_triage(outcome, args.output)
+    if plan.ledger.num_open:
+        say_next(
+            ("to answer in the browser", ["desk", args.output]),
+            ("to answer in a table", ["annotate", "export", args.output, "--format", "csv"]),
+        )
 
 
 def _add_study(commands) -> None:
-    add = add_command(commands, "study", _study, "measure every score on a pool whose labels are all known")
+    add = add_command(
+        commands,
+        "study",
+        _study,
+        "measure every score on a pool whose labels are all known",
+        examples="pivottrace study --model Qwen/Qwen2.5-0.5B-Instruct --dataset pool.jsonl --label-column answer "
+        "--output study\n"
+        "pivottrace study --model MODEL --dataset openai/gsm8k --config-name main --prompt-column question "
+        "--label-column answer --limit 200 --samples 4 --output study",
+        kept=_SURVEY_KEPT,
+    )
     _add_pool_arguments(add)
     add("--label-column", required=True, help="column with the labels; all of them are read")
     add("--output", type=Path, required=True, help="folder; a second call goes on where one stopped")
@@ -142,6 +185,10 @@ def _study(args: argparse.Namespace) -> None:
     pool, reports = run_study(load_model(args.model, args.load_in_4bit), tokenizer, num_samples=args.samples, **common)
     print_study(reports, pool)
     plot_study(reports, pool, args.output, f"{Path(args.model).name} on {Path(args.dataset).name}")
+    names = ("model", "dataset", "config_name", "split", "prompt_column", "label_column", "limit")
+    given = [(args.flags[name], value) for name in names if (value := getattr(args, name)) is not None]
+    words = ["triage", *(word for option in given for word in option), "--estimator", next(iter(reports))]
+    say_next(("to route this pool by the score that ranks it best", [*words, "--output", "run/_pivottrace"]))
 
 
 def _add_pool_arguments(add: Add) -> None:
@@ -157,7 +204,15 @@ def _add_pool_arguments(add: Add) -> None:
 
 
 def _add_report(commands) -> None:
-    add = add_command(commands, "report", _report, "compare finished runs: one HTML page, its figures as PNG")
+    add = add_command(
+        commands,
+        "report",
+        _report,
+        "show finished runs on one HTML page, its figures as PNG beside it",
+        examples="pivottrace report pivottrace-demo\n"
+        "pivottrace report runs/full-0 runs/ours-0 runs/ours-1 --output report\n"
+        'pivottrace report runs --reference "random labels"',
+    )
     add("runs", type=Path, nargs="+", metavar="RUN", help="folders of runs, or folders of such folders")
     add("--output", type=Path, default=Path("report"), help="folder (default: %(default)s)")
     add("--reference", default="full supervision", help='arm to compare the others with (default: "%(default)s")')
@@ -168,12 +223,17 @@ def _report(args: argparse.Namespace) -> None:
     from ..report.record import find_runs
 
     runs = find_runs(args.runs)
-    print(f"{len(runs)} runs compared: {write_report(runs, args.output, args.reference)}")
+    page = write_report(runs, args.output, args.reference)
+    print(f"{len(runs)} run{'s' if len(runs) > 1 else ''} shown in {page}: open it in a browser.")
 
 
 def _add_demo(commands) -> None:
     add = add_command(
-        commands, "demo", _demo, "full supervision against PivotTrace on a tiny model, offline, on a CPU"
+        commands,
+        "demo",
+        _demo,
+        "full supervision against PivotTrace on a tiny model, offline, on a CPU",
+        examples="pivottrace demo\npivottrace demo --seed 3 --output demo-3",
     )
     add("--output", type=Path, default=Path("pivottrace-demo"), help="folder (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of pool, training and evaluation")
@@ -187,3 +247,4 @@ def _demo(args: argparse.Namespace) -> None:
     from ..demo.run import run_demo  # takes seconds to import
 
     run_demo(args.output, seed=args.seed, max_steps=args.max_steps)
+    say_next(("to see both arms on one page", ["report", args.output, "--output", args.output / "report"]))

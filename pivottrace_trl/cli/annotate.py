@@ -6,20 +6,35 @@ import importlib.util
 import json
 from pathlib import Path
 
-from .arguments import add_format_of_ledger, add_on_run, open_ledger, read_price, user_name
+from .arguments import add_format_of_ledger, add_on_run, add_parser, open_ledger, read_price, say_next, user_name
 from .ask import add_ask
 from .export import add_export
 
 
 def add_annotate(commands) -> None:
-    parser = commands.add_parser("annotate", help="hand out the queue, take answers in, see where it stands")
+    parser = add_parser(
+        commands,
+        "annotate",
+        "hand out the queue, take answers in, see where it stands",
+        examples="pivottrace annotate export run --format csv\n"
+        "pivottrace annotate import run run/_pivottrace/queue.csv --author maria\n"
+        "pivottrace annotate status run",
+    )
     actions = parser.add_subparsers(dest="action", required=True)
     for add_action in (add_export, _add_import, add_ask, _add_backup, _add_status):
         add_action(actions)
 
 
 def _add_import(actions) -> None:
-    add = add_on_run(actions, "import", _import, "take answers in; a file may be partial, and may be imported again")
+    add = add_on_run(
+        actions,
+        "import",
+        _import,
+        "take answers in; a file may be partial, and may be imported again",
+        examples="pivottrace annotate import run queue.csv --author maria --price 0.40\n"
+        "pivottrace annotate import run labels.jsonl --own",
+        kept="What was taken in is in the ledger of {run}; the same command takes in the rest.",
+    )
     add("file", type=Path, help=".jsonl, .csv, .parquet, or .json from Label Studio")
     add("--author", default=user_name(), help="who answered, where the file does not say")
     add("--price", type=read_price, default=0.0, help="price of an answer, where the file does not say")
@@ -42,10 +57,17 @@ def _import(args: argparse.Namespace) -> None:
     if report.rejected_path is not None:
         reasons = ", ".join(f"{count} {kind}" for kind, count in report.reasons.items())
         print(f"Rejected: {reasons}. Each with its reason in {report.rejected_path}")
+    say_next(("to see what labels cost and brought so far", ["annotate", "status", args.run]))
 
 
 def _add_backup(actions) -> None:
-    add = add_on_run(actions, "backup", _backup, "copy the ledger, its log included, also while a run writes to it")
+    add = add_on_run(
+        actions,
+        "backup",
+        _backup,
+        "copy the ledger, its log included, also while a run writes to it",
+        examples="pivottrace annotate backup run ledger-copy.sqlite",
+    )
     add("file", type=Path, help="the copy; an older copy is replaced")
 
 
@@ -61,7 +83,7 @@ def _add_status(actions) -> None:
         "status",
         _status,
         "what labels cost and brought: spend, queue, pace, authors, routes",
-        example="pivottrace annotate status run",
+        examples="pivottrace annotate status run\npivottrace annotate status run --json",
     )
     add("--json", action="store_true", help="print it as JSON, for programs")
 
@@ -79,7 +101,14 @@ def _status(args: argparse.Namespace) -> None:
 
 
 def add_desk(commands) -> None:
-    add = add_on_run(commands, "desk", _desk, "a local page for a person who answers, and the run's picture")
+    add = add_on_run(
+        commands,
+        "desk",
+        _desk,
+        "a local page for a person who answers, and the run's picture",
+        examples="pivottrace desk run\npivottrace desk run --author maria --price 0.40 --port 7861",
+        kept="Every answer is in the ledger of {run}.",
+    )
     add("--author", default=user_name(), help="who answers (default: %(default)s)")
     add("--price", type=read_price, default=0.0, help="price of an answer (default: %(default)s)")
     add(

@@ -3,11 +3,19 @@
 import argparse
 from typing import Any
 
-from .arguments import add_format_of_ledger, add_on_run, open_ledger, read_count, read_price
+from .arguments import add_format_of_ledger, add_on_run, open_ledger, read_count, read_price, say_next
 
 
 def add_ask(actions) -> None:
-    add = add_on_run(actions, "ask", _ask, "let models answer the queue; what they disagree on stays there for people")
+    add = add_on_run(
+        actions,
+        "ask",
+        _ask,
+        "let models answer the queue; what they disagree on stays there for people",
+        examples="pivottrace annotate ask run --model big-model --base-url http://localhost:8000/v1\n"
+        "pivottrace annotate ask run --model small --model big --prices 0.1 0.4 --prices 1 4 --max-cost 20",
+        kept="Every answer that came is in the ledger of {run}; the same command asks for the rest.",
+    )
     add("--model", action="append", required=True, help="its name at the endpoint; several vote, the cheapest first")
     add("--base-url", action="append", help="address: one for all models, or one for each (default: openai's)")
     add(
@@ -61,6 +69,8 @@ def _ask(args: argparse.Namespace) -> None:
         f"{num_recorded} answered for {ledger.spent - spent:.4g}; {ledger.num_open} stay in the queue for people. "
         f"{ledger.num_bought} of {ledger.budget} labels are bought."
     )
+    people = [("to let people answer the rest", ["desk", args.run])] if ledger.num_open else []
+    say_next(*people, ("to see what labels cost and brought so far", ["annotate", "status", args.run]))
 
 
 def _for_each(args: argparse.Namespace, name: str) -> list[Any]:

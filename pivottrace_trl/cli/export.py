@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .arguments import add_on_run, open_ledger
+from .arguments import add_on_run, open_ledger, say_next
 
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def add_export(actions) -> None:
         "export",
         _export,
         "write the queue for people to answer, the labels, or the whole pool with its routes",
-        example="pivottrace annotate export run --format csv --limit 200\n"
+        examples="pivottrace annotate export run --format csv --limit 200\n"
         "pivottrace annotate export run --labels --format parquet\n"
         "pivottrace annotate export run --labels --push-to-hub me/labels\n"
         "pivottrace annotate export run --routes --format parquet",
@@ -52,7 +52,8 @@ def _export(args: argparse.Namespace) -> None:
         return
     path = args.output or ledger.path.with_name("queue" + SUFFIXES[args.format])
     count = export_queue(ledger, path, args.format, args.with_suggestions, args.limit)
-    print(f"{count} queries in {path}. Fill in `answer` and run: pivottrace annotate import {args.run} {path}")
+    print(f"{count} queries in {path}. Fill in `answer`.")
+    say_next(("to take the answers in", ["annotate", "import", args.run, path]))
 
 
 def _export_dataset(args: argparse.Namespace, ledger: "AnnotationLedger") -> None:

@@ -142,5 +142,6 @@ def _show(console: Console, arms: list[Arm], output_dir: Path, seed: int) -> Non
     folder = output_dir / "pivottrace"
     console.print(
         f"Curves: {output_dir / 'learning_curves.png'}. Routes and traces: {folder / PRIVATE_FOLDER}. "
-        f"What PivotTrace said: {folder / LOG_FILE}"
+        f"What PivotTrace said: {folder / LOG_FILE}",
+        soft_wrap=True,
     )

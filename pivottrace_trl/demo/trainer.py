@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from ..callback import PivotDensityCallback
+from ..report import RunRecorder
 from ..training.rewards import ROW_COLUMN
 from ..training.training_pass import NOT_TRACED
 from .arithmetic import make_pool
@@ -186,6 +187,8 @@ def run_arm(name: str, output_dir: Path, seed: int, size: Size, tell_step: Calla
     if name == "PivotTrace":
         callback = PivotDensityCallback(trainer, annotation_budget=ANNOTATION_BUDGET)
         trainer.add_callback(callback)
+    else:
+        trainer.add_callback(RunRecorder(name, num_labels=len(pool)))
     trainer.add_callback(_StepCallback(tell_step))
     trainer.train()
     history = trainer.state.log_history

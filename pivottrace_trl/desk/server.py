@@ -105,6 +105,6 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         raise ValueError(
-            f"The desk cannot listen at {host}:{port} ({error}). Choose another --port or --host."
+            f"The desk cannot listen at {host}:{port} ({error}). Choose another `port` or `host`."
         ) from error
     return listener

@@ -84,7 +84,7 @@ class Questions:
         for name in ("id_column", "question_column"):
             if label_column is not None and getattr(self, name) == label_column:
                 raise ValueError(
-                    f"`{name}` is the label column `{label_column}`, which would be told without a purchase. Name a "
+                    f"`{name}` is the label column {label_column!r}, which would be told without a purchase. Name a "
                     "column that knows nothing of the label."
                 )
 
@@ -124,7 +124,7 @@ class Questions:
             if not isinstance(question, str) or not normalised(question):
                 raise ValueError(
                     f"Row {row} of the pool has the question {question!r:.80} in `question_column` "
-                    f"`{self.question_column}`, which is no text, or an empty one. Filter such rows out, or name "
+                    f"{self.question_column!r}, which is no text, or an empty one. Filter such rows out, or name "
                     "another column."
                 )
             return _hash(normalised(question))
@@ -158,9 +158,8 @@ class Questions:
             )
         if self.prompt_column not in dataset.column_names:
             raise ValueError(
-                f"The pool has no `{self.prompt_column}` column, only {dataset.column_names}. Rename the column that "
-                f"holds the prompts: `dataset.rename_column(..., {self.prompt_column!r})`, or name it with "
-                "--prompt-column."
+                f"The pool has no column {self.prompt_column!r}, only {dataset.column_names}. Name the one that holds "
+                "the prompts: `prompt_column=`."
             )
         for argument, name in (("id_column", self.id_column), ("question_column", self.question_column)):
             if name is not None and name not in dataset.column_names:
@@ -175,7 +174,7 @@ class Questions:
         if self.id_column is not None:
             return (
                 f"Rows {first} and {row} of the pool have the same value {values[self.id_column]!r:.80} in "
-                f"`id_column` `{self.id_column}`. Answers would go to the wrong prompt. Give every row a value of its "
+                f"`id_column` {self.id_column!r}. Answers would go to the wrong prompt. Give every row a value of its "
                 "own, or leave `id_column` out: a prompt's id is then that of its question."
             )
         return (
@@ -248,7 +247,7 @@ def _text_of_id(row: int, column: str, value: Any) -> str:
     text = normalised(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if not text:
         raise ValueError(
-            f"Row {row} of the pool has the value {value!r:.80} in `id_column` `{column}`, a "
+            f"Row {row} of the pool has the value {value!r:.80} in `id_column` {column!r}, a "
             f"`{type(value).__name__}`, but an id is a text or a whole number, and not empty. Fill the column with "
             "`dataset.map`, or filter such rows out."
         )

@@ -59,7 +59,7 @@ def load_pool(
     elif path.is_file():
         raise ValueError(f"{source} ends in {path.suffix!r}, but a pool file must end in one of {sorted(_FORMATS)}.")
     elif (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-        with reading(path, "Save it again with `save_to_disk`, or name one of its splits with --split."):
+        with reading(path, "Save it again with `save_to_disk`, or name one of its splits: `split=`."):
             loaded = load_from_disk(source)
             return _first(loaded if isinstance(loaded, Dataset) else loaded[split], limit)
     elif path.is_dir():

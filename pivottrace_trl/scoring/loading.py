@@ -20,7 +20,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"--model {name} is neither a folder with a model and its tokenizer nor one of the hub: {error}"
+            f"`model` {name} is neither a folder with a model and its tokenizer nor one of the hub: {error}"
         ) from error
 
 

@@ -43,7 +43,10 @@ def check_study(
     """
     ids = pool_ids(dataset, prompt_column)
     if label_column not in dataset.column_names:
-        raise ValueError(f"There is no label column `{label_column}`; the pool has {dataset.column_names}.")
+        raise ValueError(
+            f"There is no label column {label_column!r}; the pool has {dataset.column_names}. Name one of them as "
+            "`label_column`: a study reads all labels."
+        )
     check_writable(output_dir)
     settings = {
         **settings,

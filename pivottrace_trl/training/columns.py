@@ -112,8 +112,8 @@ def _find_label(
     if label_column is not None:
         if label_column not in column_names and not has_annotator:
             raise ValueError(
-                f"`label_column` is {label_column!r}, but the pool has only {column_names}. Name one of them, or "
-                "pass `annotator=`, a function from a list of rows to a list of answers."
+                f"`label_column` is {label_column!r}, but the pool has only {column_names}. Name one of them, or pass "
+                '`annotator="queue"` to let people answer, or a function from a list of rows to a list of answers.'
             )
         return label_column
     parameters = [p for reward in reward_funcs for p in _column_parameters(reward) if p.name not in {*free} | _INPUTS]
@@ -130,8 +130,8 @@ def _find_label(
     if not candidates:
         raise ValueError(
             f"No label column found: the reward functions read {named or 'no column'}, the pool has "
-            f"{column_names}. Name the column with `label_column=`, or pass `annotator=`, a function from a "
-            "list of rows to a list of answers."
+            f"{column_names}. Name the column with `label_column=`. If there are no labels, pass "
+            '`annotator="queue"` to let people answer, or a function from a list of rows to a list of answers.'
         )
     return candidates[0]
 

@@ -73,6 +73,11 @@ def read_pool(
     data that cannot be used.
     """
     dataset: Dataset = trainer.train_dataset
+    if isinstance(dataset, Dataset) and "prompt" not in dataset.column_names:
+        raise ValueError(
+            f"The pool has no column 'prompt', where TRL reads the prompts, only {dataset.column_names}. Rename the "
+            "one that holds them before the trainer is made: `dataset = dataset.rename_column(NAME, 'prompt')`."
+        )
     questions.check(dataset)
     reward_funcs, names = trainer.reward_funcs, trainer.reward_func_names
     columns = find_columns(reward_funcs, names, dataset.features, label_column, free_columns, has_annotator)

@@ -139,7 +139,7 @@ def test_several_evaluated_sets_are_kept_apart(tmp_path):
 def test_the_page_needs_nothing_else(runs_path, tmp_path, capsys):
     output = tmp_path / "report"
     assert main(["report", str(runs_path), "--output", str(output)]) == 0
-    assert "6 runs compared" in capsys.readouterr().out
+    assert "6 runs shown in" in capsys.readouterr().out
     page = (output / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', page) and "<script" not in page
     names = {path.stem for path in output.glob("*.png")}

@@ -85,7 +85,7 @@ class TestQuestions:
     @pytest.mark.parametrize("name", ["id_column", "question_column"])
     def test_the_label_is_neither_key_nor_question(self, name, make_trainer):
         pool = make_pool().map(lambda row: {"solution": "qz-secret-00-xj"})
-        message = refused(make_trainer(pool), rf"`{name}` is the label column `solution`", **{name: "solution"})
+        message = refused(make_trainer(pool), rf"`{name}` is the label column 'solution'", **{name: "solution"})
         assert "secret" not in message
 
     def test_a_question_that_tells_its_label_is_refused(self, make_trainer):
