@@ -10,10 +10,9 @@ from typing import Any, NoReturn
 from .. import __version__
 from .annotate import add_annotate, add_desk
 from .arguments import Add, add_command, add_debug, read_budget, read_count, say_next
-from .failures import explain, explain_interrupt
+from .failures import explain
 
 
-INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 _SURVEY_KEPT = "What was answered and traced is in {output}; the same command goes on from there."
 
 
@@ -55,8 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if args.debug:
             raise
-        is_interrupt = isinstance(error, KeyboardInterrupt)
-        status, text = (INTERRUPTED, explain_interrupt(args)) if is_interrupt else explain(error, args)
+        status, text = explain(error, args)
         print(f"{args.prog}: {text}", file=sys.stderr)
         return status
 

@@ -8,19 +8,19 @@ import traceback
 from pathlib import Path
 
 
+INTERRUPTED = 130  # as shells have it: 128 and the number of the signal
 _PACKAGE = str(Path(__file__).parent.parent)
 _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 
-def explain(error: Exception, args: argparse.Namespace) -> tuple[int, str]:
-    """Exit status, 2 for an input that cannot be used and 1 for any other failure, and one line of text."""
+def explain(error: BaseException, args: argparse.Namespace) -> tuple[int, str]:
+    """
+    Exit status and one line of text: 2 for an input that cannot be used, 130 for an interrupt, 1 for any other failure.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED, f"interrupted. {args.kept.format(**vars(args))}"
     status, text = _explain(error)
     return status, " ".join(in_flags(text, args.flags).split())
-
-
-def explain_interrupt(args: argparse.Namespace) -> str:
-    """What is left of a command that was interrupted."""
-    return f"interrupted. {args.kept.format(**vars(args))}"
 
 
 def in_flags(text: str, flags: dict[str, str]) -> str:
@@ -35,7 +35,7 @@ def in_flags(text: str, flags: dict[str, str]) -> str:
     return _ARGUMENT.sub(flag, text)
 
 
-def _explain(error: Exception) -> tuple[int, str]:
+def _explain(error: BaseException) -> tuple[int, str]:
     if isinstance(error, sqlite3.OperationalError):
         cause = "another program holds it, or the disk is full. Try again later."
         return 2, f"the ledger cannot be used ({error}): {cause}"
@@ -50,7 +50,7 @@ def _explain(error: Exception) -> tuple[int, str]:
     return 1, f"{what}. This is a bug. Run the same again with --debug, and report what it prints."
 
 
-def _is_said_here(error: Exception) -> bool:
+def _is_said_here(error: BaseException) -> bool:
     """Whether the package itself raised it, in words of its own."""
     frames = traceback.extract_tb(error.__traceback__)
     return bool(frames) and frames[-1].filename.startswith(_PACKAGE)
