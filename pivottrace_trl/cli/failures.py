@@ -15,7 +15,7 @@ _ARGUMENT = re.compile(r"`(\w+)(?:=([^`]*))?`")
 
 def explain(error: BaseException, args: argparse.Namespace) -> tuple[int, str]:
     """
-    Exit status and one line of text: 2 for an input that cannot be used, 130 for an interrupt, 1 for any other failure.
+    Exit status and one line of text: 2 for an input that cannot be used, 130 for an interrupt, else 1.
     """
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED, f"interrupted. {args.kept.format(**vars(args))}"
