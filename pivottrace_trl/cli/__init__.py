@@ -4,10 +4,10 @@ import argparse
 import os
 import sys
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .. import __version__
 from .annotate import add_annotate, add_desk
 from .arguments import Add, add_command, add_debug, read_budget, read_count, say_next
 from .failures import explain
@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
         "  pivottrace triage --help   # your own pool and model",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"pivottrace-trl {__version__}")
+    parser.add_argument("--version", action="version", version=f"pivottrace-trl {metadata.version('pivottrace-trl')}")
     add_debug(parser, default=False)
     commands = parser.add_subparsers(dest="command", required=True)
     for add in (_add_triage, _add_study, add_annotate, add_desk, _add_report, _add_demo):
