@@ -7,6 +7,8 @@ from setuptools import find_packages, setup
 
 
 root = Path(__file__).parent
+# THIS_ACCOUNT stands for whoever publishes this: README, notebook and site name the same address.
+repository = "https://github.com/THIS_ACCOUNT/pivottrace-trl"
 version = re.search(r'__version__ = "(.+?)"', (root / "pivottrace_trl" / "__init__.py").read_text()).group(1)
 
 setup(
@@ -15,6 +17,7 @@ setup(
     description="Pick the prompts that deserve a label: PivotTrace as a plugin for TRL's GRPOTrainer",
     long_description=(root / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    url=repository,
     license="Apache-2.0",
     license_files=["LICENSE"],
     packages=find_packages(include=["pivottrace_trl", "pivottrace_trl.*"]),

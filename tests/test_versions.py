@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 (REQUIREMENTS,) = re.findall(r"install_requires=\[(.*?)\],\n    extras", (ROOT / "setup.py").read_text(), re.DOTALL)
 BOUNDS = dict(re.findall(r"^ *[\"']([\w-]+)>=([\w.]+)", REQUIREMENTS, re.MULTILINE))
 # First words of the rows and what is oldest there.
-(README,) = re.findall(r"\n\| library \|.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
-TABLE = dict(re.findall(r"^\| ([\w-]+)[^|]*\| (\d[^|]*?) \|", README, re.MULTILINE))
+(PAGE,) = re.findall(r"\n\| library \|.*?\n\n", (ROOT / "docs" / "reliability.md").read_text(), re.DOTALL)
+TABLE = dict(re.findall(r"^\| ([\w-]+)[^|]*\| (\d[^|]*?) \|", PAGE, re.MULTILINE))
 
 
 def test_requirements_state_the_supported_trl():
@@ -38,7 +38,7 @@ def test_the_oldest_environment_has_the_lower_bound_of_every_requirement():
     assert dict(line.split("==") for line in lines) == {k: v for k, v in BOUNDS.items() if k != "torch"}
 
 
-def test_the_table_of_the_readme_states_the_lower_bounds():
+def test_the_table_of_the_documents_states_the_lower_bounds():
     assert {"trl", "transformers", "peft", "datasets", "accelerate"} <= TABLE.keys()
     for library, oldest in TABLE.items():
         if library != "torch":
