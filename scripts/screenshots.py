@@ -11,6 +11,7 @@ import argparse
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 from markdown import markdown
@@ -18,7 +19,7 @@ from playwright.sync_api import Route, sync_playwright
 
 
 WIDTHS = {1280: 900, 390: 844}  # and heights
-SCHEMES = ("light", "dark")
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 ADDRESS = "http://localhost"  # pages of file:// have no search; what is asked of this is read from the disk
 GITHUB = """<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark"><style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 896px; margin: 32px auto; padding: 0 16px;
