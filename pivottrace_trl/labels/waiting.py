@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from rich.live import Live
 from rich.table import Table
 
+from ..progress import LINE_EVERY, duration, has_bars
 from .cascade import consult
 from .ledger import AnnotationLedger
 from .queries import Answer, Opinion, Oracle, Query
@@ -46,7 +47,7 @@ class People:
 
     def _wait(self, asked: set[str], share: float) -> None:
         needed = math.ceil(share * len(asked) - 1e-9)
-        start = time.monotonic()
+        start, told = time.monotonic(), -LINE_EVERY
         # `Live` takes the terminal over as soon as it is entered, also with nothing to show.
         with Live(refresh_per_second=4, transient=True) if self._is_shown else nullcontext() as live:
             while True:
@@ -54,8 +55,12 @@ class People:
                 num_closed = len(asked.difference(self._ledger.open_ids))
                 if num_closed >= needed:
                     return
-                if live is not None:
-                    live.update(_display(self._ledger, num_closed, needed, time.monotonic() - start))
+                waited = time.monotonic() - start
+                if live is not None and has_bars(live.console):
+                    live.update(_display(self._ledger, num_closed, needed, waited))
+                elif live is not None and waited - told >= LINE_EVERY:
+                    live.console.print(_line(self._ledger, num_closed, needed, waited), soft_wrap=True)
+                    told = waited
                 self._sleep(self._poll_seconds)
 
 
@@ -73,19 +78,21 @@ def check_share(share: float | None, has_people: bool = True) -> None:
         )
 
 
+def _line(ledger: AnnotationLedger, num_closed: int, needed: int, seconds: float) -> str:
+    """What a log is told instead of the table that a terminal shows."""
+    return (
+        f"Training waits for annotations: {num_closed} of {needed} needed to go on, for {duration(seconds)}. Answer "
+        f"with: pivottrace desk {ledger.path.parent}"
+    )
+
+
 def _display(ledger: AnnotationLedger, num_closed: int, needed: int, seconds: float) -> Table:
     table = Table(title="Training waits for annotations", show_header=False)
     table.add_row("answered", f"{num_closed} of {needed} needed to go on")
     table.add_row("in the queue", str(ledger.num_open))
     table.add_row("labels bought", f"{ledger.num_bought} of {ledger.budget}")
-    table.add_row("waiting for", _duration(seconds))
+    table.add_row("waiting for", duration(seconds))
     if num_closed:
-        table.add_row("at this pace", f"{_duration(seconds / num_closed * (needed - num_closed))} to go")
+        table.add_row("at this pace", f"{duration(seconds / num_closed * (needed - num_closed))} to go")
     table.add_row("answer with", f"pivottrace desk {ledger.path.parent}")
     return table
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -48,6 +49,28 @@ def test_the_display_is_drawn_only_where_it_is_wanted(is_shown, tmp_path, monkey
     ledger.request([Query("p0", "text")])
     ledger.buy(People(ledger, 1.0, is_shown=is_shown, sleep=lambda seconds: answer_queue(path)))
     assert bool(capsys.readouterr().out) == is_shown
+
+
+def test_a_log_is_told_every_half_minute(tmp_path, monkeypatch, capsys):
+    ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 10, ["p0", "p1"])
+    ledger.request([Query("p0", "text"), Query("p1", "text")])
+    seconds = 0.0
+
+    def sleep(nap):
+        nonlocal seconds
+        seconds += nap
+        if seconds in (40.0, 70.0):
+            answer_queue(ledger.path, 1)
+
+    monkeypatch.setattr("pivottrace_trl.labels.waiting.time", SimpleNamespace(monotonic=lambda: seconds))
+    ledger.buy(People(ledger, 1.0, sleep=sleep))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:72] for line in lines] == [
+        "Training waits for annotations: 0 of 2 needed to go on, for 0 s. Answer ",
+        "Training waits for annotations: 0 of 2 needed to go on, for 30 s. Answer",
+        "Training waits for annotations: 1 of 2 needed to go on, for 1 min 00 s. ",
+    ]
+    assert lines[0].endswith(f"with: pivottrace desk {tmp_path}")
 
 
 @pytest.mark.parametrize("share", [0.0, -1, 1.5, float("nan")])
