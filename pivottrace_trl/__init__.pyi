@@ -1,6 +1,7 @@
 from .answers import AnswerFormat, MathAccuracy, TextFormat, is_correct, majority_vote
 from .callback import PivotDensityCallback
-from .estimators import ESTIMATORS, Estimator, get_estimator
+from .cli.config import PivotTraceConfig
+from .estimators import ESTIMATORS, Estimator
 from .labels import (
     AnnotationLedger,
     AnnotatorPanel,
@@ -36,6 +37,7 @@ __all__ = [
     "Oracle",
     "PivotDensityCallback",
     "PivotRoutedSampler",
+    "PivotTraceConfig",
     "PoolScorer",
     "PoolTriage",
     "Query",
@@ -49,7 +51,6 @@ __all__ = [
     "build_prompt",
     "drop_duplicates",
     "export_queue",
-    "get_estimator",
     "import_answers",
     "is_correct",
     "majority_vote",

@@ -60,9 +60,9 @@ class PivotDensityCallback(TrainerCallback):
     Args:
         trainer ([`~trl.GRPOTrainer`] or [`~trl.RLOOTrainer`]):
             The trainer, before `train()`.
-        annotation_budget (`float` or `int`, *optional*, defaults to `0.293`):
-            What may be bought in all, probes included: a share of the pool in `(0, 1]` as a `float`, or a number of
-            labels as an `int`. With an `annotator`, a share is one of the rows without a label.
+        annotation_budget (`float`, `int` or `str`, *optional*, defaults to `0.293`):
+            What may be bought in all, probes included: a share of the pool in `(0, 1]` as a `float` or as `"30%"`,
+            or a number of labels as an `int`. With an `annotator`, a share is one of the rows without a label.
         label_column (`str`, *optional*):
             Column that holds the labels. Defaults to the one column that the reward functions name in their signature.
         free_columns (`Sequence[str]`, *optional*):
@@ -125,7 +125,7 @@ class PivotDensityCallback(TrainerCallback):
     def __init__(
         self,
         trainer: GRPOTrainer | RLOOTrainer,
-        annotation_budget: float | int = 0.293,
+        annotation_budget: float | int | str = 0.293,
         *,
         label_column: str | None = None,
         free_columns: Sequence[str] = (),

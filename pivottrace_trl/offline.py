@@ -82,7 +82,7 @@ def plan_triage(
     dataset: Dataset | IterableDataset,
     output_dir: str | Path,
     questions: Questions,
-    annotation_budget: float | int = 0.293,
+    annotation_budget: float | int | str = 0.293,
     label_column: str | None = None,
     estimator: Estimator | str | None = None,
     config: TriageConfig | None = None,
@@ -139,7 +139,7 @@ def triage_pool(
     tokenizer: PreTrainedTokenizerBase,
     dataset: Dataset | IterableDataset,
     output_dir: str | Path,
-    annotation_budget: float | int = 0.293,
+    annotation_budget: float | int | str = 0.293,
     prompt_column: str = "prompt",
     label_column: str | None = None,
     estimator: Estimator | str | None = None,
@@ -174,7 +174,7 @@ def triage_pool(
         output_dir (`str` or `Path`):
             Folder for `ledger.sqlite`, `pool.parquet`, `routes.parquet`, `traces.parquet`, `queue.jsonl`,
             `summary.json`, and `survey`, where the responses and traces are kept as they are made.
-        annotation_budget (`float` or `int`, *optional*, defaults to `0.293`):
+        annotation_budget (`float`, `int` or `str`, *optional*, defaults to `0.293`):
             Share of the pool in `(0, 1]`, or number of labels. With an `annotator` a share is one of the rows without
             a label.
         prompt_column (`str`, *optional*, defaults to `"prompt"`):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .annotate import add_annotate, add_desk
-from .arguments import Add, add_command, add_debug, read_budget, read_count, say_next
+from .arguments import Add, add_command, add_debug, read_count, say_next
 from .failures import explain
 
 
@@ -33,7 +33,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pivottrace-trl {metadata.version('pivottrace-trl')}")
     add_debug(parser, default=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_triage, _add_study, add_annotate, add_desk, _add_report, _add_demo):
+    for add in (_add_train, _add_triage, _add_study, add_annotate, add_desk, _add_report, _add_demo):
         add(commands)
     return parser
 
@@ -43,7 +43,11 @@ def main(argv: list[str] | None = None) -> int:
     Run a command; returns 0 for success, 2 for an input that cannot be used, 130 if it was interrupted, 1 for any
     other failure.
     """
-    args = make_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    # What follows `train` is for TRL's parser, which takes seconds to load.
+    is_train = [word for word in argv if not word.startswith("-")][:1] == ["train"]
+    end = argv.index("train") + 1 if is_train else len(argv)
+    args = make_parser().parse_args(argv[:end], argparse.Namespace(options=argv[end:]))
     try:
         args.body(args)
         sys.stdout.flush()  # here, where a reader that has gone away is known for what it is
@@ -57,6 +61,23 @@ def main(argv: list[str] | None = None) -> int:
         status, text = explain(error, args)
         print(f"{args.prog}: {text}", file=sys.stderr)
         return status
+
+
+def _add_train(commands) -> None:
+    parser = commands.add_parser(
+        "train", help="train as `trl grpo` does, from YAML and flags, on labels that are picked", add_help=False
+    )
+    kept = (
+        "What was scored and bought is in `output_dir`, where the same command finds it; with "
+        "`resume_from_checkpoint` it goes on from a checkpoint."
+    )
+    parser.set_defaults(body=_train, kept=kept, flags={}, prog=parser.prog)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from .train import train
+
+    train(args)
 
 
 def _add_triage(commands) -> None:
@@ -90,8 +111,7 @@ def _add_triage(commands) -> None:
     add("--output", type=Path, required=True, help="folder for routes, queue and ledger")
     add(
         "--annotation-budget",
-        type=read_budget,
-        default=0.293,
+        default="0.293",
         help="share of the pool (0.293, 29.3%%) or number of labels (300) (default: %(default)s)",
     )
     add("--probe-size", type=int, help="labels spent on calibration (default: 32, or half the budget)")

@@ -101,18 +101,6 @@ def user_name() -> str:
         return "unknown"
 
 
-def read_budget(text: str) -> float | int:
-    """A share of the pool or a number of labels."""
-    try:
-        if text.endswith("%"):
-            return float(text[:-1]) / 100
-        return int(text) if text.lstrip("+-").isdigit() else float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a share such as 0.293 or 29.3% nor a number of labels such as 300"
-        ) from None
-
-
 def read_count(text: str, least: int = 1) -> int:
     """A whole number of at least `least`."""
     if not text.isdecimal() or int(text) < least:

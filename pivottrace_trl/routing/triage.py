@@ -159,13 +159,14 @@ def count_routes(routes: np.ndarray) -> dict[str, int]:
     return {route.name.lower(): int((routes == route).sum()) for route in Route}
 
 
-def resolve_budget(annotation_budget: float | int, pool_size: int, num_own: int = 0) -> int:
+def resolve_budget(annotation_budget: float | int | str, pool_size: int, num_own: int = 0) -> int:
     """
     Turn a budget into a number of labels.
 
     Args:
-        annotation_budget (`float` or `int`):
-            Share of the pool in `(0, 1]` as a `float`, or number of labels as an `int`.
+        annotation_budget (`float`, `int` or `str`):
+            Share of the pool in `(0, 1]` as a `float`, or number of labels as an `int`, or either as a text: `"30%"`,
+            `"0.3"`, `"300"`.
         pool_size (`int`):
             Number of prompts in the pool.
         num_own (`int`, *optional*, defaults to `0`):
@@ -178,22 +179,31 @@ def resolve_budget(annotation_budget: float | int, pool_size: int, num_own: int 
     Raises:
         ValueError: if the budget is not positive, above the pool, or too small for one label.
     """
-    value = annotation_budget
+    value = _read_budget(annotation_budget) if isinstance(annotation_budget, str) else annotation_budget
     is_count = isinstance(value, Integral) and not isinstance(value, bool)
     is_share = isinstance(value, Real) and not isinstance(value, (Integral, bool))
     if not ((is_count and 1 <= value <= pool_size) or (is_share and 0.0 < value <= 1.0)):
         raise ValueError(
-            f"`annotation_budget` is {value!r}, which is neither a share in (0, 1] nor a number of labels between 1 "
-            f"and the size of the pool ({pool_size}). Pass a float such as 0.293 for a share, an int for a number of "
-            "labels."
+            f"`annotation_budget` is {annotation_budget!r}, which is neither a share in (0, 1] nor a number of labels "
+            f"between 1 and the size of the pool ({pool_size}). Pass 0.293 or '29.3%' for a share, 300 for a number."
         )
     labels = int(value) if is_count else int(np.floor(value * (pool_size - num_own) + 1e-9))
     if labels == 0 and num_own == 0:
         raise ValueError(
-            f"`annotation_budget` is {value!r}, less than one label of a pool of {pool_size}. Pass at least "
-            f"{1 / pool_size:.3g}, or `annotation_budget=1` for one label."
+            f"`annotation_budget` is {annotation_budget!r}, less than one label of a pool of {pool_size}. Pass at "
+            f"least {1 / pool_size:.3g}, or `annotation_budget=1` for one label."
         )
     return labels
+
+
+def _read_budget(text: str) -> float | int:
+    """The number that a budget is in writing; NaN if it is none."""
+    try:
+        if text.endswith("%"):
+            return float(text[:-1]) / 100
+        return int(text) if text.lstrip("+-").isdigit() else float(text)
+    except ValueError:
+        return float("nan")
 
 
 def rank_pool(scores: np.ndarray) -> np.ndarray:

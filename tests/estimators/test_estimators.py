@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pivottrace_trl import ESTIMATORS, Estimator, ResponseTrace, Rollout, get_estimator, trace_rollouts
+from pivottrace_trl import ESTIMATORS, Estimator, ResponseTrace, Rollout, trace_rollouts
 from pivottrace_trl.estimators import (
     RAUQ,
     CalibratedEstimator,
@@ -28,6 +28,7 @@ from pivottrace_trl.estimators import (
     ResponseLength,
     SelfCertainty,
     TotalEntropy,
+    get_estimator,
 )
 from pivottrace_trl.tracing import OPTIONAL_SIGNALS
 from pivottrace_trl.tracing.pivots import find_pivots, pivot_threshold

@@ -25,10 +25,17 @@ def evidence_from(pass_rate, is_labelled=None, num_verified=1, agreement=None) -
     ("budget", "pool", "labels"), [(0.293, 200, 58), (1.0, 7, 7), (1, 7, 1), (7, 7, 7), (0.1, 10, 1), (0.29, 100, 29)]
 )
 def test_budget_is_a_share_or_a_number(budget, pool, labels):
-    assert resolve_budget(budget, pool) == labels
+    assert resolve_budget(budget, pool) == resolve_budget(str(budget), pool) == labels
 
 
-@pytest.mark.parametrize("budget", [0, 0.0, -1, -0.5, 1.3, 513, float("nan"), True, None, "0.3"])
+def test_budget_in_writing():
+    written = ["30%", "30 %", "29.3%", "1e-1", "+3", "100%", "1.0", "1"]
+    assert [resolve_budget(budget, 200) for budget in written] == [60, 60, 58, 20, 3, 200, 200, 1]
+
+
+@pytest.mark.parametrize(
+    "budget", [0, 0.0, -1, -0.5, 1.3, 513, float("nan"), True, None, "0", "150%", "-1%", "%", "a third", ""]
+)
 def test_bad_budget_names_the_value_and_the_fix(budget):
     with pytest.raises(ValueError, match="annotation_budget.*share.*512"):
         resolve_budget(budget, 512)
