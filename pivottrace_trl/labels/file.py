@@ -3,7 +3,8 @@
 import hashlib
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -208,24 +209,23 @@ class LedgerFile:
         cursor = self.connection.cursor()
         try:
             cursor.execute(_SELECT, (after,))
-            for *row, undone in cursor:
-                event = Event(*row)
-                if event.digest != _chain(digest, event):
-                    raise self._damage(f"event {event.event_id} is not what was written")
-                digest = event.digest
-                take(event, undone)
+            for *row, written, undone in cursor:
+                digest = _digest((digest, *row))
+                if digest != written:
+                    raise self._damage(f"event {row[0]} is not what was written")
+                take(Event(*row, digest), undone)
         finally:
             cursor.close()
 
-    def append(self, event: Event, previous: str) -> Event:
-        """Write an event behind the one with the digest `previous`; returns it with its own digest."""
-        event = Event(*event[:-1], digest=_chain(previous, event))
+    def append(self, row: Sequence[Any], previous: str) -> Event:
+        """Write an event, all but its digest, behind the one with the digest `previous`; returns it as it is kept."""
+        event = Event(*row, _digest((previous, *row)))
         self._add(_INSERT, event)
         return event
 
     def add_prompt(self, prompt_id: str, prompt: str | None) -> None:
         """Keep a prompt; its text may come later."""
-        self._add(_INSERT_PROMPT, (prompt_id, prompt, _digest([prompt_id, prompt])))
+        self._add(_INSERT_PROMPT, (prompt_id, prompt, _digest((prompt_id, prompt))))
 
     def prompts(self, prompt_ids: Sequence[str]) -> list[str | None]:
         """The texts of prompts, where there are any."""
@@ -237,7 +237,7 @@ class LedgerFile:
 
     def _check_prompt(self, row: Sequence[Any]) -> str | None:
         prompt_id, prompt, digest = row
-        if digest != _digest([prompt_id, prompt]):
+        if digest != _digest((prompt_id, prompt)):
             raise self._damage(f"prompt {prompt_id} is not what was written")
         return prompt
 
@@ -299,10 +299,8 @@ def check_header(path: Path) -> None:
     raise ValueError(f"{path} is no ledger: {reason}. Move it away, or choose another folder; it is left as it is.")
 
 
-def _chain(previous: str, event: Event) -> str:
-    return _digest([previous, *event[:-1]])
-
-
-def _digest(values: list[Any]) -> str:
-    """It tells damage, not forgery."""
-    return hashlib.blake2b(json.dumps(values).encode(), digest_size=16).hexdigest()
+def _digest(values: Iterable[Any]) -> str:
+    """It tells damage, not forgery. Of the values as a list in JSON, which is written here in half the time."""
+    quote = encode_basestring_ascii
+    parts = ["null" if value is None else quote(value) if isinstance(value, str) else repr(value) for value in values]
+    return hashlib.blake2b(f"[{', '.join(parts)}]".encode(), digest_size=16).hexdigest()

@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .file import Event, LedgerFile
+from .file import LedgerFile
 from .lock import RunLock
 from .state import LedgerState, LedgerView
 
@@ -107,7 +107,7 @@ class LedgerJournal(LedgerView):
     ) -> None:
         state = self._state
         purpose, route = (value["purpose"], value["route"]) if kind == "request" else state.asked_for(identity)
-        event = Event(
+        row = (
             state.last_event + 1,
             kind,
             identity,
@@ -119,9 +119,8 @@ class LedgerJournal(LedgerView):
             None if epoch is None else int(epoch),
             None if undoes is None else undoes[0],
             now().isoformat(timespec="milliseconds"),
-            digest="",
         )
-        state.fold(self._file.append(event, state.digest), None if undoes is None else undoes[1])
+        state.fold(self._file.append(row, state.digest), None if undoes is None else undoes[1])
 
     def _write(self, action: Callable[[], T]) -> T:
         """

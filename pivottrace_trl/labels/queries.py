@@ -102,7 +102,8 @@ def _check_said(said: Answer | Opinion) -> None:
     if not 0.0 <= said.price < math.inf:
         raise ValueError(f"`price` is {said.price!r}, but must be a number of at least 0.")
     try:
-        f"{_encode(as_written(said.label))}{said.author}".encode()
+        label = said.label if isinstance(said.label, str) else _encode(as_written(said.label))
+        f"{label}{said.author}".encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"The label {said.label!r:.100} of prompt {said.prompt_id!r} by {said.author!r:.100} cannot be kept "
@@ -169,6 +170,8 @@ def is_empty(value: Any) -> bool:
 
 def as_written(value: Any) -> Any:
     """A number, NumPy's too, as it is written: a verifier of texts reads no other. Anything else as it is."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, Rational) and not isinstance(value, bool):
         return str(value)
     is_number = isinstance(value, (Real, Decimal)) and not isinstance(value, bool) and value == value

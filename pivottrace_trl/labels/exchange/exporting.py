@@ -114,7 +114,8 @@ def _write_csv(rows: Iterable[Row], path: Path) -> None:
 
 def guard_cell(value: Any) -> Any:
     """Put an apostrophe before a text that a spreadsheet could take for a formula."""
-    return "'" + value if isinstance(value, str) and _needs_guard(value) else value
+    # Most begin with a letter or a digit, and are told at once.
+    return "'" + value if isinstance(value, str) and not value[:1].isalnum() and _needs_guard(value) else value
 
 
 def unguard_cell(value: Any) -> Any:

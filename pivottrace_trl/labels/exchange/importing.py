@@ -116,13 +116,13 @@ def import_answers(
                     break
                 num_rows += 1
                 if item.error is None:
-                    columns |= set(item.row)
-                has_columns |= {"prompt_id", "answer"} <= set(item.row)
+                    columns.update(item.row)
+                is_whole = "prompt_id" in item.row and "answer" in item.row
+                has_columns |= is_whole
                 try:
-                    answer = _to_answer(item, ledger.label_column, read, author, price)
+                    answer = _to_answer(item, read, author, price)
                 except ValueError as error:
-                    is_whole = item.error is None and {"prompt_id", "answer"} <= set(item.row)
-                    counts["unreadable answer" if is_whole else "malformed row"] += 1
+                    counts["unreadable answer" if is_whole and item.error is None else "malformed row"] += 1
                     refused.append((item, str(error)))
                     continue
                 if answer is None:
@@ -152,9 +152,7 @@ def import_answers(
     )
 
 
-def _to_answer(
-    item: Item, label_column: str, read: Callable[[str], Reading], author: str, price: float
-) -> Answer | None:
+def _to_answer(item: Item, read: Callable[[str], Reading], author: str, price: float) -> Answer | None:
     if item.error is not None:
         raise ValueError(item.error)
     row = item.row
@@ -176,8 +174,7 @@ def _to_answer(
         paid = float("nan")
     if not 0.0 <= paid < float("inf"):
         raise ValueError(f"`price` is {row_price!r:.80}, but must be a number of at least 0")
-    label = read(text).label
-    return Answer(identity, {label_column: label}, str(row.get("author") or author), paid)
+    return Answer(identity, read(text).label, str(row.get("author") or author), paid)
 
 
 def _reason(ledger: AnnotationLedger, answer: Answer, outcome: Outcome) -> str:

@@ -73,13 +73,10 @@ def read_items(path: Path, is_prompt_id: Callable[[str], bool]) -> Iterator[Item
 
 def _limited(item: Item) -> Item:
     """The item without the greater part of a long text, since many items are held at a time."""
-    long = {
-        name: len(value)
-        for name, value in item.row.items()
-        if isinstance(value, str) and len(value) > _MAX_CELL_LENGTH
-    }
-    if not long:
+    lengths = {name: len(value) for name, value in item.row.items() if isinstance(value, str)}
+    if not lengths or max(lengths.values()) <= _MAX_CELL_LENGTH:
         return item
+    long = {name: length for name, length in lengths.items() if length > _MAX_CELL_LENGTH}
     row = {**item.row, **{name: f"{item.row[name][:200]}... ({length:,} characters)" for name, length in long.items()}}
     error = item.error
     for name in long:
@@ -123,21 +120,23 @@ def _read_json(path: Path) -> _Rows:
 def _read_csv(path: Path, is_prompt_id: Callable[[str], bool]) -> _Rows:
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file, _long_cells_allowed():
         lines = _Lines(file)
-        # Spreadsheets of many countries write semicolons.
-        delimiter = max(_MARKS, key=lines.peek().count)
-        names, error = lines.next_record(delimiter)
+        names, error = lines.next_record()
         if error or not names or any("\udc80" <= character <= "\udcff" for name in names for character in name):
             raise ValueError(error or "it has no header in UTF-8")
         if twice := [name for name in names if name and names.count(name) > 1]:
             raise ValueError(f"its header holds {twice[0]!r} twice, so that one column would hide the other")
         while lines.peek():
-            cells, error = lines.next_record(delimiter, is_prompt_id)
+            cells, error = lines.next_record(is_prompt_id)
             if cells == [] and error is None:  # a blank line
                 continue
             place = f"line {lines.start}"
             if error is None and (len(cells) < len(names) or any(cells[len(names) :])):
                 cells, error = [], f"{place} has {len(cells)} cells, but the header has {len(names)}"
-            row = {name: unguard_cell(cell) for name, cell in zip(names, cells, strict=False) if name}
+            row = {
+                name: unguard_cell(cell) if cell.startswith("'") else cell
+                for name, cell in zip(names, cells, strict=False)
+                if name
+            }
             yield row if cells else {"line": lines.text}, error
 
 
@@ -147,9 +146,25 @@ class _Lines:
     def __init__(self, file: TextIO):
         self._file = file
         self._again: deque[str] = deque()
+        self._taken: list[str] = []
+        self._length = 0
         self._number = 0
         self.start = 0
         self.text = ""
+        # Spreadsheets of many countries write semicolons.
+        self._delimiter = max(_MARKS, key=self.peek().count)
+        self._records = self._parse()
+
+    def _parse(self) -> Iterator[list[str]]:
+        return csv.reader(self._take(), delimiter=self._delimiter, strict=True)
+
+    def _take(self) -> Iterator[str]:
+        while line := self.peek():
+            self._length += len(line)
+            if self._length > _MAX_RECORD_LENGTH:
+                raise csv.Error(f"more than {_MAX_RECORD_LENGTH:,} characters")
+            self._taken.append(self._again.popleft())
+            yield line
 
     def peek(self) -> str:
         """The next line, which stays; "" at the end."""
@@ -157,39 +172,29 @@ class _Lines:
             self._again.append(line)
         return self._again[0] if self._again else ""
 
-    def next_record(
-        self, delimiter: str, is_prompt_id: Callable[[str], bool] = lambda text: False
-    ) -> tuple[list[str], str | None]:
+    def next_record(self, is_prompt_id: Callable[[str], bool] = lambda text: False) -> tuple[list[str], str | None]:
         """The cells of the record that begins with line `start`; or what is wrong with that line, which is `text`."""
         if (line := self.peek()) and '"' not in line and len(line) <= _MAX_RECORD_LENGTH:
             self._again.popleft()
             self._number += 1
             self.start, self.text = self._number, line.rstrip("\r\n")
-            return self.text.split(delimiter) if self.text else [], None
-        taken: list[str] = []
-
-        def take() -> Iterator[str]:
-            length = 0
-            while line := self.peek():
-                length += len(line)
-                if length > _MAX_RECORD_LENGTH:
-                    raise csv.Error(f"more than {_MAX_RECORD_LENGTH:,} characters")
-                taken.append(self._again.popleft())
-                yield line
-
+            return self.text.split(self._delimiter) if self.text else [], None
+        taken = self._taken = []
+        self._length = 0
         self.start = self._number + 1
         try:
-            cells = next(csv.reader(take(), delimiter=delimiter, strict=True), [])
+            cells = next(self._records, [])
             error = None
             if sum(line.count('"') for line in taken) % 2:
                 error = "a single quote"
             # A later quote may seem to close it: then a cell holds what were cells of another row.
-            marks = _MARKS[delimiter]
+            marks = _MARKS[self._delimiter]
             parts = [marks.split(cell) for cell in cells if marks.search(cell)]
             if swallowed := [part for inner in parts for part in inner if is_prompt_id(part)]:
                 error = f"the row would hold that of {swallowed[0]}"
         except csv.Error as failure:
             cells, error = [], str(failure)
+            self._records = self._parse()  # the former one has ended
             if not taken:  # a single line that is too long
                 taken.append(self._again.popleft())
         self._number += len(taken)
