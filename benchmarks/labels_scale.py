@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pivottrace_trl.labels.exchange import export_queue, import_answers
+from pivottrace_trl.labels.exchange.exporting import write_dataset
 from pivottrace_trl.labels.ledger import AnnotationLedger
 from pivottrace_trl.labels.pool_file import POOL_FILE, write_pool
 from pivottrace_trl.labels.queries import Query
@@ -143,6 +144,13 @@ def backup(folder: Path) -> int:
     return AnnotationLedger.open(folder / "csv.sqlite").backup(folder / "copy.sqlite")
 
 
+def labels_out(folder: Path, suffix: str) -> int:
+    """`pivottrace annotate export --labels`: `to_dataset`, and the file."""
+    labels = AnnotationLedger.open(folder / "csv.sqlite").to_dataset()
+    write_dataset(labels, folder / f"labels.{suffix}", suffix)
+    return len(labels)
+
+
 def status(folder: Path) -> int:
     return annotation_status(AnnotationLedger.open(folder / "csv.sqlite")).bought
 
@@ -183,6 +191,7 @@ STEPS: dict[str, Callable[[Path], int]] = {
     "import csv, own labels": bring_in_own,
     "import csv again": bring_in_again,
     "open with all answers": reopen,
+    **{f"labels out {suffix}": partial(labels_out, suffix=suffix) for suffix in ("parquet", "csv")},
     "status": status,
     "backup": backup,
     "refresh beside an import": watch,

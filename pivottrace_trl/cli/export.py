@@ -24,7 +24,7 @@ def add_export(actions) -> None:
     )
     add("--labels", action="store_true", help="the labels instead of the queue: prompt, label, author, price, time")
     add("--routes", action="store_true", help="the whole pool instead: prompt, route, score, weight, label if bought")
-    add("--format", default="jsonl", choices=["jsonl", "csv", "parquet", "label-studio"])
+    add("--format", choices=["jsonl", "csv", "parquet", "label-studio"], help="of the file (default: jsonl)")
     add("--output", type=Path, help="file (default: queue, labels or routed beside the ledger)")
     add(
         "--with-suggestions",
@@ -42,6 +42,12 @@ def _export(args: argparse.Namespace) -> None:
 
     if args.push_to_hub is not None and not args.labels:
         raise ValueError(f"--push-to-hub {args.push_to_hub} is for labels, and for nothing else. Add --labels.")
+    if args.push_to_hub is not None and (args.output, args.format) != (None, None):
+        raise ValueError(
+            "--output and --format are for a file, but --push-to-hub uploads the labels, as Parquet. Leave them out, "
+            "or call it once for each."
+        )
+    args.format = args.format or "jsonl"
     if args.public and args.push_to_hub is None:
         raise ValueError("--public says who sees an upload, but there is none. Add --push-to-hub NAME.")
     if args.labels and args.routes:
@@ -57,7 +63,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _export_dataset(args: argparse.Namespace, ledger: "AnnotationLedger") -> None:
-    from ..labels.exchange.tables import write_dataset
+    from ..labels.exchange.exporting import write_dataset
     from ..labels.hub import push_labels
     from ..report.routed import routed_dataset
 

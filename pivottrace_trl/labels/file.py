@@ -213,13 +213,13 @@ class LedgerFile:
                 digest = _digest((digest, *row))
                 if digest != written:
                     raise self._damage(f"event {row[0]} is not what was written")
-                take(Event(*row, digest), undone)
+                take(Event._make((*row, digest)), undone)
         finally:
             cursor.close()
 
     def append(self, row: Sequence[Any], previous: str) -> Event:
         """Write an event, all but its digest, behind the one with the digest `previous`; returns it as it is kept."""
-        event = Event(*row, _digest((previous, *row)))
+        event = Event._make((*row, _digest((previous, *row))))
         self._add(_INSERT, event)
         return event
 

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from datasets import Dataset
 from huggingface_hub import DatasetCard, DatasetCardData, HfApi
 
-from .exchange.tables import write_dataset
+from .exchange.exporting import write_dataset
 from .ledger import AnnotationLedger
 from .status import annotation_status
 

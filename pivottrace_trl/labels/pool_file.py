@@ -1,6 +1,6 @@
 """The pool beside its ledger: which prompts there are, and what they ask. Never a label."""
 
-import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,24 +9,23 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..files import reading, replace_atomically
+from ..pool.prompts import normalised
 
+
+logger = logging.getLogger(__name__)
 
 POOL_FILE = "pool.parquet"
 _CHUNK_SIZE = 10_000
-_DIGEST = b"prompt_ids"
+_COLUMNS = ["prompt_id", "question"]
 _FIX = "Start the run or the triage once more: it is written anew."
 
 
 def write_pool(path: Path, prompt_ids: Sequence[str], texts: Callable[[Sequence[int]], Iterable[str]]) -> None:
     """
-    Write ids and texts of a pool, in its order, a part at a time; `texts` gives those of some rows. A file with the
-    same ids stays.
+    Write ids and texts of a pool, in its order, a part at a time; `texts` gives those of some rows. Warns where a
+    question is another one than under the same id before.
     """
-    digest = hashlib.sha256("\n".join(prompt_ids).encode()).hexdigest().encode()
-    if path.is_file() and _digest_of(path) == digest:
-        return
-    fields = [pa.field(name, pa.string(), nullable=False) for name in ("prompt_id", "question")]
-    schema = pa.schema(fields, {_DIGEST: digest})
+    schema = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _COLUMNS])
 
     def write(temporary: Path) -> None:
         with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
@@ -34,15 +33,29 @@ def write_pool(path: Path, prompt_ids: Sequence[str], texts: Callable[[Sequence[
                 rows = range(start, min(start + _CHUNK_SIZE, len(prompt_ids)))
                 columns = [[prompt_ids[row] for row in rows], list(texts(rows))]
                 writer.write_table(pa.table([pa.array(column, pa.string()) for column in columns], schema=schema))
+        changed.extend(_changed(path, temporary))
 
+    changed: list[str] = []
     replace_atomically(path, write)
+    if changed:
+        logger.warning(
+            f"The pool has other questions now than before under the same ids, for {len(changed)} prompts "
+            f"({', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}). Labels that were bought for "
+            "them, and questions that were asked already, keep the former text. If it means something else now, give "
+            "these rows new ids in `id_column`, or leave that out."
+        )
 
 
-def _digest_of(path: Path) -> bytes | None:
+def _changed(former: Path, present: Path) -> list[str]:
+    """Ids of the prompts that ask something else than before."""
+    new = pq.read_table(present, use_threads=False)
     try:
-        return (pq.read_schema(path).metadata or {}).get(_DIGEST)
-    except (OSError, pa.ArrowException):
-        return None  # damaged, or something else: it is written anew
+        old = pq.read_table(former, use_threads=False)
+        before = old["question"].take(pc.index_in(new["prompt_id"], old["prompt_id"]))
+    except (OSError, KeyError, pa.ArrowException):
+        return []  # there is none, or it is damaged and written anew
+    others = new.append_column("before", before).filter(pc.not_equal(new["question"], before)).to_pylist()
+    return [row["prompt_id"] for row in others if normalised(row["question"]) != normalised(row["before"])]
 
 
 def read_pool_ids(path: Path) -> frozenset[str]:

@@ -188,6 +188,8 @@ def test_files(ledger, tmp_path, capsys):
         (["--labels", "--limit", "3"], "--limit and --with-suggestions are for questions, not for labels."),
         (["--push-to-hub", "me/x"], "--push-to-hub me/x is for labels, and for nothing else. Add --labels."),
         (["--labels", "--routes"], "--labels and --routes are two files. Ask for one at a time."),
+        (["--labels", "--push-to-hub", "me/x", "--format", "csv"], "--output and --format are for a file, but"),
+        (["--labels", "--push-to-hub", "me/x", "--output", "labels.csv"], "--output and --format are for a file, but"),
         (["--labels", "--public"], "--public says who sees an upload, but there is none. Add --push-to-hub NAME."),
     ],
 )

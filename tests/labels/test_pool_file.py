@@ -43,16 +43,10 @@ def take(folder, rows, **options):
         ledger.close()
 
 
-def test_the_pool_is_written_once_in_its_order(tmp_path):
-    path, asked = tmp_path / POOL_FILE, []
-
-    def read(rows):
-        asked.extend(rows)
-        return texts(rows)
-
-    for _ in range(2):
-        write_pool(path, IDS[::-1], read)
-    assert asked == list(range(12)) and pq.read_table(path).to_pydict() == {
+def test_the_pool_is_written_in_its_order(tmp_path):
+    path = tmp_path / POOL_FILE
+    write_pool(path, IDS[::-1], texts)
+    assert pq.read_table(path).to_pydict() == {
         "prompt_id": IDS[::-1],
         "question": texts(range(12)),
     }
@@ -65,6 +59,17 @@ def test_the_pool_is_written_once_in_its_order(tmp_path):
         path.write_bytes(damage)
         write_pool(path, IDS, texts)
         assert len(read_pool_ids(path)) == 12
+
+
+def test_other_questions_under_the_same_ids_are_told(tmp_path, caplog):
+    path = tmp_path / POOL_FILE
+    write_pool(path, IDS[:4], texts)
+    write_pool(path, IDS[::-1], lambda rows: [f" What is {11 - row}? \n" for row in rows])
+    assert not caplog.messages  # another order, more rows, other blanks
+    write_pool(path, IDS, lambda rows: ["What was 3?" if row == 3 else f"What is {row}?" for row in rows])
+    (message,) = caplog.messages
+    assert "other questions now than before under the same ids, for 1 prompts (p3). Labels that" in message
+    assert find_question(path, "p3") == "What was 3?"
 
 
 def test_a_damaged_pool_is_named(run):

@@ -1,15 +1,17 @@
-"""The queue as a file for people: JSON Lines, CSV, Parquet, or Label Studio's tasks."""
+"""The queue as a file for people: JSON Lines, CSV, Parquet, or Label Studio's tasks. Labels and routes as tables."""
 
 import csv
 import json
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import datetime
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Dataset
 
 from ...files import replace_atomically
 from ..ledger import AnnotationLedger
@@ -24,6 +26,7 @@ _INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")
 ANSWER_CONTROL = "answer"
 _NAMES_OF_NOTHING = ("prompt_id", "answer")
 _CHUNK_SIZE = 10_000
+_BATCH_SIZE = 1000
 
 
 def export_queue(
@@ -95,21 +98,47 @@ def _to_tasks(queries: Sequence[Query], with_suggestions: bool) -> list[Row]:
     return tasks
 
 
+def write_dataset(dataset: Dataset, path: Path, file_format: str) -> None:
+    """
+    Write all rows as `"jsonl"`, `"csv"` or `"parquet"`, or if it fails leave what was there. In CSV what is no text or
+    number is written as JSON.
+    """
+    writers: dict[str, Callable[[Path], Any]] = {
+        "jsonl": lambda temporary: _write_jsonl(_rows_of(dataset), temporary),
+        "csv": lambda temporary: _write_csv(_rows_of(dataset), temporary, dataset.column_names),
+        "parquet": lambda temporary: dataset.to_parquet(str(temporary)),
+    }
+    if file_format not in writers:
+        raise ValueError(
+            f"`--format {file_format}` is for questions. Labels and routes are written as {', '.join(writers)}."
+        )
+    replace_atomically(path, writers[file_format])
+
+
+def _rows_of(dataset: Dataset) -> Iterator[Row]:
+    for batch in dataset.iter(_BATCH_SIZE):
+        yield from (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+
+
 def _write_jsonl(rows: Iterable[Row], path: Path) -> None:
-    encode = json.JSONEncoder(ensure_ascii=False).encode
+    encode = json.JSONEncoder(ensure_ascii=False, default=datetime.isoformat).encode
     with path.open("w", encoding="utf-8") as file:
         file.writelines(encode(row) + "\n" for row in rows)
 
 
-def _write_csv(rows: Iterable[Row], path: Path) -> None:
+def _write_csv(rows: Iterable[Row], path: Path, names: Sequence[str] = _NAMES_OF_NOTHING) -> None:
+    rows = iter(rows)
+    first = list(islice(rows, 1))
     with path.open("w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
-        for number, row in enumerate(rows):
-            if number == 0:
-                writer.writerow(row)
-            writer.writerow([guard_cell(value) for value in row.values()])
-        if file.tell() == 0:
-            writer.writerow(_NAMES_OF_NOTHING)
+        writer.writerow(first[0] if first else names)
+        writer.writerows(map(_cell, row.values()) for row in chain(first, rows))
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, (list, dict)):
+        value = json.dumps(value, ensure_ascii=False)
+    return value.isoformat() if isinstance(value, datetime) else guard_cell(value)
 
 
 def guard_cell(value: Any) -> Any:
