@@ -25,7 +25,7 @@ setup(
     python_requires=">=3.10,<3.14",
     install_requires=[
         "torch>=2.6",
-        "trl>=1.14,<1.17",
+        "trl>=1.14",
         "transformers>=5.6",
         "peft>=0.20",
         "accelerate>=1.10.1",

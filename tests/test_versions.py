@@ -1,5 +1,6 @@
 """The supported versions: stated once, pinned from there for `make test-oldest`, and told to users as they are."""
 
+import logging
 import re
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from pivottrace_trl.training import versions
+from pivottrace_trl.training import checks, versions
 
 
 ROOT = Path(__file__).parent.parent
@@ -25,11 +26,31 @@ def test_requirements_state_the_supported_trl():
     assert SpecifierSet(line) == versions.TRL_VERSIONS
 
 
-@pytest.mark.parametrize("found", ["1.13.0", "1.17.0", "2.0"])
-def test_other_versions_of_trl_are_refused(found, monkeypatch):
-    monkeypatch.setattr(versions, "installed", lambda package: found)
-    with pytest.raises(ImportError, match=f"supports trl .*but {found} is installed.*pip install"):
+def test_an_older_trl_is_refused(monkeypatch):
+    monkeypatch.setattr(versions, "installed", lambda package: "1.13.0")
+    with pytest.raises(ImportError, match="needs trl >=1.14, but 1.13.0 is installed.*pip install"):
         versions.check_versions()
+
+
+@pytest.mark.parametrize(
+    ("found", "is_newer"), [("1.16.0", False), ("1.16.3", False), ("1.17.0.dev0", True), ("2.0", True)]
+)
+def test_a_newer_trl_is_told_by_its_minor_version(found, is_newer, monkeypatch):
+    monkeypatch.setattr(versions, "installed", lambda package: found)
+    versions.check_versions()
+    assert versions.is_newer_than_tested() is is_newer
+
+
+def test_a_newer_trl_that_has_what_we_use_is_accepted_with_one_warning(make_trainer, monkeypatch, caplog):
+    for module in (versions, checks):
+        monkeypatch.setattr(module, "installed", lambda package: "1.99.0")
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)
+    for _ in range(2):
+        checks.check_trainer(make_trainer())
+    logger.removeHandler(caplog.handler)
+    (record,) = [record for record in caplog.records if "newer than" in record.getMessage()]
+    assert "pivottrace doctor" in record.getMessage()
 
 
 def test_the_oldest_environment_has_the_lower_bound_of_every_requirement():

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from .annotate import add_annotate, add_desk
 from .arguments import Add, add_command, add_debug, read_count, say_next
+from .doctor import add_doctor
 from .failures import explain
 
 
@@ -33,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"pivottrace-trl {metadata.version('pivottrace-trl')}")
     add_debug(parser, default=False)
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_train, _add_triage, _add_study, add_annotate, add_desk, _add_report, _add_demo):
+    for add in (_add_train, _add_triage, _add_study, add_annotate, add_desk, _add_report, _add_demo, add_doctor):
         add(commands)
     return parser
 

@@ -3,13 +3,17 @@
 from typing import Any, cast
 
 from transformers import ProcessorMixin, TrainerCallback
+from transformers.utils import logging
 from trl import GRPOTrainer, RLOOTrainer
 
 from ..tracing.layers import find_attention_modules
 from .parallelism import check_parallelism
 from .private_names import find_differences
 from .rewards import RoutedReward
-from .versions import TRL_VERSIONS, installed
+from .versions import TESTED, TRL_VERSIONS, installed, is_newer_than_tested
+
+
+logger = logging.get_logger(__name__)
 
 
 def check_trainer(trainer: GRPOTrainer | RLOOTrainer) -> None:
@@ -32,8 +36,14 @@ def check_trainer(trainer: GRPOTrainer | RLOOTrainer) -> None:
     if differences := find_differences(trainer):
         raise RuntimeError(
             f"{name} of trl {installed('trl')} with transformers {installed('transformers')} is not "
-            f"what PivotDensityCallback was tested with: {'; '.join(differences)}. Supported are trl {TRL_VERSIONS}: "
-            f'pip install "trl{TRL_VERSIONS}". A method that a class of your own overrides must keep these parameters.'
+            f"what PivotDensityCallback was tested with: {'; '.join(differences)}. Supported are trl {TRL_VERSIONS}, "
+            f'tested up to {TESTED}: pip install "trl=={TESTED}". A method that a class of your own overrides must '
+            "keep these parameters."
+        )
+    if is_newer_than_tested():
+        logger.warning_once(
+            f"trl {installed('trl')} is newer than {TESTED}, the newest that pivottrace-trl was tested with. Every "
+            "private name that we use is there. `pivottrace doctor` checks in seconds that they do what we need."
         )
     if any(isinstance(reward, RoutedReward) for reward in trainer.reward_funcs):
         raise RuntimeError(
