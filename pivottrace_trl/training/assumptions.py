@@ -71,7 +71,9 @@ def rewards_come_before_the_loss_of_their_batch(make: MakeTrainer) -> bool:
 
 def generation_and_rewards_get_whole_groups_in_the_order_of_the_sampler(make: MakeTrainer) -> bool:
     """The first completion of a group is at every `num_generations`-th place, in every list that TRL hands around."""
-    seen, inputs, batches = [], [], []
+    seen: list[Any] = []
+    inputs: list[Any] = []
+    batches: list[Any] = []
 
     def reward(completions, completion_ids, place, **kwargs):
         seen.append((place, completion_ids))
@@ -95,10 +97,12 @@ def generation_and_rewards_get_whole_groups_in_the_order_of_the_sampler(make: Ma
 def every_tensor_of_a_batch_is_shuffled_and_split_together(make: MakeTrainer) -> bool:
     """One more tensor, put into the batch, stays beside its completions."""
     trainer = make(max_steps=8, steps_per_generation=4, num_iterations=2)
-    original, places, fits = [], [], []
+    original: list[torch.Tensor] = []
+    places: list[list[int]] = []
+    fits: list[bool] = []
 
     def number(batch):
-        batch["place"] = torch.arange(len(batch["completion_ids"])) + sum(len(known) for known in original)
+        batch["place"] = torch.arange(len(batch["completion_ids"])) + sum(map(len, original))
         original.append(batch["completion_ids"].clone())
 
     def note(model, inputs, *args, **kwargs):
@@ -117,7 +121,8 @@ def every_tensor_of_a_batch_is_shuffled_and_split_together(make: MakeTrainer) ->
 
 def a_batch_that_is_used_again_is_the_same_dictionary(make: MakeTrainer) -> bool:
     """With `num_iterations > 1` a mark that was left in the batch is found the next time."""
-    trainer, found = make(max_steps=4, num_iterations=2), []
+    found: list[bool] = []
+    trainer = make(max_steps=4, num_iterations=2)
 
     def mark(model, inputs, *args, **kwargs):
         found.append("mark" in inputs)
@@ -130,7 +135,10 @@ def a_batch_that_is_used_again_is_the_same_dictionary(make: MakeTrainer) -> bool
 
 def the_policy_is_run_once_a_loss_on_the_rows_of_the_batch(make: MakeTrainer) -> bool:
     """By position: model, tokens, mask, length of the completions; log-probabilities and entropies come back."""
-    trainer, calls, outputs, batches = make(max_steps=2), [], [], []
+    calls: list[Any] = []
+    outputs: list[Any] = []
+    batches: list[Any] = []
+    trainer = make(max_steps=2)
     _spy(trainer, "compute_loss", before=lambda model, inputs, *args, **kwargs: batches.append(dict(inputs)))
     _spy(
         trainer,
@@ -151,7 +159,9 @@ def the_policy_is_run_once_a_loss_on_the_rows_of_the_batch(make: MakeTrainer) ->
 
 def prompts_are_tokenized_to_a_tuple_whose_first_is_what_is_generated_from(make: MakeTrainer) -> bool:
     """The first look at the pool reads prompts as training does."""
-    trainer, inputs, generated = make(max_steps=1), [], []
+    inputs: list[Any] = []
+    generated: list[Any] = []
+    trainer = make(max_steps=1)
     _spy(trainer, "_generate_and_score_completions", before=inputs.extend)
     _spy(trainer, "_generate_single_turn", before=lambda prompt_ids, *rest: generated.extend(prompt_ids))
     trainer.train()
@@ -181,7 +191,8 @@ def an_epoch_begins_with_its_callback_then_its_number_then_its_order(make: MakeT
 
 def a_checkpoint_is_saved_where_the_output_folder_and_the_step_say(make: MakeTrainer) -> bool:
     """`_save_checkpoint` is called with model and trial, and nothing of the folder is there before."""
-    trainer, folders = make(max_steps=2, save_strategy="steps", save_steps=2), []
+    folders: list[tuple[Path, bool]] = []
+    trainer = make(max_steps=2, save_strategy="steps", save_steps=2)
 
     def note(model, trial):
         folder = Path(trainer._get_output_dir(trial=trial)) / f"checkpoint-{trainer.state.global_step}"
