@@ -5,20 +5,20 @@ from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
 
-# The end of a response holds its answer; the time a parser takes grows with the square of the length.
+# Characters. The answer is at the end of a response, and parsing time grows with the square of the length.
 MAX_RESPONSE_LENGTH = 5_000
-# Answers longer than this are prose or runaway generations; parsing them only costs time.
+# Characters. Longer answers are prose or runaway generations, and parsing them only costs time.
 MAX_ANSWER_LENGTH = 1_000
 
 
 @dataclass(frozen=True)
 class Reading:
     """
-    How an answer is understood.
+    How an answer was understood.
 
     Attributes:
-        label (`str`): the answer as it is kept.
-        preview (`str`): what was read, for people; formulas stand between dollar signs.
+        label (`str`): the answer as it is stored.
+        preview (`str`): the answer as people see it; formulas are between dollar signs.
     """
 
     label: str
@@ -28,41 +28,50 @@ class Reading:
 @runtime_checkable
 class AnswerFormat(Protocol):
     """
-    Owns what an answer is: how it is found in a completion, read, compared, shown, and turned into the type of the
-    label column. Votes, pseudo-labels, annotators, imports, the desk and the triage all go through it. Subclass
-    [`TextFormat`] for one of your own.
+    Defines what an answer is: how it is found in a completion, read, compared, shown, and converted to the type of the
+    label column. Votes, pseudo-labels, annotators, imports, the desk and triage all use it. To write your own format,
+    subclass [`TextFormat`].
 
     Attributes:
-        name (`str`): kept in the ledger. The command line loads a format of yours where the user names it, so that
-            it must be `package.module:attribute`.
+        name (`str`): stored in the ledger. The command line imports your own format by this name, so it must have the
+            form `package.module:attribute`.
     """
 
     name: str
 
     def extract(self, completion: str) -> str | None:
-        """The final answer of a completion, as written; `None` if there is none."""
+        """The final answer of a completion, as written; `None` if it has none."""
         ...
 
     def read(self, text: str) -> Reading:
         """
-        Check and normalise an answer that a person typed, a file holds, or a model replied.
+        Check and normalise an answer from a person, a file or a model.
+
+        Args:
+            text (`str`): the answer as it arrived.
+
+        Returns:
+            [`Reading`]
 
         Raises:
-            ValueError: if it is no answer in this format, or not the whole of it is.
+            ValueError: if the text, or a part of it, is not an answer in this format.
         """
         ...
 
     def are_equivalent(self, first: str, second: str) -> bool:
-        """Whether the second answer is right where the first is the label."""
+        """Whether the second answer is right when the first is the label."""
         ...
 
     def to_label(self, answer: str, feature: Any = None) -> Any:
         """
-        The value of an answer for the label column.
+        Convert an answer to a value of the label column.
 
         Args:
             answer (`str`): the answer.
             feature (`datasets.Value` or `datasets.ClassLabel`, *optional*): type of the column. Defaults to a string.
+
+        Returns:
+            `str`, `int` or `float`, by the type of the column.
 
         Raises:
             ValueError: if the answer does not fit the type.
@@ -71,7 +80,7 @@ class AnswerFormat(Protocol):
 
 
 def check_length(answer: str) -> None:
-    """Raise `ValueError` if a text is too long for an answer, or UTF-8, and with it a file, cannot hold it."""
+    """Raise `ValueError` if a text is too long for an answer, or cannot be encoded as UTF-8 and so not be stored."""
     if len(answer) > MAX_ANSWER_LENGTH:
         raise ValueError(f"the answer has {len(answer):,} characters, more than {MAX_ANSWER_LENGTH:,}")
     if any("\ud800" <= character <= "\udfff" for character in answer):
@@ -79,7 +88,7 @@ def check_length(answer: str) -> None:
 
 
 def to_fraction(text: str) -> Fraction:
-    """The value of a plain number: `1,234.5`, `-3`, `3/4`; raises `ValueError` for anything else."""
+    """The value of a plain number such as `1,234.5`, `-3` or `3/4`; raises `ValueError` for anything else."""
     try:
         return Fraction(text.strip().replace(",", ""))
     except (ValueError, ZeroDivisionError):
@@ -87,11 +96,11 @@ def to_fraction(text: str) -> Fraction:
 
 
 def to_type(answer: str, feature: Any) -> Any:
-    """An answer in the type of a column; raises `ValueError` if it does not fit."""
+    """Convert an answer to the type of a column; raises `ValueError` if it does not fit."""
     if feature is None:
         return answer
     import pyarrow as pa
-    from datasets import ClassLabel, Value  # where labels have a type, they are loaded
+    from datasets import ClassLabel, Value  # already loaded wherever a column has a type
 
     if isinstance(feature, ClassLabel):
         return feature.str2int(answer)

@@ -1,4 +1,4 @@
-"""The answer formats by their names."""
+"""Answer formats by name."""
 
 import importlib
 import re
@@ -11,9 +11,9 @@ from .plain import ChoiceFormat, NumberFormat, TextFormat
 from .reader import AnswerReader, default_reader
 
 
-# math-verify compares numbers with a point in six decimals; up to there it does what is done here.
+# math-verify compares decimal numbers to six places. For numbers up to that length an exact comparison agrees with it.
 _SHORT_NUMBER = re.compile(r"-?(0|[1-9]\d{0,8})(\.\d{1,6})?", re.ASCII)
-# These math-verify reads as they stand, so that a million of them need no process.
+# math-verify reads these as they are, so even a million of them need no process.
 _DECIMAL = r"(?:0|[1-9]\d{0,14}|[1-9]\d{0,2}(?:,\d{3}){1,4})(?:\.\d{1,6})?"
 _RATIO = r"(?:0|[1-9]\d{0,8})/[1-9]\d{0,8}"
 _READ_AS_IT_STANDS = re.compile(rf"(?:.*####)?\s*(-?(?:{_DECIMAL}|{_RATIO}))\s*", re.ASCII | re.DOTALL)
@@ -21,12 +21,12 @@ _READ_AS_IT_STANDS = re.compile(rf"(?:.*####)?\s*(-?(?:{_DECIMAL}|{_RATIO}))\s*"
 
 class MathFormat:
     r"""
-    Mathematics in LaTeX, as TRL's `accuracy_reward` reads it (by math-verify). Found in `\boxed{}`, else the last
-    formula or number. What a completion or a person writes is read in a process that is killed if it does not end.
+    Mathematics in LaTeX, as TRL's `accuracy_reward` reads it (with math-verify). The answer is found in `\boxed{}`;
+    otherwise it is the last formula or number. Reading happens in a process that is killed if it takes too long.
 
     Args:
         reader ([`AnswerReader`], *optional*):
-            The process. Defaults to one that all share.
+            The process. Defaults to one that is shared by all callers.
     """
 
     name = "math"
@@ -35,7 +35,7 @@ class MathFormat:
         self._reader = reader or default_reader
 
     def extract(self, completion: str) -> str | None:
-        """The final answer of a completion; `None` if there is none, or none that can be read in time."""
+        """The final answer of a completion; `None` if it has none, or reading it does not finish in time."""
         return self._reader.extract(completion)
 
     def read(self, text: str) -> Reading:
@@ -46,15 +46,16 @@ class MathFormat:
 
     def are_equivalent(self, first: str, second: str) -> bool:
         """
-        Whether `accuracy_reward` pays the second in a box where the first is the label; `False` if the label is not
-        read as a whole, or that cannot be told in time.
+        Whether `accuracy_reward` rewards the second answer, in a box, when the first is the label. `False` also if the
+        label is not read completely, or the time runs out.
         """
         if _SHORT_NUMBER.fullmatch(first) and _SHORT_NUMBER.fullmatch(second):
             return to_fraction(first) == to_fraction(second)
         return self._reader.are_equivalent(first, second)
 
     def to_label(self, answer: str, feature: Any = None) -> Any:
-        """The answer as `accuracy_reward` reads it whole; raises `ValueError` if it does not fit the column."""
+        """The answer in a form that `accuracy_reward` reads completely; raises `ValueError` if the column has no place
+        for it."""
         value = to_type(answer, feature)
         return as_label(value) if isinstance(value, str) else value
 
@@ -69,9 +70,16 @@ _BUILT_IN: dict[str, Callable[[], AnswerFormat]] = {
 
 def resolve_format(answer_format: AnswerFormat | str) -> AnswerFormat:
     """
-    The format that a user names: `"math"`, `"number"`, `"choice"`, `"text"`, `"choice:yes,no"` for choices of your
-    own, `"package.module:attribute"` for a format of your own, or the format itself. `ValueError` if there is none of
-    that name, or the name is that of another; `TypeError` if it is no format.
+    Find the format that a user names.
+
+    Args:
+        answer_format ([`AnswerFormat`] or `str`):
+            `"math"`, `"number"`, `"choice"` or `"text"`; `"choice:yes,no"` for your own choices;
+            `"package.module:attribute"` for your own format; or the format itself.
+
+    Raises:
+        ValueError: if no format has that name, or your own format has the name of a built-in one.
+        TypeError: if it is neither a name nor a format.
     """
     if isinstance(answer_format, str):
         return _load(answer_format)
@@ -85,29 +93,32 @@ def resolve_format(answer_format: AnswerFormat | str) -> AnswerFormat:
     if built_in is not None and type(answer_format) is not built_in:
         raise ValueError(
             f"`answer_format` is {answer_format!r}, whose name {answer_format.name!r} is that of another format. Give "
-            "it a `name` of its own: where the command line finds it, as `package.module:attribute`."
+            "it a `name` of the form `package.module:attribute`, by which the command line can import it."
         )
     return answer_format
 
 
 def format_of_ledger(name: str, answer_format: AnswerFormat | str | None = None) -> AnswerFormat:
     """
-    The format of the answers of a ledger, which holds its name. What a file says is enough for those of this package
-    only: any other name is code, which is imported where the user names the same one as `answer_format`.
+    The answer format of a ledger, which stores its name. A format of this package is loaded by that name alone. Any
+    other name is code, and is imported only if the user gives the same name as `answer_format`.
+
+    Raises:
+        ValueError: if the ledger names code that the user did not name, or another format than the user.
     """
     if answer_format is None and not is_built_in(name):
         raise ValueError(
-            f"The ledger names the answer format {name!r}, which is none of this package, but code that would be "
+            f"The ledger names the answer format {name!r}, which is not part of this package: its code would be "
             f"imported. If it is yours, say so: `answer_format={name}`."
         )
     found = resolve_format(name if answer_format is None else answer_format)
     if found.name != name:
-        raise ValueError(f"The answer format is {found.name!r}, but the ledger was made with {name!r}. Name that one.")
+        raise ValueError(f"The answer format is {found.name!r}, but the ledger was made with {name!r}. Use that one.")
     return found
 
 
 def is_built_in(name: str) -> bool:
-    """Whether a format of this name is one of this package, and no code of somebody's."""
+    """Whether this is the name of a format of this package, rather than of code to import."""
     return name.partition(":")[0] in _BUILT_IN
 
 
@@ -116,8 +127,8 @@ def check_name(answer_format: AnswerFormat) -> None:
     module, _, attribute = answer_format.name.partition(":")
     if type(answer_format) not in _BUILT_IN.values() and (not attribute or module == "__main__"):
         raise ValueError(
-            f"The answer format {answer_format.name!r} is your own, and people answer by it, but `pivottrace "
-            "annotate` and `pivottrace desk` cannot import it by that name. Put it into a module, and give it a "
+            f"The answer format {answer_format.name!r} is your own and people answer in it, but `pivottrace "
+            "annotate` and `pivottrace desk` cannot import it by that name. Put it into a module and give it a "
             "`name` of the form `package.module:attribute`, such as `my_package.formats:DATES`."
         )
 
@@ -134,8 +145,8 @@ def _load(name: str) -> AnswerFormat:
         found = None
     if not isinstance(found, AnswerFormat):
         raise ValueError(
-            f"There is no answer format {name!r}: it is none of {', '.join(map(repr, _BUILT_IN))}, and no object that "
-            "can be imported. Give your format a `name` of the form `package.module:attribute`, such as "
-            "`my_package.formats:DATES`, and start this where that can be imported."
+            f"There is no answer format {name!r}: it is none of {', '.join(map(repr, _BUILT_IN))}, and cannot be "
+            "imported as an object either. Give your format a `name` of the form `package.module:attribute`, such as "
+            "`my_package.formats:DATES`, and run this where Python can import it."
         )
     return found

@@ -1,6 +1,6 @@
 """
-Final answers in free text, on math-verify. Some mathematics never ends and some fills the memory: what a model or a
-person wrote goes through `reader`, which runs this in a process that can be killed.
+Final answers in free text, read with math-verify. Some expressions never finish and some fill the memory. Text from a
+model or a person therefore goes through `reader`, which runs this module in a process that can be killed.
 """
 
 import logging
@@ -30,7 +30,7 @@ _ANYWHERE = (
     ExprExtractionConfig(),
 )
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
-# One half to many spreadsheets, two answers in LaTeX.
+# A decimal comma in many spreadsheets, a list of two answers in LaTeX.
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 _BOLD = re.compile(r"(?<![\w)*])\*\*(?=[^\s*])(.+?)(?<=[^\s*])\*\*(?![\w(*])")
 
@@ -67,12 +67,12 @@ def _read_boxed(answer: str) -> tuple:
 
 
 def extract_answer(response: str) -> str | None:
-    """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
+    """As in [`~reader.AnswerReader`], but in this process, without limits on time and memory."""
     tail = response[-MAX_RESPONSE_LENGTH:]
     boxed = find_boxed(tail)
     seen = _read_completion(tail)
     if seen:
-        # As it is written, if that is what TRL reads there, else what TRL makes of it: two boxes are one answer.
+        # As written, if TRL reads the same. Otherwise what TRL reads: two boxes, for example, are one answer to it.
         candidates = [boxed, f"{boxed}\\%", _last_formula(tail), *_texts(seen)]
         fitting = (text for text in candidates if text and _is_answer(text) and _read_boxed(text)[:1] == seen[:1])
         answer = next(fitting, None)
@@ -96,7 +96,7 @@ def _texts(seen: tuple) -> list[str]:
 
 @lru_cache(maxsize=8192)
 def _pays(label: str, answer: str) -> bool:
-    """Whether `accuracy_reward` pays a completion that ends in the boxed answer, where the other one is the label."""
+    """Whether `accuracy_reward` rewards a completion that ends in this answer, in a box, given this label."""
     return _is_paid(_read_label(as_label(label)), _read_boxed(answer))
 
 
@@ -106,7 +106,7 @@ def _is_paid(gold: tuple, answer: tuple) -> bool:
 
 @lru_cache(maxsize=2048)
 def _why_not_read(answer: str) -> str | None:
-    """What keeps an answer from being read as a whole, as a label and in a completion; `None` if nothing does."""
+    """Why an answer is not read completely, as a label and in a completion; `None` if it is."""
     if (reason := what_is_not_read(answer)) is not None:
         return reason
     label = as_label(answer)
@@ -122,7 +122,7 @@ def _why_not_read(answer: str) -> str | None:
 
 
 def read_answer(text: str) -> Reading:
-    """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
+    """As in [`~reader.AnswerReader`], but in this process, without limits on time and memory."""
     answer = text.rsplit("####", 1)[-1].strip()
     boxed = find_boxed(answer)
     answer = from_keyboard(answer if boxed is None else boxed)
@@ -146,13 +146,13 @@ def read_answer(text: str) -> Reading:
 
 
 def are_equivalent(first: str, second: str) -> bool:
-    """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
+    """As in [`~reader.AnswerReader`], but in this process, without limits on time and memory."""
     label, answer = bare(first), bare(second)
     return _why_not_read(label) is None and _pays(label, answer)
 
 
 def is_correct(response: str, label: str) -> bool:
-    """What [`~reader.AnswerReader`] does, in this process, where it may fill the memory."""
+    """As in [`~reader.AnswerReader`], but in this process, without limits on time and memory."""
     answer = extract_answer(response)
     if answer is None:
         return False

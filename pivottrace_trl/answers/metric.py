@@ -15,8 +15,9 @@ from ..progress import progress_bar
 
 class MathAccuracy(evaluate.Metric):
     """
-    Share of right final answers, averaged over the samples of each problem (avg@k) and then over the problems. Answers
-    are compared by math-verify in processes that are killed when they take too long; such an answer counts as wrong.
+    Share of right final answers, averaged over the samples of each problem (avg@k) and then over the problems.
+    math-verify compares the answers in processes that are killed when they take too long; such an answer counts as
+    wrong.
 
     Example:
     ```python
@@ -31,13 +32,13 @@ class MathAccuracy(evaluate.Metric):
             description="Share of right final answers (avg@k), compared by math-verify.",
             citation="",
             inputs_description=(
-                "predictions: for each problem its sampled responses, a list of strings (as many for each problem).\n"
-                "references: for each problem its gold answer; of a text with `####` (GSM8K) the part behind it.\n"
-                "num_workers (int, optional): processes that verify, one a core by default.\n"
+                "predictions: for each problem its sampled responses, a list of strings of the same length for all.\n"
+                "references: for each problem its gold answer; in a text with `####` (GSM8K) the part after it.\n"
+                "num_workers (int, optional): processes that verify, one per core by default.\n"
                 "timeout (float, optional, defaults to 5.0): seconds after which an answer counts as wrong.\n"
                 "progress (bool, optional, defaults to False): whether to show a progress bar.\n"
-                "Returns accuracy, accuracy_per_problem and num_samples. Raises ValueError for an uneven number of "
-                "samples or a problem without any."
+                "Returns accuracy, accuracy_per_problem and num_samples. Raises ValueError if the problems have "
+                "different numbers of samples, or one has none."
             ),
             features=Features({"predictions": Sequence(Value("string")), "references": Value("string")}),
         )
@@ -54,7 +55,7 @@ class MathAccuracy(evaluate.Metric):
         if len(counts) != 1 or 0 in counts:
             raise ValueError(
                 f"The problems have {sorted(counts)} samples each, but avg@k needs the same number, at least 1, for "
-                "every problem. Sample the missing ones, or evaluate the two groups apart."
+                "every problem. Sample the missing ones, or evaluate the groups separately."
             )
         (num_samples,) = counts
         pairs = [(text, gold) for samples, gold in zip(predictions, references, strict=True) for text in samples]

@@ -1,8 +1,9 @@
 """
-What of an answer in LaTeX math-verify reads wholly. Knows the notation only; nothing here can hang or fill the memory.
+Which LaTeX answers math-verify reads completely. This file only looks at notation, so nothing here can hang or fill
+the memory.
 
-math-verify drops what it does not know (units, primes, the base in `52_8`), reads words as products of letters and
-falls back to the last number. So answers must be made of what is known to be read, and of nothing else.
+math-verify drops what it does not know (units, primes, the base in `52_8`), reads words as products of letters, and
+falls back to the last number. An answer is therefore accepted only if all of its notation is known to be read.
 """
 
 import re
@@ -13,18 +14,18 @@ _NUMBER = re.compile(r"[+-]?(\d{1,3}(,\d{3})+(\.\d+)?|\d*\.?\d+)(/\d+)?%?")
 _SCIENTIFIC = re.compile(r"([+-]?\d+(?:\.\d+)?)[eE]([+-]?\d{1,4})")
 _MIXED_NUMBER = re.compile(r"([+-]?)(\d{1,15})\s+(\d{1,15})/(\d{1,15})")
 _CLOCK = re.compile(r"\d{1,2}:\d\d(:\d\d)?")
-# Spreadsheets make the first of `1/2`.
+# A spreadsheet turns `1/2` into the first form.
 _DATE = re.compile(r"\d{1,2}/\d{1,2}/\d{2,4}|\d{4}-\d{1,2}-\d{1,2}")
 _DECIMAL_COMMA = re.compile(r"[+-]?\d{1,3}(\.\d{3})+,\d+")
 _THIN_SPACE = re.compile(r"\\!\s*")
 _AND_OR = re.compile(r",?\s*(?:\\text\{\s*(?:and|or)\s*\}|(?<=[\d})\s])(?:and|or)(?=[\d{(\s\\]))\s*")
-# To math-verify a mixed number, as `2\frac{1}{2}` is one.
+# math-verify takes these for mixed numbers, like `2\frac{1}{2}`.
 _IN_BRACKETS = r"[(\[]\s*(?:[\d.]+|\\[dtc]?frac\s*\{\d+\}\s*\{\d+\})\s*[)\]]"
 _MIXED_PRODUCT = re.compile(rf"\d\s*{_IN_BRACKETS}|{_IN_BRACKETS}\s*(?:\d|{_IN_BRACKETS})")
 _MATRIX = re.compile(r"\\(begin|end)\{[pbv]?matrix\}")
 _SET = re.compile(r"\\mathbb\s*\{?[NZQRC]\}?")
 _COMMAND = re.compile(r"\\([A-Za-z]+|.)", re.DOTALL)
-# Letters side by side are a product in alphabetical order, as in `6xy`; anything else, or alone, is a word.
+# Letters side by side in alphabetical order are a product, as in `6xy`. Other letters, or letters alone, are a word.
 _LETTERS = re.compile(r"[A-Za-z]{2,}")
 _CHARACTERS = re.compile(r"[\w+\-*/^=<>()\[\]{},;:.!|%&\s]*", re.ASCII)
 _KNOWN = frozenset(
@@ -54,7 +55,7 @@ def is_number(answer: str) -> bool:
 
 
 def bare(text: str) -> str:
-    """An answer without GSM8K's `####` and without the dollar signs around it."""
+    """An answer without the text up to GSM8K's `####`, and without the dollar signs around it."""
     answer = text.rsplit("####", 1)[-1].strip()
     inner = answer[1:-1].strip()
     return inner if answer[:1] == answer[-1:] == "$" and len(answer) > 2 and "$" not in inner else answer
@@ -62,11 +63,11 @@ def bare(text: str) -> str:
 
 def as_label(text: str) -> str:
     r"""
-    Write an answer so that `accuracy_reward` reads it as a whole. Outside math mode math-verify sees nothing in
-    `\sqrt{2}` and `(1,2)`, a 2 in `2\pi`, an `x` in `1/x`, and the last value only in `1, 2`: whatever is no plain
-    number is set in math mode. Dollar signs before amounts, which end math mode, are left out.
+    Write an answer so that `accuracy_reward` reads all of it. Outside math mode, math-verify sees nothing in
+    `\sqrt{2}` and `(1,2)`, a 2 in `2\pi`, an `x` in `1/x`, and only the last value in `1, 2`. Everything but a plain
+    number is therefore put into math mode. Dollar signs before amounts are removed, as they would end math mode.
     """
-    answer = _THIN_SPACE.sub("", bare(text).replace("\\$", ""))  # a thin space back, as in 1,\!234
+    answer = _THIN_SPACE.sub("", bare(text).replace("\\$", ""))  # a negative thin space, as in 1,\!234
     if power := _SCIENTIFIC.fullmatch(answer):
         return rf"${power[1]} \times 10^{{{int(power[2])}}}$"
     answer = answer.removeprefix("+") if is_number(answer) else answer
@@ -75,7 +76,7 @@ def as_label(text: str) -> str:
 
 def from_keyboard(text: str) -> str:
     """
-    What a person typed, in LaTeX: other minus signs, `½`, `x²`, `√2`, `2pi`, `1 2/3`, `\\frac12`.
+    Convert what a person typed to LaTeX: other minus signs, `½`, `x²`, `√2`, `2pi`, `1 2/3`, `\\frac12`.
     """
     answer = _SUPERSCRIPTS.sub(lambda found: f"^{{{unicodedata.normalize('NFKC', found[0])}}}", text)
     answer = _SUBSCRIPTS.sub(lambda found: f"_{{{unicodedata.normalize('NFKC', found[0])}}}", answer)
@@ -84,7 +85,7 @@ def from_keyboard(text: str) -> str:
     answer = _ROOT.sub(lambda found: rf"\sqrt{{{found[1] or found[2]}}}", answer)
     answer = _PLAIN_ROOT.sub(r"\\sqrt{\1}", answer)
     answer = _PLAIN_NAME.sub(r"\\\1", answer)
-    # TRL reads completions without mending `\frac12`.
+    # TRL does not repair `\frac12` in completions.
     answer = re.sub(r"(\\[dtc]?frac)\s*(\d)", r"\1{\2}", answer)
     answer = re.sub(r"(\\[dtc]?frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}", answer)
     answer = re.sub(r"\\sqrt\s*(\d)", r"\\sqrt{\1}", answer)
@@ -100,8 +101,8 @@ def from_keyboard(text: str) -> str:
 
 def what_is_not_read(answer: str) -> str | None:
     """
-    What keeps an answer, without dollar signs around it, from being read as a whole: the reason, for people; `None` if
-    all of it is notation that math-verify reads.
+    Why math-verify does not read all of an answer. The answer has no dollar signs around it. Returns the reason in
+    words for people, or `None` if math-verify reads all of it.
     """
     rest = _THIN_SPACE.sub("", answer.replace("\\$", ""))
     if _SCIENTIFIC.fullmatch(rest):
@@ -149,7 +150,7 @@ def what_is_not_read(answer: str) -> str | None:
 
 
 def tokens(text: str) -> list[str]:
-    """The numbers, letters and commands of a formula, without those that only change its look."""
+    """The numbers, letters and commands of a formula, without commands that only change its appearance."""
     text = re.sub(r"\\\$|\$", "", _THIN_SPACE.sub("", text))
     text = re.sub(r"\\[dtc](frac|binom)", r"\\\1", _AND_OR.sub(",", text))
     found = re.findall(r"\\[A-Za-z]+|[0-9A-Za-z]", text)

@@ -1,4 +1,4 @@
-"""Formats of answers that are no formulas: numbers, choices, texts."""
+"""Answer formats other than mathematics: numbers, choices, texts."""
 
 import re
 import unicodedata
@@ -9,10 +9,10 @@ from .base import MAX_RESPONSE_LENGTH, Reading, check_length, to_fraction, to_ty
 
 
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:/\d+)?", re.ASCII)
-# What stands between white space and holds a digit: a number, or `12:30`, which is none.
+# A word that holds a digit: a number, or something like `12:30`, which is not one.
 _WITH_DIGITS = re.compile(r"[^\s=]*\d[^\s=]*")
 _AROUND_NUMBERS = "*_$\\()[],.;:!?\"'"
-# What makes another number of the one before it.
+# What changes the value of the number before it.
 _GOES_ON = re.compile(
     r"[^\S\n]*(?:\.?\d|[+/^%×·÷±½¼¾²³]|[-*]\s*\d|\\(?!text|mbox|math|textrm|[)\]])|(?:,|or\b|and\b|to\b)\s*[-$\\]*\d|"
     r"(?:hundred|thousand|million|billion|trillion|dozen|percent|sqrt|pi)\b)",
@@ -21,7 +21,7 @@ _GOES_ON = re.compile(
 _SAID = re.compile(r"(?i:\banswers?)(?:\s+(?:is|are)\b\s*:?|[\s*_]*[:=]|[*_]*[^\S\n]*\n)[\s*_$]*")
 _WRAPPERS = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\{([^{}]*)\}")
 _BOX = "\\boxed{"
-# Escaped braces are characters of the answer.
+# Escaped braces belong to the answer.
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _UNICODE = str.maketrans({"−": "-", "–": "-", "⁄": "/"})
 
@@ -40,7 +40,7 @@ def find_boxed(text: str) -> str | None:
 
 
 def _candidates(completion: str) -> list[str]:
-    """Where the final answer may stand, the most certain place first."""
+    """Where the final answer may be, the most likely place first."""
     tail = completion[-MAX_RESPONSE_LENGTH:]
     boxed = find_boxed(tail)
     if boxed is not None:
@@ -61,8 +61,8 @@ def _check_text(text: str) -> str:
 
 class TextFormat:
     r"""
-    Answers that are compared as they are written, but for white space. Found in `\boxed{}`, after `####`, or after
-    "answer is" on the same line. Subclass it to find them elsewhere.
+    Texts that are compared as written, ignoring white space. The answer is found in `\boxed{}`, after `####`, or after
+    "answer is" on the same line. Subclass this format to find answers elsewhere.
     """
 
     name = "text"
@@ -83,7 +83,7 @@ class TextFormat:
         return Reading(text, text)
 
     def are_equivalent(self, first: str, second: str) -> bool:
-        """Whether both are written alike."""
+        """Whether both are the same text, ignoring white space."""
         return first.split() == second.split()
 
     def to_label(self, answer: str, feature: Any = None) -> Any:
@@ -93,8 +93,9 @@ class TextFormat:
 
 class NumberFormat:
     r"""
-    Plain numbers: integers, decimals, fractions, with or without thousands separators. Found in `\boxed{}`, after
-    `####` or "answer is", else the last number of the completion. Compared by value, exactly.
+    Plain numbers: integers, decimals and fractions, with or without thousands separators. The answer is found in
+    `\boxed{}`, after `####` or "answer is"; otherwise it is the last number of the completion. Values are compared
+    exactly.
     """
 
     name = "number"
@@ -111,15 +112,15 @@ class NumberFormat:
                 return None
             written = found[0 if said else -1]
             answer, rest = written[0], written.string[written.end() :]
-            # Not where a sentence ends.
+            # A full stop at the end of a sentence is no decimal point.
             if not answer.endswith((".", ";", "!", "?")) and _GOES_ON.match(answer[len(answer.rstrip(",")) :] + rest):
                 return None
         answer = answer.strip(_AROUND_NUMBERS + " ")
         return answer if _NUMBER.fullmatch(answer) else None
 
     def read(self, text: str) -> Reading:
-        """The number without separators and sign of its own; raises `ValueError` if there is anything but a number."""
-        # Of `5²` and `1½` no 52 and no 11/2 must become.
+        """The number without separators and without a plus sign; raises `ValueError` if the text is not a number."""
+        # `5²` must not become 52, and `1½` must not become 11/2.
         answer = re.sub("[²³¹⁰-₉¼-¾⅐-⅞↉]", r" \g<0>", _check_text(text))
         answer = unicodedata.normalize("NFKC", answer).translate(_UNICODE).rsplit("####", 1)[-1].strip()
         if not _NUMBER.fullmatch(answer):
@@ -142,15 +143,16 @@ class NumberFormat:
 
 class ChoiceFormat:
     r"""
-    One of a few declared answers, such as the letters of a multiple-choice question. Found in `\boxed{}`, after `####`
-    or "answer is", or alone on the last line. Compared without regard to case and brackets.
+    One of a few declared answers, such as the letters of a multiple-choice question. The answer is found in
+    `\boxed{}`, after `####` or "answer is", or alone on the last line. Case and brackets are ignored.
 
     Args:
         choices (`Sequence[str]`, *optional*, defaults to `"ABCDE"`):
-            The answers that there are.
+            The possible answers.
 
     Raises:
-        ValueError: for fewer than two choices, empty ones, or two that differ in case only.
+        ValueError: if there are fewer than two choices, an empty one, one with a comma, or two that differ only in
+            case.
     """
 
     def __init__(self, choices: Sequence[str] = "ABCDE"):
@@ -162,7 +164,7 @@ class ChoiceFormat:
         self.name = "choice:" + ",".join(self._choices.values())
         either = "|".join(re.escape(choice) for choice in sorted(self._choices.values(), key=len, reverse=True))
         self._start = re.compile(rf"[\s(\[*_$]*({either})(?!\w)", re.IGNORECASE)
-        # Of `A and C`, `A^2` and `a number` no A must become.
+        # `A and C`, `A^2` and `a number` must not become A.
         marks = r"[\s)\].:*_$]*"
         self._goes_on = re.compile(rf"{marks}(?:[\^/+=<>&|]\s*\w|,?\s*(?:and\b|or\b)?[\s(\[*_$]*(?:{either})(?!\w))")
         self._ends = re.compile(r"[\s*_$]*(?:[)\].,:;]|$)")
@@ -181,7 +183,7 @@ class ChoiceFormat:
         return self._choices[found[1].casefold()] if found else None
 
     def read(self, text: str) -> Reading:
-        """The choice as it was declared; raises `ValueError` if it is none."""
+        """The choice as it was declared; raises `ValueError` if the text is not one of the choices."""
         found = self._alone.fullmatch(_check_text(text))
         if found is None:
             raise ValueError(f"{text.strip()[:80]!r} is none of the choices {', '.join(self._choices.values())}")

@@ -1,7 +1,7 @@
 """
-Reading answers in a process of its own, which can be killed: there is mathematics that never ends.
+Reads answers in a separate process that can be killed, because some expressions never finish.
 
-As a program, `python -m pivottrace_trl.answers.reader`, it is that process: a line of JSON in, a line of JSON out.
+`python -m pivottrace_trl.answers.reader` is that process: a line of JSON in, a line of JSON out.
 """
 
 import atexit
@@ -25,25 +25,25 @@ _FUNCTIONS: dict[str, Callable[[Any], Any]] = {
     "are_equivalent": lambda pair: are_equivalent(*pair),
     "is_correct": lambda pair: is_correct(*pair),
 }
-# Until the process has imported what it needs.
+# The process must have finished its imports by then.
 _START_SECONDS = 120.0
 _READY = "ready\n"
-# Address space of the process. It takes 0.2 GiB; a power of powers would take all there is.
+# Bytes of address space for the process. It needs 0.2 GiB; a power of powers would take all memory.
 _MAX_MEMORY = 2 * 2**30
-# A person's answer with the work before it; longer ones are not worth the time to send them.
+# Characters of a person's answer, with the work before it. Longer texts are not worth sending.
 _MAX_TYPED_LENGTH = 100_000
-# Kept, since their streams would be closed with them.
+# Kept alive, as garbage collection would close their streams.
 _PROCESSES_OF_PARENTS: list[subprocess.Popen[str]] = []
 
 
 class AnswerReader:
     """
-    [`read_answer`], [`extract_answer`], [`are_equivalent`] and [`is_correct`] with a limit on time and memory, from
-    any thread. Use it as a context manager.
+    Reads and compares answers in mathematics, with limits on time and memory. Can be called from any thread. Use it as
+    a context manager.
 
     Args:
         timeout (`float`, *optional*, defaults to `5.0`):
-            Seconds after which the process is killed; the next call starts another.
+            Seconds per call, after which the process is killed. The next call starts another.
     """
 
     def __init__(self, timeout: float = 5.0):
@@ -70,28 +70,29 @@ class AnswerReader:
             [`Reading`]
 
         Raises:
-            ValueError: if nothing can be read in it, or not in time.
+            ValueError: if the text is not an answer, or reading it does not finish in time.
+            RuntimeError: if the process does not start.
         """
         if len(text) > _MAX_TYPED_LENGTH:
             raise ValueError(f"the answer has {len(text):,} characters, more than {_MAX_TYPED_LENGTH:,}")
         return Reading(**self._call("read", text))
 
     def extract(self, response: str) -> str | None:
-        """The final answer of a response; `None` if there is none, or none that can be read in time."""
+        """The final answer of a response; `None` if it has none, or reading it does not finish in time."""
         try:
             return self._call("extract", response[-MAX_RESPONSE_LENGTH:])
         except ValueError:
             return None
 
     def are_equivalent(self, first: str, second: str) -> bool:
-        """Whether the second answer is right where the first is the label; `False` if that cannot be told in time."""
+        """Whether the second answer is right when the first is the label; `False` also if the time runs out."""
         try:
             return self._call("are_equivalent", [first, second])
         except ValueError:
             return False
 
     def is_correct(self, response: str, label: str) -> bool:
-        """Whether the final answer of a response equals the label; `False` if that cannot be told in time."""
+        """Whether the final answer of a response equals the label; `False` also if the time runs out."""
         try:
             return self._call("is_correct", [response[-MAX_RESPONSE_LENGTH:], label])
         except ValueError:
@@ -111,15 +112,15 @@ class AnswerReader:
                 self._process.stdin.write(json.dumps([function, argument]) + "\n")
                 self._process.stdin.flush()
                 line = self._lines.get(timeout=self._timeout)
-            except (Empty, OSError):  # it hangs, or died in this moment
+            except (Empty, OSError):  # it hangs, or has just died
                 line = ""
-            except BaseException:  # its answer to this call must not be taken for that to the next
+            except BaseException:  # the next call must not get the answer to this one
                 self._kill()
                 raise
             if not line:
                 self._kill()
         if not line:
-            raise ValueError(f"it cannot be read in {self._timeout:g} seconds")
+            raise ValueError(f"it cannot be read within {self._timeout:g} seconds")
         result = json.loads(line)
         if "error" in result:
             raise ValueError(result["error"])
@@ -127,7 +128,7 @@ class AnswerReader:
 
     def _start(self) -> None:
         self._kill()
-        # It finds the modules that this process found, wherever either was started.
+        # The child finds the same modules as this process, whatever the working directory.
         program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"
         self._process = subprocess.Popen(
             [sys.executable, "-c", program],
@@ -165,7 +166,8 @@ class AnswerReader:
 
     def _kill(self) -> None:
         if self._process is not None and self._owner != os.getpid():
-            # This process is a fork: the other is its parent's, and so is the lock on its streams, never to be freed.
+            # This process is a fork. The reader belongs to the parent, and so does the lock on its streams, which
+            # would never be released here.
             _PROCESSES_OF_PARENTS.append(self._process)
             self._process = None
         if self._process is not None:
@@ -177,7 +179,7 @@ class AnswerReader:
             self._process = None
 
 
-# The process of everybody who does not need one of their own; it starts with the first call.
+# Shared by all callers that do not need a process of their own. It starts with the first call.
 default_reader = AnswerReader()
 atexit.register(default_reader.close)
 
@@ -197,7 +199,7 @@ def main() -> None:
         function, argument = json.loads(line)
         try:
             result = {"value": _FUNCTIONS[function](argument)}
-        except Exception as error:  # whatever a parser may raise on hostile input is an unreadable answer
+        except Exception as error:  # a parser may raise anything on hostile input: the answer is unreadable
             result = {"error": str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"}
         sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()

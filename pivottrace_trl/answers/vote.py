@@ -1,4 +1,4 @@
-"""Majority votes over the final answers of a group."""
+"""Majority vote over the final answers of a group."""
 
 import math
 import time
@@ -12,7 +12,7 @@ from .format import resolve_format
 from .reader import default_reader
 
 
-# Seconds of a vote after which nothing more is compared. A common vote takes thousandths of a second.
+# Seconds after which a vote compares no further answers. A typical vote takes milliseconds.
 _VOTE_SECONDS = 10.0
 
 
@@ -24,10 +24,10 @@ def is_correct(response: str, label: str) -> bool:
         response (`str`):
             Text of the response.
         label (`str`):
-            Gold answer; of a text with `####` (GSM8K) the part behind it.
+            Gold answer. In a text with `####` (GSM8K) only the part after it counts.
 
     Returns:
-        `bool`: `False` also if that cannot be told in time.
+        `bool`: `False` also if the comparison does not finish in time.
     """
     return default_reader.is_correct(response, label)
 
@@ -38,10 +38,12 @@ class Vote:
     Outcome of a majority vote.
 
     Attributes:
-        answer (`str` or `None`): the majority answer as first written, `None` if no response has an answer.
-        agreement (`float`): share of all responses that gave it, in `[0, 1]`; responses without an answer count.
-        members (`tuple[int, ...]`): which responses the verifier pays for it: those that gave it, and those of which
-            it reads a part, such as the 18 of `18 eggs`; they do not count for the agreement.
+        answer (`str` or `None`): the majority answer as first written; `None` if no response has an answer.
+        agreement (`float`): share of all responses that gave the majority answer, in `[0, 1]`. Responses without an
+            answer count in the denominator.
+        members (`tuple[int, ...]`): indices of the responses that the verifier rewards for this answer. They are those
+            that gave it, and those of which the verifier reads a part, such as the 18 of `18 eggs`. The latter do not
+            count for the agreement.
         sizes (`tuple[int, ...]`): number of responses that gave each distinct answer, largest first.
     """
 
@@ -62,7 +64,7 @@ def majority_vote(responses: Sequence[str], answer_format: AnswerFormat | str = 
             Finds the answers and compares them.
 
     Returns:
-        [`Vote`]; of two equally large clusters the one that was seen first wins.
+        [`Vote`]: between two answers with equally many votes, the one that was given first wins.
     """
     answer_format = resolve_format(answer_format)
     return vote_on([answer_format.extract(response) for response in responses], answer_format)
@@ -70,9 +72,10 @@ def majority_vote(responses: Sequence[str], answer_format: AnswerFormat | str = 
 
 def vote_on(answers: Sequence[str | None], answer_format: AnswerFormat) -> Vote:
     """
-    Vote over the final answers of a group (`None` where there is none), see [`majority_vote`]. There is no majority if
-    the verifier would pay other votes than the majority's: these must be paid by each other, and no other vote by the
-    first, which becomes the label. What is not read as a whole is no vote.
+    Vote over the final answers of a group (`None` for a response without one); see [`majority_vote`]. The first answer
+    of the majority becomes the label, so the verifier must agree with the vote: it must accept the majority's answers
+    for each other, and must not accept any other answer for the label. Otherwise there is no majority. An answer that
+    the verifier does not read completely is not a vote.
     """
     end = time.monotonic() + _VOTE_SECONDS
     counts = Counter(answer for answer in answers if answer is not None)
@@ -80,7 +83,7 @@ def vote_on(answers: Sequence[str | None], answer_format: AnswerFormat) -> Vote:
     def pays(label: str, answer: str) -> bool:
         return time.monotonic() < end and answer_format.are_equivalent(label, answer)
 
-    # A label that does not even pay itself is not read as a whole.
+    # A label that is not even equal to itself was not read completely.
     labels = [answer for answer in counts if pays(answer, answer)]
     left = {label: counts[label] for label in labels}
     sizes: list[int] = []
@@ -101,10 +104,10 @@ def vote_on(answers: Sequence[str | None], answer_format: AnswerFormat) -> Vote:
     is_alone = not any(pays(majority[0], answer) for answer in labels if answer not in majority)
     members: tuple[int, ...] = ()
     if majority and is_sound and is_alone and time.monotonic() < end:
-        # Of `18\text{ eggs}` the verifier reads the 18: it is paid with them, and no vote.
+        # The verifier reads only the 18 of `18\text{ eggs}`: the response is rewarded with the others, but no vote.
         paid = majority + [answer for answer in counts if answer not in labels and pays(majority[0], answer)]
         members = tuple(index for index, answer in enumerate(answers) if answer in paid)
-    # The others among themselves come last: the vote does not wait for them.
+    # Minority answers are compared last, as the vote does not depend on them.
     while left:
         next_cluster()
     sizes.sort(reverse=True)
@@ -114,11 +117,11 @@ def vote_on(answers: Sequence[str | None], answer_format: AnswerFormat) -> Vote:
 
 
 def check_agreement(min_agreement: float) -> None:
-    """Raise `ValueError` unless this is a share that one answer only can reach."""
+    """Raise `ValueError` unless this is a share that only one answer can reach."""
     if not 0.5 < min_agreement <= 1.0:
         raise ValueError(
-            f"`min_agreement` is {min_agreement!r}, but must be a share of the votes above 0.5, which no two answers "
-            "reach, and at most 1. `0.6` is a plain majority of up to five votes, `1.0` asks for all of them."
+            f"`min_agreement` is {min_agreement!r}, but must be a share of the votes above 0.5, so that two answers "
+            "cannot both reach it, and at most 1. `0.6` is a plain majority of up to five votes, `1.0` asks for all."
         )
 
 
@@ -126,8 +129,8 @@ def decide(
     answers: Sequence[str | None], num_voters: int, min_agreement: float, answer_format: AnswerFormat
 ) -> Vote | None:
     """
-    The vote of `num_voters`, as soon as those who answered settle it: with the majority's answer if their share of
-    all voters reaches `min_agreement`, without one if that cannot be reached any more; `None` while it is open.
+    The vote of `num_voters`, as soon as the answers so far settle it. It has the majority's answer if its share of all
+    voters reaches `min_agreement`, and no answer if no answer can reach that any more. `None` while it is open.
     """
     if num_voters == 1 and answers:
         return Vote(answers[0], float(answers[0] is not None), (0,))
@@ -137,6 +140,6 @@ def decide(
     num_votes = round(vote.agreement * len(answers))
     if vote.answer is not None and num_votes >= needed:
         return vote
-    # Where there is no majority now, because two answers cannot be told apart, a third may still become one.
+    # If there is no majority because two answers cannot be told apart, a third answer may still become one.
     most = num_votes if vote.answer is not None else sum(answer is not None for answer in answers)
     return None if num_left > 0 and most + num_left >= needed else Vote(None, 0.0, ())
