@@ -1,4 +1,4 @@
-"""The pool of prompts: where it comes from, what a prompt asks, its id. Knows no labels."""
+"""The pool of prompts: loading it, what each prompt asks, and prompt ids. Knows nothing of labels."""
 
 from .identity import Questions as Questions
 from .identity import drop_duplicates as drop_duplicates

@@ -1,4 +1,4 @@
-"""Ids of prompts: by what they ask, or by a column that says so. Checks a pool on the way."""
+"""Prompt ids, made from the question or from a column of ids. Checks the pool along the way."""
 
 import hashlib
 import json
@@ -14,16 +14,16 @@ from .prompts import asked, build_prompt, normalised, prompt_text, without
 
 
 # Ids pass through spreadsheets, which take 1234567890123456 and 12e4567890123456 for numbers, 0012 for 12, P12 for
-# money and 2-3 for a date, each country in its own way. A word without a digit is none of these anywhere.
+# money and 2-3 for a date, depending on the country. A word without digits is safe everywhere.
 _LETTERS = str.maketrans("0123456789abcdef", "abcdefghijklmnop")
 
 
 @dataclass(frozen=True)
 class Questions:
     """
-    What the rows of a pool ask, whatever stands around it. The id of a row is that of its value in `id_column`; else
-    of its text in `question_column`; else of the turns of its prompt without system messages, and without the
-    `instruction` at the beginning or the end of what the user says.
+    Finds the question of each row, whatever surrounds it. A row's id is made from its value in `id_column`; without
+    that column, from its text in `question_column`; without either, from the turns of its prompt. System messages and
+    the `instruction` at the beginning or the end of the user's turns do not count.
     """
 
     prompt_column: str = "prompt"
@@ -33,7 +33,7 @@ class Questions:
 
     @property
     def columns(self) -> list[str]:
-        """The columns that tell what a row asks."""
+        """The columns that identify a row."""
         names = (self.prompt_column, self.id_column, self.question_column)
         return list(dict.fromkeys(name for name in names if name is not None))
 
@@ -60,7 +60,7 @@ class Questions:
         return list(ids)
 
     def build_prompts(self, dataset: Dataset, system_prompt: str | None) -> Dataset:
-        """The pool with the prompts that [`build_prompt`] makes of its own, if there is anything to add."""
+        """The pool with its prompts passed through [`build_prompt`], if there is anything to add."""
         if self.instruction is None and system_prompt is None:
             return dataset
         self.check(dataset)
@@ -80,34 +80,34 @@ class Questions:
         return text if self._take_off is None else self._take_off(text).strip("\n") or text
 
     def check_labels(self, label_column: str | None) -> None:
-        """Refuse to make ids or questions of labels: both are shown before anything is bought."""
+        """Raise `ValueError` if ids or questions would be made of labels, as both are shown before any purchase."""
         for name in ("id_column", "question_column"):
             if label_column is not None and getattr(self, name) == label_column:
                 raise ValueError(
-                    f"`{name}` is the label column {label_column!r}, which would be told without a purchase. Name a "
-                    "column that knows nothing of the label."
+                    f"`{name}` is the label column {label_column!r}, which would be shown without a purchase. Name a "
+                    "column that tells nothing about the label."
                 )
 
     def asked_in(self, rows: Iterable[dict[str, Any]]) -> Iterator[set[str]]:
         """
-        The ids by which the question of each row is known, in whatever data set. A column of ids counts for nothing
-        here, since each data set has numbers of its own.
+        All ids that each row's question may have in any dataset. The column of ids is ignored here, since each dataset
+        has its own numbering.
         """
         for row in rows:
             prompt, question = row.get(self.prompt_column), row.get(self.question_column or "")
             keys = {_hash(normalised(question))} if isinstance(question, str) else set()
-            with suppress(TypeError):  # of a prompt with images, nobody knows what it asks
+            with suppress(TypeError):  # a prompt with images has no id
                 keys |= {_hash(asked(prompt, self._take_off))} if prompt else set()
             yield keys - {_hash("")}
 
     def arguments(self) -> str:
-        """What [`drop_duplicates`] has to be told besides the data sets, as Python."""
+        """The arguments for [`drop_duplicates`] besides the datasets, as Python source."""
         told = {"prompt_column": self.prompt_column, "question_column": self.question_column}
         told |= {"instruction": self.instruction}
         return "".join(f", {name}={value!r}" for name, value in told.items() if value not in (None, "prompt"))
 
     def places(self, dataset: Dataset) -> dict[str, int]:
-        """Row of every question of a data set, under all ids that [`asked_in`] gives it."""
+        """The row of each question of a dataset, under every id from [`asked_in`]."""
         names = [name for name in self.columns if name in dataset.column_names]
         return {key: row for row, keys in enumerate(self.asked_in(_rows(dataset, names))) for key in keys}
 
@@ -116,7 +116,7 @@ class Questions:
         return None if self.instruction is None else without(self.instruction)
 
     def id(self, row: int, values: dict[str, Any]) -> str:
-        """Id of a row by the values of its columns, see [`Questions`]; `ValueError` if these make none."""
+        """Id of a row from the values of its columns, see [`Questions`]; raises `ValueError` if it has none."""
         if self.id_column is not None:
             return _hash(_text_of_id(row, self.id_column, values[self.id_column]))
         if self.question_column is not None:
@@ -143,7 +143,7 @@ class Questions:
         )
 
     def check(self, dataset: Dataset) -> None:
-        """Refuse what is no pool, or lacks a column, before any row is read."""
+        """Raise if this is not a pool, or a column is missing, before any row is read."""
         if not isinstance(dataset, Dataset):
             raise TypeError(
                 f"The pool is a `{type(dataset).__name__}`, but ranking it needs a `datasets.Dataset`, which can be "
@@ -153,7 +153,7 @@ class Questions:
         if dataset.format["type"] == "custom":
             raise ValueError(
                 "The pool has a transform (`set_transform`, `with_transform`), which makes columns only when a row is "
-                "read, so that nobody can say beforehand which of them tell the label. Apply it once: "
+                "read, so columns with labels cannot be hidden beforehand. Apply it once: "
                 "`dataset.with_format(None).map(transform, batched=True)`."
             )
         if self.prompt_column not in dataset.column_names:
@@ -174,8 +174,8 @@ class Questions:
         if self.id_column is not None:
             return (
                 f"Rows {first} and {row} of the pool have the same value {values[self.id_column]!r:.80} in "
-                f"`id_column` {self.id_column!r}. Answers would go to the wrong prompt. Give every row a value of its "
-                "own, or leave `id_column` out: a prompt's id is then that of its question."
+                f"`id_column` {self.id_column!r}. Answers would go to the wrong prompt. Give every row a different "
+                "value, or leave `id_column` out: a prompt's id is then that of its question."
             )
         return (
             f"Rows {first} and {row} of the pool hold the same prompt: {self.text(values)[:80]!r}. A label would be "
@@ -201,36 +201,36 @@ def pool_ids(
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
             Column that holds the prompts.
         id_column (`str`, *optional*):
-            Column of texts or whole numbers that tell the rows apart. Ids are made of them, whatever the prompts say.
+            Column of texts or whole numbers, different in each row. Ids are made of them, whatever the prompts say.
         question_column (`str`, *optional*):
             Column that holds the bare questions. Without an `id_column`, ids are made of them.
         instruction (`str`, *optional*):
-            What stands at the beginning or the end of every prompt beside its question. Without the columns above, ids
-            are made of the prompts without it and without system messages.
+            Text at the beginning or the end of every prompt, besides its question. Without the columns above, ids are
+            made of the prompts without it and without system messages.
 
     Returns:
         `list[str]`: one id per row, see [`prompt_id`].
 
     Raises:
         TypeError: if the dataset cannot be indexed.
-        ValueError: if it is empty, has a transform, lacks a column, has an empty prompt, question or id, a prompt that
-            is no text and no conversation, the same question or id twice, or the instruction nowhere.
+        ValueError: if the pool is empty, has a transform or lacks a column; if a prompt, question or id is empty or
+            occurs twice; if a prompt is neither a text nor a conversation; or if no prompt has the instruction.
     """
     return Questions(prompt_column, id_column, question_column, instruction).ids(dataset)
 
 
 def prompt_id(prompt: Any) -> str:
     """
-    Stable id of what a prompt asks: survives reordering, other columns, restarts, other system prompts, common
-    indentation, and white space at the end of lines and around. A conversation of a single user message has the id of
-    its text. Spacing inside of lines and relative indentation count.
+    Stable id of a prompt's question. It does not depend on the order of the pool, on other columns, on system prompts,
+    on indentation that all lines share, or on white space around the text and at the end of lines. Spacing within
+    lines and relative indentation do count. A conversation with a single user message has the id of its text.
 
     Args:
         prompt (`str` or `list[dict]`):
             Plain text, or a conversation as TRL has it.
 
     Returns:
-        `str`: 64 bits of the SHA-256 of the normalised question as 16 letters from a to p.
+        `str`: the first 64 bits of the SHA-256 of the normalised question, as 16 letters from a to p.
     """
     return _hash(asked(prompt))
 
@@ -241,21 +241,21 @@ def _hash(question: Any) -> str:
 
 
 def _text_of_id(row: int, column: str, value: Any) -> str:
-    """A value of an id column as text. Tables with gaps hold whole numbers as floats."""
+    """Convert a value of an id column to text. Tables with gaps store whole numbers as floats."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     text = normalised(str(value)) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     if not text:
         raise ValueError(
             f"Row {row} of the pool has the value {value!r:.80} in `id_column` {column!r}, a "
-            f"`{type(value).__name__}`, but an id is a text or a whole number, and not empty. Fill the column with "
-            "`dataset.map`, or filter such rows out."
+            f"`{type(value).__name__}`, but an id must be a text or a whole number, and not empty. Fill the column "
+            "with `dataset.map`, or filter such rows out."
         )
     return text
 
 
 def _check_prompt(row: int, prompt: Any) -> None:
-    """Raise `ValueError` if this is neither a text nor a conversation, or an empty one."""
+    """Raise `ValueError` if this is empty, or neither a text nor a conversation."""
     is_text = isinstance(prompt, str)
     is_conversation = isinstance(prompt, list) and all(_is_message(message) for message in prompt)
     if prompt is not None and not is_text and not is_conversation:
@@ -276,14 +276,14 @@ def _is_message(message: Any) -> bool:
 
 
 def _rows(dataset: Dataset, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Plain values of some columns, row by row."""
+    """The values of some columns as Python objects, row by row."""
     plain = dataset.with_format(None)
     values = (plain[name] for name in columns)
     return (dict(zip(columns, row, strict=True)) for row in zip(*values, strict=True))
 
 
 def pool_fingerprint(prompt_ids: Iterable[str]) -> str:
-    """Identify a pool by its prompts, whatever their order: 16 hexadecimal digits."""
+    """Identify a pool by its prompts, in any order: 16 hexadecimal digits."""
     return hashlib.sha256("\n".join(sorted(prompt_ids)).encode()).hexdigest()[:16]
 
 
@@ -300,28 +300,28 @@ def drop_duplicates(
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            A pool that may hold a question twice.
+            A pool that may contain questions more than once.
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
             Column that holds the prompts.
         seen_in ([`~datasets.Dataset`], *optional*):
-            Another dataset, whose questions are dropped altogether, under whatever system prompt: a pool that this
-            evaluation set must not share questions with.
+            Another dataset, such as the training pool of an evaluation set. Rows whose question occurs there are
+            dropped too, whatever their system prompt.
         question_column (`str`, *optional*):
-            Column that holds the bare questions, where a dataset has it.
+            Column that holds the bare questions, in datasets that have it.
         instruction (`str`, *optional*):
-            What stands at the beginning or the end of prompts beside their question.
+            Text at the beginning or the end of prompts, besides their question.
 
     Returns:
-        [`~datasets.Dataset`]
+        [`~datasets.Dataset`]: the first row of each question, in the same order.
 
     Raises:
-        ValueError: if `seen_in` has none of these columns, or a row asks nothing.
+        ValueError: if `seen_in` has none of these columns, or a row has no question.
     """
     questions = Questions(prompt_column, None, question_column, instruction)
     if seen_in is not None and set(questions.columns).isdisjoint(seen_in.column_names):
         raise ValueError(
-            f"`seen_in` has none of the columns {questions.columns}, only {seen_in.column_names}, so that nobody "
-            "knows what it asks. Rename the column that holds its prompts: `seen_in.rename_column(..., "
+            f"`seen_in` has none of the columns {questions.columns}, only {seen_in.column_names}, so its questions "
+            "are unknown. Rename the column that holds its prompts: `seen_in.rename_column(..., "
             f"{prompt_column!r})`."
         )
     seen = set() if seen_in is None else set(questions.places(seen_in))

@@ -1,4 +1,4 @@
-"""Where a pool comes from, and its rows."""
+"""Loading a pool, and reading its rows."""
 
 import atexit
 import shutil
@@ -19,7 +19,10 @@ _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parqu
 
 
 def read_rows(dataset: Dataset, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
-    """Rows of a dataset, a thousand at a time: one by one takes five times as long, all at once all the memory."""
+    """
+    Iterate over rows of a dataset. They are read in thousands: one by one takes five times as long, and all at once
+    may fill the memory.
+    """
     for start in range(0, len(rows), 1000):
         columns = dataset[[int(row) for row in rows[start : start + 1000]]]
         yield from (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
@@ -27,8 +30,8 @@ def read_rows(dataset: Dataset, rows: Sequence[int]) -> Iterator[dict[str, Any]]
 
 def collect_stream(stream: IterableDataset) -> Dataset:
     """
-    Rows of a stream as a dataset that can be indexed. They are read once, a thousand in memory at a time, into a
-    folder that goes away with the process: they may hold labels, and nothing is to find them there.
+    Copy the rows of a stream to a dataset that can be indexed. They are read once, a thousand in memory at a time,
+    into a folder that is deleted when the process ends, as the rows may hold labels.
     """
     folder = tempfile.mkdtemp(prefix="pivottrace-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -44,9 +47,13 @@ def load_pool(
     streaming: bool = False,
 ) -> Dataset:
     """
-    Load a pool, or its first `limit` rows, from a `.jsonl`, `.json`, `.csv` or `.parquet` file, a folder (saved with
-    `save_to_disk`, or of data files), or the hub. `split` and `config_name` are those of a folder or a hub dataset.
-    With `streaming` no more of it is read, or fetched from the hub, than the rows that are taken.
+    Load a pool, or its first `limit` rows, from a `.jsonl`, `.json`, `.csv` or `.parquet` file, from a folder (saved
+    with `save_to_disk`, or of data files), or from the hub. `split` and `config_name` apply to folders and hub
+    datasets. With `streaming`, only the rows that are taken are read or downloaded.
+
+    Raises:
+        ValueError: if `limit` is below 1, or the source cannot be read as a pool.
+        FileNotFoundError: if there is no such file, folder or hub dataset.
     """
     path = Path(source)
     if limit is not None and limit < 1:
@@ -86,7 +93,7 @@ def _first(dataset: Dataset, limit: int | None) -> Dataset:
 
 @contextmanager
 def _reading(path: Path, advice: str) -> Iterator[None]:
-    """Say of data files what is wrong with them, and not that something is."""
+    """Replace the general error of `datasets` by the one that says what is wrong with a data file."""
     with reading(path, advice):
         try:
             yield

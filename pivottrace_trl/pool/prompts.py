@@ -1,4 +1,4 @@
-"""What a prompt is made of: a system prompt, turns, an instruction around the question."""
+"""The parts of a prompt: a system prompt, turns, and an instruction around the question."""
 
 import re
 import textwrap
@@ -8,8 +8,8 @@ from typing import Any
 
 
 _SYSTEM_ROLES = ("system", "developer")
-# What nobody sees, and web pages and spreadsheets leave behind: zero-width space, word joiner, byte order mark, and a
-# space that does not break.
+# Invisible characters that web pages and spreadsheets leave behind: zero-width space, word joiner, byte order mark,
+# and the non-breaking space.
 _UNSEEN = {0x200B: None, 0x2060: None, 0xFEFF: None, 0xA0: " "}
 
 
@@ -17,23 +17,23 @@ def build_prompt(
     question: str | list[dict[str, Any]], instruction: str | None = None, system_prompt: str | None = None
 ) -> list[dict[str, Any]]:
     """
-    The conversation that a policy is asked: the system prompt if there is one, and a user turn that is the question, a
-    line break, and the instruction. `pivottrace triage --instruction ... --system-prompt ...` builds its prompts so; a
-    training script that does the same gets the same prompts, byte for byte.
+    Build the conversation that the policy gets: the system prompt, if there is one, and a user turn with the question,
+    a line break, and the instruction. `pivottrace triage --instruction ... --system-prompt ...` builds its prompts
+    with this function, so a training script that uses it gets the same prompts, byte for byte.
 
     Args:
         question (`str` or `list[dict]`):
             The bare question; or a conversation, whose last user turn gets the instruction.
         instruction (`str`, *optional*):
-            What every prompt says beside its question. It is not added where the question begins or ends with it.
+            Text that follows every question. It is not added if the question already begins or ends with it.
         system_prompt (`str`, *optional*):
-            Text of a system message that stands first. A conversation that begins with the same one stays as it is.
+            Text of the system message. A conversation that already begins with the same one is left as it is.
 
     Returns:
-        `list[dict]`: a conversation as TRL has it.
+        `list[dict]`: a conversation in TRL's format.
 
     Raises:
-        ValueError: for a conversation that has another system prompt, or no user turn for the instruction.
+        ValueError: if the conversation has another system prompt, or no user turn for the instruction.
 
     Example:
     ```python
@@ -76,15 +76,15 @@ def _with_instruction(content: Any, instruction: str) -> Any:
 
 def without(instruction: str) -> Callable[[str], str]:
     """
-    Takes an instruction off a text: at its beginning and its end, as often as it stands there, whatever the white
-    space in it. A text that has none comes back as it is.
+    Make a function that removes an instruction from a text: at the beginning and the end, each time it is repeated,
+    whatever its white space. A text without the instruction is returned unchanged.
     """
     words = _visible(instruction).split()
     if not words:
         raise ValueError(f"`instruction` is {instruction!r}, which is empty. Leave it out.")
-    # The line break goes with it, and not the indentation of the line after.
+    # The line break is removed too, but not the indentation of the next line.
     begin = re.compile(rf"\s*{_spaced(words)}(?:[^\S\n]*\n|[^\S\n]+|\Z)")
-    # The end is read backwards: a search for it takes quadratic time where an instruction is repeated.
+    # The end is matched backwards: searching forwards takes quadratic time if the instruction is repeated.
     end = re.compile(rf"\s*{_spaced([word[::-1] for word in reversed(words)])}(?!\S)")
 
     def take_off(text: str) -> str:
@@ -101,7 +101,7 @@ def _spaced(words: list[str]) -> str:
 
 
 def _length_of(pattern: re.Pattern[str], text: str) -> int:
-    """How far a pattern reaches from the beginning of a text, as often as it stands there."""
+    """Length of the text's beginning that consists of repetitions of a pattern."""
     length = 0
     while length < len(text) and (found := pattern.match(text, length)):
         length = found.end()
@@ -110,8 +110,8 @@ def _length_of(pattern: re.Pattern[str], text: str) -> int:
 
 def asked(prompt: str | list[dict[str, Any]], take_off: Callable[[str], str] | None = None) -> Any:
     """
-    What a prompt asks: its text, or that of its only user turn; else its turns as plain values. System messages are no
-    part of it, nor are fields without a value and what [`normalised`] leaves out; `take_off` takes off an instruction.
+    The question of a prompt: its text, or that of its only user turn, or otherwise its turns as plain values. System
+    messages, empty fields, and what [`normalised`] removes are left out. `take_off` removes an instruction.
     """
     if isinstance(prompt, str):
         return normalised(prompt if take_off is None else take_off(prompt))
@@ -138,7 +138,7 @@ def _asked_in(turn: dict[str, Any], take_off: Callable[[str], str] | None) -> di
 
 
 def _filled(value: Any) -> Any:
-    """Without fields that hold nothing: in a table, every message has the fields of all."""
+    """A value without empty fields: in a table, every message has the fields of all messages."""
     if isinstance(value, dict):
         return {key: _filled(item) for key, item in value.items() if item is not None}
     return [_filled(item) for item in value] if isinstance(value, list) else value
@@ -146,8 +146,9 @@ def _filled(value: Any) -> Any:
 
 def normalised(text: str) -> str:
     """
-    A text as far as it tells questions apart. Inner spacing and relative indentation count; line endings, common
-    indentation, blanks at the end of lines, blank lines around, ways to write an accent, and what nobody sees do not.
+    Remove what does not distinguish questions: the kind of line endings, common indentation, blanks at the end of
+    lines, blank lines around the text, different encodings of an accent, and invisible characters. Spacing within lines
+    and relative indentation are kept.
     """
     text = _with_plain_line_endings(_visible(text))
     if "\n" not in text:
@@ -165,7 +166,7 @@ def _with_plain_line_endings(text: str) -> str:
 
 
 def prompt_text(prompt: str | list[dict[str, Any]]) -> str:
-    """Text of a prompt for people: the last user message of a conversation, or the plain prompt."""
+    """Text of a prompt for people: the last user message of a conversation, or the prompt itself."""
     if isinstance(prompt, str):
         return prompt
     content = ([turn for turn in prompt if turn.get("role") == "user"] or prompt)[-1]["content"]
