@@ -279,7 +279,7 @@ def test_a_folder_that_is_no_run(command, tmp_path, capsys):
 @pytest.mark.parametrize("command", RUN_COMMANDS, ids=" ".join)
 def test_a_file_that_is_no_ledger(command, tmp_path, capsys):
     (tmp_path / "ledger.sqlite").write_text("not a ledger, but long enough to look at" * 10)
-    assert f"{tmp_path / 'ledger.sqlite'} is no ledger" in refusal(at(command, tmp_path), capsys)
+    assert f"{tmp_path / 'ledger.sqlite'} is not a ledger" in refusal(at(command, tmp_path), capsys)
 
 
 @pytest.mark.parametrize("command", [*RUN_COMMANDS, ["triage"]], ids=" ".join)

@@ -413,5 +413,5 @@ def test_a_ledger_that_is_damaged_later_says_so(tmp_path):
         connection.execute("DROP TRIGGER events_are_final")
         connection.execute("UPDATE events SET value = '{' WHERE kind = 'answer'")
     connection.close()
-    with pytest.raises(ValueError, match="ledger.sqlite is damaged .*Put back a copy"):
+    with pytest.raises(ValueError, match="ledger.sqlite is damaged .*Restore a backup"):
         AnnotationLedger.open(path)

@@ -1,4 +1,4 @@
-"""Who is asked for labels, and what is paid: queries, oracles, and the ledger."""
+"""Asking for labels and paying for them: queries, oracles, and the ledger."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""Models answer the queue of a run, without a training script."""
+"""Lets models answer the queue of a run, without a training script."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -10,7 +10,7 @@ from .queries import Answer, Opinion, Query
 
 
 def questions_for(ledger: AnnotationLedger, author: str) -> list[Query]:
-    """The queue, less what an annotator had no answer to before."""
+    """The queue, without questions that this annotator already had no answer to."""
     ledger.refresh()
     queue = (replace(query, opinions=ledger.opinions(query.prompt_id)) for query in ledger.queue())
     return [query for query in queue if not has_passed(query, author)]
@@ -23,14 +23,14 @@ def ask_queue(
     advance: Callable[[int], None] = lambda count: None,
 ) -> int:
     """
-    Let an annotator answer the queue, as far as the budget goes; what it has no answer to stays there, for people.
-    `advance` is told of each question that is done with. Returns the number of labels recorded.
+    Let an annotator answer the queue, as far as the budget goes. Questions that it cannot answer stay in the queue,
+    for people. `advance` is called after each question. Returns the number of labels recorded.
     """
     return ledger.buy(Cascade([_Watched(annotator, advance)], answer_format, is_last=False))
 
 
 class _Watched:
-    """An annotator, and who is told how far it is."""
+    """An annotator that reports its progress."""
 
     def __init__(self, annotator: NamedOracle, advance: Callable[[int], None]):
         self.author, self.batch_size = annotator.author, annotator.batch_size

@@ -1,4 +1,4 @@
-"""Several annotators in turn, each for what those before it gave no answer to."""
+"""Several annotators in turn, each for the questions that those before it did not answer."""
 
 from collections.abc import Generator, Iterator, Sequence
 from typing import Protocol, runtime_checkable
@@ -9,15 +9,15 @@ from .queries import Answer, Opinion, Oracle, Query, read_label
 
 @runtime_checkable
 class NamedOracle(Oracle, Protocol):
-    """One of several oracles: by its name the ledger knows what it said."""
+    """An oracle with a name, by which the ledger tells apart what several oracles said."""
 
     author: str
 
 
 class Cascade:
     """
-    Oracles in turn. That a member has no answer is an opinion, and it is not asked again; only from the last of all it
-    is a decline.
+    Asks several oracles in turn. If a member has no answer, that is recorded as an opinion and it is not asked again.
+    Only if the last member has none, the question counts as declined.
     """
 
     def __init__(self, members: Sequence[NamedOracle], answer_format: AnswerFormat, is_last: bool = True):
@@ -25,7 +25,7 @@ class Cascade:
         self._members, self._answer_format, self._is_last = members, answer_format, is_last
 
     def ask(self, queries: Sequence[Query]) -> Iterator[Answer | Opinion]:
-        """Ask each member for what those before it gave no answer to."""
+        """Ask each member the questions that those before it did not answer."""
         left = list(queries)
         for place, member in enumerate(self._members, start=1):
             if self._is_last and place == len(self._members):
@@ -42,12 +42,17 @@ class Cascade:
 
 
 def has_passed(query: Query, author: str) -> bool:
-    """Whether an annotator was asked before, and had no answer."""
+    """Whether an annotator was already asked, and had no answer."""
     return any(said.author == author and said.label is None and not said.has_failed for said in query.opinions)
 
 
 def consult(oracle: Oracle, queries: Sequence[Query]) -> Iterator[Answer | Opinion]:
-    """What an oracle says, asked in batches of its size; `ValueError` if it answers what it was not asked."""
+    """
+    Ask an oracle in batches of its `batch_size`.
+
+    Raises:
+        ValueError: if it answers a prompt that it was not asked about.
+    """
     for start in range(0, len(queries), oracle.batch_size):
         batch = queries[start : start + oracle.batch_size]
         missing = {query.prompt_id for query in batch}

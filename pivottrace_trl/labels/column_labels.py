@@ -1,4 +1,4 @@
-"""Labels of a dataset's own column: corrections of those that are known, and those that are the user's own."""
+"""Labels that are taken from the dataset's own column: the user's own labels, and corrections of known ones."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from .vault import LabelVault
 
 logger = logging.getLogger(__name__)
 
-# Rows of a dataset that are taken in one transaction; others may write between two of them.
+# Rows of a dataset per transaction. Other processes may write between two transactions.
 _CHUNK_SIZE = 10_000
 
 
@@ -26,7 +26,7 @@ class ColumnLedger(LedgerRecorder):
 
     def take_corrections(self, vault: LabelVault) -> list[str]:
         """
-        Take up labels of the dataset that were corrected since they were bought, or taken for the user's own. The old
+        Record labels of the dataset that were corrected since they were bought or recorded as the user's own. The old
         ones stay in the record, and nothing is paid again.
 
         Args:
@@ -48,9 +48,9 @@ class ColumnLedger(LedgerRecorder):
 
     def take_own(self, vault: LabelVault) -> list[str]:
         """
-        Record the labels of a dataset as the user's own, free of charge, ten thousand rows at a time. They take the
-        place of what was bought before, unless the dataset said the same when somebody contradicted it. A row without
-        a label takes nothing away.
+        Record the labels of a dataset as the user's own, free of charge, ten thousand rows at a time. They replace
+        labels that were bought before, unless somebody has contradicted the same label of the dataset since. A row
+        without a label changes nothing.
 
         Args:
             vault ([`LabelVault`]):
@@ -73,7 +73,10 @@ class ColumnLedger(LedgerRecorder):
         return changed
 
     def _is_news(self, answer: Answer) -> bool:
-        """Whether the dataset says something else than what stands, and than what it said when that was answered."""
+        """
+        Whether the dataset's label differs from the current one, and from the dataset's label at the time when the
+        current one was given.
+        """
         column, identity = self.label_column, answer.prompt_id
         standing, new = self.label(identity), answer.label.get(column)
         if standing is None:
@@ -95,13 +98,13 @@ class ColumnLedger(LedgerRecorder):
             some = ", ".join(changed[:5]) + (", ..." if len(changed) > 5 else "")
             logger.warning(
                 f"The dataset has other labels now than those that were known, for {len(changed)} prompts ({some}). "
-                f"The new ones are used, at no cost; the old ones stay in {self.path}. If the dataset was "
-                "not corrected, stop the run and put the right one back."
+                f"The new ones are used, at no cost; the old ones stay in {self.path}. If you did not correct "
+                "the dataset, stop the run and restore the right one."
             )
 
 
 def _filled(vault: LabelVault, prompt_ids: Sequence[str]) -> Iterator[list[Answer]]:
-    """The labels of a dataset, a part at a time, without the rows that have none."""
+    """The labels of a dataset in parts, without the rows that have none."""
     for start in range(0, len(prompt_ids), _CHUNK_SIZE):
         answers = vault.ask([Query(identity) for identity in prompt_ids[start : start + _CHUNK_SIZE]])
         yield [answer for answer in answers if answer.label is not None]

@@ -1,4 +1,4 @@
-"""Requests to a model behind an endpoint: paced, repeated, bounded in time, charged whatever becomes of them."""
+"""Requests to a model behind an endpoint: rate limit, retries, time limit, and the cost of every attempt."""
 
 import asyncio
 import logging
@@ -19,15 +19,15 @@ logger = logging.getLogger(__name__)
 _LONGEST_PAUSE = 8.0
 _MOMENT = 0.02
 _SECONDS_TO_CLOSE = 30.0
-# Who may log what a server sends: the client, and what it is built on.
+# Loggers that may quote what a server sends: the client's, and those of its libraries.
 _LOGGERS = ("openai", "httpx", "httpcore")
 
 
 @dataclass(frozen=True)
 class Sample:
     """
-    What came of a question, and what all its attempts cost. Without a label it is an answer as well, unless it was
-    not asked to its end, or `failure` says why the endpoint failed for good.
+    Outcome of asking a question, and the cost of all attempts. No label is a valid outcome, unless the question was
+    not asked to the end, or `failure` says why the endpoint failed for good.
     """
 
     label: str | None
@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Session:
-    """What one call asks through: a client, its loop, how many questions at a time, and whether it is over."""
+    """State of one call: the client, its event loop, the limit on parallel questions, and whether the call is over."""
 
     client: Any
     loop: asyncio.AbstractEventLoop
@@ -48,12 +48,12 @@ class Session:
 
 class Connection:
     """
-    The way to one model. A session has a loop of its own, in which questions are asked at the same time.
+    The connection to one model. Each session has its own event loop, in which questions are asked in parallel.
 
     Args:
-        model (`str`): its name.
-        client_options (`dict`): what the client of `openai` is made of.
-        request_options (`dict`): what goes into every request besides the messages.
+        model (`str`): name of the model.
+        client_options (`dict`): arguments for the client of `openai`.
+        request_options (`dict`): arguments of every request besides the messages.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class Connection:
         except ImportError as error:
             raise ImportError('EndpointAnnotator needs openai: pip install "pivottrace-trl[endpoint]"') from error
         self._openai = openai
-        # Retries of its own would be neither counted nor charged.
+        # The client's own retries would be neither counted nor charged.
         self._make_client = lambda: openai.AsyncOpenAI(**client_options, max_retries=0, timeout=timeout)
         client = self._make_client()
         self._key = client.api_key
         if client.base_url.userinfo or client.base_url.query:
             raise ValueError(
-                "`base_url` holds a user name, a password or a query, which the client writes to its log. Pass the "
-                "key as `api_key`."
+                "`base_url` holds a user name, a password or a query, which the client would write to its log. Pass "
+                "the key as `api_key`."
             )
         self._model, self._request_options = model, request_options
         self._answer_format = answer_format
@@ -93,7 +93,7 @@ class Connection:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """What is under way when it ends is cancelled, and charged."""
+        """Open a session. Requests that are under way when it ends are cancelled, and charged."""
         with _hiding(self._key), _running_loop() as loop:
             session = Session(self._make_client(), loop, asyncio.Semaphore(self._concurrency), threading.Event())
             try:
@@ -102,7 +102,7 @@ class Connection:
                 asyncio.run_coroutine_threadsafe(_close(session.client), loop).result(_SECONDS_TO_CLOSE)
 
     async def sample(self, session: Session, messages: list[dict[str, str]]) -> Sample:
-        """Ask a question once, with as many attempts as that takes."""
+        """Ask a question once, with as many attempts as it takes."""
         spent, num_unreadable = 0.0, 0
         for attempt in range(self._max_retries + 1):
             await self._pace()
@@ -110,14 +110,14 @@ class Connection:
                 return Sample(None, spent, is_answer=False)
             size = most_tokens(messages), self._request_options["max_completion_tokens"]
             while not self._spending.reserve(*size):
-                if self._spending.is_pending:  # others may turn out to cost less than the most they can
+                if self._spending.is_pending:  # requests under way may cost less than was reserved for them
                     await asyncio.sleep(_MOMENT)
                     continue
                 if not session.is_over.is_set():
                     session.is_over.set()
                     logger.warning(
-                        "The cost limit of %g leaves no money for another request (%g are spent); the rest stays "
-                        "in the queue. Raise `max_cost` to go on.",
+                        "The cost limit of %g leaves no money for another request (%g are spent); the remaining "
+                        "questions stay in the queue. Raise `max_cost` to go on.",
                         self._spending.limit,
                         self._spending.cost,
                     )
@@ -146,7 +146,7 @@ class Connection:
     async def _attempt(
         self, client: Any, messages: list[dict[str, str]], size: tuple[int, int]
     ) -> tuple[Reply, float]:
-        """One request, charged whatever becomes of it: also if it is cancelled."""
+        """Send one request. It is charged whatever happens to it, even if it is cancelled."""
         usage: Any = None
         charge = 0.0
         try:
@@ -161,12 +161,12 @@ class Connection:
             except self._openai.APIStatusError as error:
                 reply = read_status(error.status_code, error.response.headers.get("retry-after"))
             except (self._openai.OpenAIError, asyncio.TimeoutError, OSError, ValueError) as error:
-                # Its text may quote what was sent.
+                # The error's text may quote the request.
                 reply = Reply(
                     Kind.PASSING, f"{type(error).__name__} (no reply within {self._timeout:g} s, or half of one)"
                 )
             else:
-                # Reading waits for another process.
+                # Reading an answer blocks until another process replies.
                 reply = await asyncio.to_thread(read_body, text, self._answer_format, self._key)
             usage = reply.usage
         finally:
@@ -180,7 +180,7 @@ class Connection:
 
 
 class _HideKey(logging.Filter):
-    """Takes a key out of what the client logs; its tracebacks, which quote the server, go as well."""
+    """Removes a key from what the client logs, and drops tracebacks, as they quote the server."""
 
     def __init__(self, key: str):
         super().__init__()
@@ -220,7 +220,7 @@ def _running_loop() -> Iterator[asyncio.AbstractEventLoop]:
 
 
 async def _close(client: Any) -> None:
-    """End what is under way, which charges it, and close the connections."""
+    """Cancel the requests under way, which charges them, and close the connections."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()

@@ -1,4 +1,4 @@
-"""Labels out: what was bought, or is the user's own, as a dataset. Never a label that is neither."""
+"""Exports labels as a dataset: those that were bought and the user's own, and no others."""
 
 import json
 import logging
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 _CHUNK_SIZE = 10_000
 _TIME = pa.timestamp("ms", tz="UTC")
-# When a prompt was answered last, and what all its answers and opinions cost. With a single `max`, SQLite takes the
-# other columns from the row that has it.
+# Time of the last answer to each prompt, and the cost of all its answers and opinions. If a query has a single `max`,
+# SQLite takes the other columns from the row with the maximum.
 _CHARGES = """
 SELECT prompt_id, happened_at, sum(price), max(CASE WHEN kind != 'opinion' THEN event_id END) AS latest
 FROM events WHERE kind IN ('answer', 'own', 'opinion') GROUP BY prompt_id HAVING latest IS NOT NULL
@@ -53,8 +53,8 @@ def labelled_dataset(
     rows = [row for row, identity in enumerate(ids) if identity in known]
     if dataset is None and (num_left := len(known.difference(ids))):
         logger.warning(
-            f"{num_left} labels of {ledger.path} are of prompts that the pool does not have any more, so that they "
-            "are left out. To have them as well, pass the former pool as `dataset` to `to_dataset`."
+            f"{num_left} labels of {ledger.path} are of prompts that are no longer in the pool, and are left out. To "
+            "include them, pass the former pool as `dataset` to `to_dataset`."
         )
     return beside(prompts.select(rows), label_table(ledger, [ids[row] for row in rows]))
 
@@ -62,7 +62,7 @@ def labelled_dataset(
 def read_prompts(
     ledger: LedgerJournal, dataset: Dataset | None, prompt_ids: Sequence[str] | None, columns: Sequence[str]
 ) -> tuple[Sequence[str], Dataset]:
-    """Ids and prompts of a pool: of a dataset of the user's, else of the ledger's own."""
+    """Ids and prompts of a pool: from the user's dataset, or otherwise from the ledger's own files."""
     if dataset is None:
         return _questions(ledger)
     ids = pool_ids(dataset) if prompt_ids is None else prompt_ids
@@ -76,30 +76,30 @@ def read_prompts(
     if known and known.isdisjoint(ids):
         raise ValueError(
             f"None of the {len(known)} labelled prompts of {ledger.path} is among the {len(ids)} rows of `dataset`. "
-            "Pass the pool that the ledger was made for, and if its run had an id column or an instruction, the "
-            "`prompt_ids` that `pool_ids` makes with the same."
+            "Pass the pool that the ledger was made for. If its run had an id column or an instruction, also pass the "
+            "`prompt_ids` that `pool_ids` returns with the same arguments."
         )
     return ids, dataset.with_format(None).select_columns(list(columns))
 
 
 def _questions(ledger: LedgerJournal) -> tuple[list[str], Dataset]:
-    """Ids and texts of the pool beside a ledger; of an older ledger, which has none, those that it asked about."""
+    """Ids and texts of the pool file beside a ledger. An older ledger has none: then those that it asked about."""
     path = ledger.path.with_name(POOL_FILE)
     if not path.is_file():
         pairs = ledger.select("SELECT prompt_id, prompt FROM prompts ORDER BY rowid")
         texts = pa.table({"prompt": pa.array([text for _, text in pairs], pa.string())})
         return [identity for identity, _ in pairs], Dataset(texts)
-    with reading(path, "Start the run or the triage once more: it is written anew."):
+    with reading(path, "Start the run or the triage again, which writes it anew."):
         table = pq.read_table(path, columns=["prompt_id", "question"])
     return table["prompt_id"].to_pylist(), Dataset(pa.table({"prompt": table["question"]}))
 
 
 def beside(prompts: Dataset, table: pa.Table) -> Dataset:
-    """Prompts and what is known of them, side by side; the id comes first."""
+    """Join prompts with a table of what is known about them, row by row. The id is the first column."""
     if clash := set(prompts.column_names) & set(table.column_names):
         name = min(clash)
         raise ValueError(
-            f"`columns` names `{name}`, but something else stands under that name here. Rename yours first: "
+            f"`columns` names `{name}`, but the result has another column of that name. Rename yours first: "
             f"`dataset.rename_column({name!r}, 'my_{name}')`."
         )
     left = prompts.with_format("arrow")[:]
@@ -111,7 +111,7 @@ def beside(prompts: Dataset, table: pa.Table) -> Dataset:
 
 
 def label_table(ledger: LedgerJournal, prompt_ids: Sequence[str]) -> pa.Table:
-    """What is known of the labels of some prompts that have one, in this order."""
+    """The labels of some labelled prompts with what is known about them, in this order."""
     rows = ledger.select(_CHARGES)
     answered = pa.array([row[0] for row in rows], pa.string())
     places = pc.index_in(pa.array(prompt_ids, pa.string()), answered)
@@ -128,7 +128,7 @@ def label_table(ledger: LedgerJournal, prompt_ids: Sequence[str]) -> pa.Table:
         {
             "prompt_id": in_chunks(prompt_ids, pa.string(), str),
             ledger.label_column: label_column(ledger, prompt_ids),
-            # The label keeps its name, whatever that is.
+            # The label column always keeps its name.
             **{f"label_{name}" if name == ledger.label_column else name: values for name, values in known.items()},
         }
     )
@@ -136,9 +136,9 @@ def label_table(ledger: LedgerJournal, prompt_ids: Sequence[str]) -> pa.Table:
 
 def label_column(ledger: LedgerView, prompt_ids: Sequence[str]) -> pa.ChunkedArray:
     """
-    The labels of some prompts, null where there is none. They keep the type with which they were given; where that
-    differs, as with numbers of the dataset beside texts that people wrote, all become texts. Where any is a list of
-    answers that count as right, all are.
+    The labels of some prompts, null for those without one. Labels keep their type. If types differ, such as numbers
+    from the dataset and texts from people, all become texts. If any label is a list of accepted answers, all become
+    lists.
     """
     labels = [(ledger.label(identity) or {}).get(ledger.label_column) for identity in prompt_ids]
     are_lists = any(isinstance(label, list) for label in labels)
@@ -155,7 +155,7 @@ def label_column(ledger: LedgerView, prompt_ids: Sequence[str]) -> pa.ChunkedArr
 
 
 def in_chunks(values: Sequence[Any], kind: pa.DataType, read: Callable[[Any], Any]) -> pa.ChunkedArray:
-    """What a function says of each value, as a column; no more than a chunk of it is held as Python's objects."""
+    """Apply a function to each value and return a column. Only one chunk at a time is held as Python objects."""
     starts = range(0, len(values), _CHUNK_SIZE)
     chunks = (values[start : start + _CHUNK_SIZE] for start in starts)
     return pa.chunked_array([pa.array([read(value) for value in chunk], kind) for chunk in chunks], kind)

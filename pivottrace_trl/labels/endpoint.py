@@ -20,20 +20,20 @@ _INSTRUCTION = "Solve the problem step by step. End with the final answer in \\b
 class EndpointAnnotator:
     r"""
     Asks a model behind an OpenAI-compatible endpoint (a provider's, or vLLM's own server). Pass it as `annotator=` to
-    [`PivotDensityCallback`]; each answer is recorded as it arrives, with its price, and a run that is interrupted goes
-    on where it stopped. At most `concurrency` requests that are under way are then lost.
+    [`PivotDensityCallback`]. Each answer is recorded as it arrives, with its price, and an interrupted run goes on
+    where it stopped: at most the `concurrency` requests under way are lost.
 
-    A label is what stands in the last `\boxed{}` of a reply that came to its end. A reply that was cut off, refused or
-    filtered, and a request that the endpoint rejects, count as no answer; a reply without an answer does when it was
-    asked for twice. Other failures are repeated with growing pauses.
+    The label is the content of the last `\boxed{}` of a finished reply. A reply that was cut off, refused or filtered,
+    and a request that the endpoint rejects, count as no answer. A finished reply without an answer is requested once
+    more before it counts as no answer. Other failures are repeated with growing pauses.
 
-    Each attempt is charged with the most that it can cost, failed, late and abandoned ones too, unless a reply with a
-    credible `usage` proves that it cost less. Nothing that the server sends is quoted in errors or logs, as that may
-    hold the key.
+    Each attempt, even a failed, late or abandoned one, is charged the most that it can cost, unless a reply with a
+    credible `usage` proves that it cost less. Errors and logs never quote the server, as its text may hold the key.
 
     Args:
         model (`str`):
-            Name of the model at the endpoint; it is the author of the answers (`"name x 3"` of three samples' vote).
+            Name of the model at the endpoint. It is the author of the answers; a vote of three samples is by
+            `"name x 3"`.
         base_url (`str`, *optional*):
             Address of the endpoint. Defaults to that of the `openai` client.
         api_key (`str`, *optional*):
@@ -41,39 +41,39 @@ class EndpointAnnotator:
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
             Column of the rows that holds the problem.
         instruction (`str`, *optional*):
-            What is added to the system prompt. It must ask for the answer in `\boxed{}`.
+            System prompt. It must ask for the answer in `\boxed{}`.
         answer_format ([`AnswerFormat`] or `str`, *optional*, defaults to `"math"`):
             Reads the answer. Use that of the [`PivotDensityCallback`].
         num_samples (`int`, *optional*, defaults to `1`):
-            How many replies vote on a question, at most: asking stops as soon as the vote is settled. Each is recorded
-            as an [`Opinion`] with its price.
+            Largest number of replies that vote on a question. Asking stops as soon as the vote is settled. Each reply
+            is recorded as an [`Opinion`] with its price.
         min_agreement (`float`, *optional*, defaults to `0.6`):
-            Share of the samples, above 0.5 and at most 1, that must give an answer; otherwise there is none. A reply
-            without an answer is a vote for none.
+            Share of the samples, above 0.5 and at most 1, that must agree on an answer; otherwise there is none. A
+            reply without an answer is a vote against all answers.
         temperature (`float`, *optional*):
             Temperature of the replies. Defaults to 1 with several samples, and to the endpoint's own with one.
         max_completion_tokens (`int`, *optional*, defaults to `4096`):
-            Longest reply.
+            Limit on the length of a reply, in tokens.
         concurrency (`int`, *optional*, defaults to `8`):
-            Requests at a time.
+            Number of requests in parallel.
         requests_per_minute (`float`, *optional*):
-            Limit on the rate, repetitions included. No limit by default.
+            Rate limit, retries included. No limit by default.
         price_per_million_tokens (`tuple[float, float]`, *optional*, defaults to `(0.0, 0.0)`):
-            Price of a million tokens of prompt and of reply, in your currency.
+            Prices of a million prompt tokens and a million reply tokens, in your currency.
         max_cost (`float`, *optional*):
-            Most that may be spent by this object. An attempt is made only if the most that it can cost is left; the
-            rows that are left stay in the queue. No limit by default.
+            Most that this object may spend, in your currency. An attempt is made only if the most that it can cost is
+            left; the remaining questions stay in the queue. No limit by default.
         max_retries (`int`, *optional*, defaults to `5`):
-            How often a request is repeated.
+            How often a failed request is repeated.
         timeout (`float`, *optional*, defaults to `120.0`):
-            Seconds an attempt may take, from its beginning to the last byte of its reply.
+            Seconds that an attempt may take, from its start to the last byte of the reply.
 
     Attributes:
         author (`str`): name under which its answers are recorded.
-        cost (`float`): what was charged so far.
+        cost (`float`): what was charged so far, in your currency.
 
     Raises:
-        ValueError: for a limit or price that is impossible, or a `base_url` that holds a password or a query.
+        ValueError: if a limit or price is impossible, or `base_url` holds a password or a query.
         ImportError: if `openai` is not installed.
     """
 
@@ -116,7 +116,7 @@ class EndpointAnnotator:
             )
         check_agreement(min_agreement)
         if num_samples > 1 and temperature is None:
-            temperature = 1.0  # what endpoints take for granted, and the only one that some models take
+            temperature = 1.0  # the default of most endpoints, and the only value that some models accept
         if num_samples > 1 and not temperature:
             raise ValueError(
                 f"`temperature` is {temperature!r}, but with `num_samples={num_samples}` it must be positive: the "
@@ -124,7 +124,7 @@ class EndpointAnnotator:
             )
         self.model = model
         self.author = model if num_samples == 1 else f"{model} x {num_samples}"
-        # Each is recorded as it comes; the more, the less it matters that the last ones of a batch are waited for.
+        # Each answer is recorded as it comes. The larger the batch, the less time is lost waiting for its last ones.
         self.batch_size = 4 * concurrency
         self._prompt_column, self._instruction = prompt_column, instruction
         self._answer_format = resolve_format(answer_format)
@@ -146,16 +146,16 @@ class EndpointAnnotator:
 
     @property
     def cost(self) -> float:
-        """What was charged so far."""
+        """What was charged so far, in your currency."""
         return self._spending.cost
 
     def most_cost(self, queries: Sequence[Query]) -> float:
         """
-        What answers may cost at most, if no request has to be repeated.
+        The most that answers to some queries can cost, if no request has to be repeated.
 
         Args:
             queries (`Sequence[Query]`):
-                What would be asked for, with the prompt column in the `row` of each.
+                The queries, with the prompt column in the `row` of each.
 
         Returns:
             `float`: in the currency of the prices; `max_cost` if that is less.
@@ -174,22 +174,22 @@ class EndpointAnnotator:
 
         Args:
             queries (`Sequence[Query]`):
-                What is asked for; the `row` of each holds the prompt column. The samples that are among the
-                `opinions` of a query are not asked for again.
+                The queries; the `row` of each holds the prompt column. Samples that are already among the `opinions`
+                of a query are not asked for again.
 
         Yields:
-            [`Answer`] or [`Opinion`]: with what it cost; the label is `None` if there is none. Each of several samples
-            is an opinion, and their answer costs nothing more. Queries that the cost limit leaves no money for are
-            not answered.
+            [`Answer`] or [`Opinion`]: with its cost; the label is `None` if there is no answer. With several samples,
+            each sample is an opinion, and the answer itself costs nothing more. Queries beyond the cost limit are not
+            answered.
 
         Raises:
-            RuntimeError: if the endpoint fails for good; what was answered is yielded before.
+            RuntimeError: if the endpoint fails for good. Everything that was answered is yielded before.
         """
         failure: RuntimeError | None = None
         said: SimpleQueue[tuple[Answer | Opinion, asyncio.Event] | Future[None]] = SimpleQueue()
 
         async def say(item: Answer | Opinion) -> None:
-            # The next request waits until this is recorded: no more is lost than what is under way.
+            # The next request waits until this is recorded, so that at most the requests under way can be lost.
             is_taken = asyncio.Event()
             said.put((item, is_taken))
             await is_taken.wait()
@@ -218,13 +218,13 @@ class EndpointAnnotator:
     async def _settle(
         self, session: Session, query: Query, say: Callable[[Answer | Opinion], Awaitable[None]]
     ) -> None:
-        """Ask as many samples as it takes; says nothing more if the money is spent or the endpoint fails."""
+        """Ask for samples until the vote is settled. Stops without one if money runs out or the endpoint fails."""
         messages = self._messages(query.row[self._prompt_column])
         known = [said.label for said in query.opinions if said.author == self.model and not said.has_failed]
         votes, price = known[: self._num_samples], 0.0
         settled = (self._num_samples, self._min_agreement, self._answer_format)
         async with session.gate:
-            # Comparing waits for another process.
+            # Comparing answers blocks until another process replies.
             while (vote := await asyncio.to_thread(decide, votes, *settled)) is None:
                 sample = await self._connection.sample(session, messages)
                 if not sample.is_answer:

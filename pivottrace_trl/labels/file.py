@@ -1,4 +1,4 @@
-"""The ledger's file: whose it is, whether it is sound, and transactions that always come to an end."""
+"""The ledger's file: its format, its integrity checks, and transactions that always end."""
 
 import hashlib
 import json
@@ -49,7 +49,7 @@ _INSERT_PROMPT = (
     "digest = excluded.digest WHERE prompts.prompt IS NULL AND excluded.prompt IS NOT NULL"
 )
 _INSERT_PURCHASE = "INSERT INTO purchases (prompt_id) VALUES (?)"
-# Rows that are written at a time.
+# Number of rows written at a time.
 _MOST_ROWS = 1000
 _SELECT = (
     f"SELECT {', '.join('e.' + name for name in Event._fields)}, u.kind "
@@ -59,17 +59,17 @@ _SELECT = (
 
 class LedgerFile:
     """
-    A sound ledger file, open. Opening it reads all of it, tells `take` of each event and of the kind of the event that
-    it undoes, and writes nothing; one of the former version then gets the present tables, with the same rows. A file
-    that is no ledger, or damaged, is left as it is: `ValueError`.
+    An open ledger file that passed its checks. Opening reads the whole file without writing, and calls `take` with
+    each event and the kind of the event that it undoes. A file of the former version is then converted, with the same
+    rows. If the file is damaged or not a ledger, it is left as it is and `ValueError` is raised.
     """
 
     def __init__(self, path: Path, take: Callable[[Event, str | None], None]):
         self.path = path
         self._is_closed = False
         self._connection: sqlite3.Connection | None = None
-        # What the transaction has not written yet. The budget is in the events, and an event or a purchase names a
-        # prompt: they are written in this order.
+        # Rows that the transaction has not written yet. The order of writing matters: the budget is in the events, and
+        # events and purchases refer to prompts.
         self._rows: dict[str, list[Sequence[Any]]] = {_INSERT_PROMPT: [], _INSERT: [], _INSERT_PURCHASE: []}
         if self._examine(take) != SCHEMA_VERSION:
             take_over(self.connection)
@@ -77,13 +77,13 @@ class LedgerFile:
 
     def _examine(self, take: Callable[[Event, str | None], None]) -> int:
         """
-        Read all of it through a connection that may not write, so that damage, and the log, stay as they are; returns
-        the version.
+        Read the whole file through a read-only connection, so that a damaged file and its log stay as they are.
+        Returns the version.
         """
         check_header(self.path)
         try:
             self._connection = self._connect("ro")
-            self._connection.execute("BEGIN")  # one moment of the file, whoever writes to it meanwhile
+            self._connection.execute("BEGIN")  # a consistent snapshot, whoever writes meanwhile
             if not is_readable(version := find_version(self._connection)):
                 raise ValueError(
                     f"{self.path} has ledger version {version}, but this release reads version {SCHEMA_VERSION}. Use "
@@ -109,13 +109,13 @@ class LedgerFile:
                 num_charged += 1
                 if prompt_id not in paid:
                     raise self._damage(f"prompt {prompt_id} was charged, but never answered")
-            if num_charged != len(paid):  # no prompt is charged twice
+            if num_charged != len(paid):  # a prompt is charged only once
                 raise self._damage(f"{num_charged} purchases do not match {len(paid)} answered prompts")
             return version
         except sqlite3.OperationalError as error:
             raise ValueError(
-                f"{self.path} cannot be opened as a ledger ({error}). Close the program that holds it, or put back a "
-                "copy; it is left as it is."
+                f"{self.path} cannot be opened as a ledger ({error}). Close the program that holds it, or restore a "
+                "backup; it is left as it is."
             ) from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite quotes what it cannot read
             raise self._damage(error) from error
@@ -129,7 +129,7 @@ class LedgerFile:
 
     @classmethod
     def create(cls, path: Path) -> None:
-        """Make an empty ledger: a file that is there is complete, whenever the power fails."""
+        """Make an empty ledger. The file appears only when it is complete, even if the power fails."""
 
         def write(temporary: Path) -> None:
             connection = sqlite3.connect(temporary, isolation_level=None)
@@ -144,18 +144,18 @@ class LedgerFile:
     def _connect(self, mode: str) -> sqlite3.Connection:
         uri = f"{self.path.absolute().as_uri()}?mode={mode}"
         connection = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=60.0, check_same_thread=False)
-        # With less, a commit that was acknowledged may be lost when the power fails.
+        # With a lower setting, a power failure may lose an acknowledged commit.
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute("PRAGMA foreign_keys=ON")
-        # Ids are spread over all pages of an index: of a million prompts these are not read from the file each time.
+        # Ids are spread over all pages of an index. With a million prompts, the cache saves reading them every time.
         connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
         if mode == "rw":
-            connection.execute("PRAGMA journal_mode=WAL")  # a copy made by `backup` has no log
+            connection.execute("PRAGMA journal_mode=WAL")  # a copy made by `backup` is not in this mode
         return connection
 
     @property
     def connection(self) -> sqlite3.Connection:
-        """The connection; a new one after one that could not be trusted any more."""
+        """The connection. It is opened anew if the last one could no longer be trusted."""
         if self._is_closed:
             raise sqlite3.ProgrammingError(f"{self.path} was closed")
         if self._connection is None:
@@ -163,15 +163,15 @@ class LedgerFile:
         return self._connection
 
     def _damage(self, reason: object) -> ValueError:
-        return ValueError(f"{self.path} is damaged ({reason}). Put back a copy; it is left as it is.")
+        return ValueError(f"{self.path} is damaged ({reason}). Restore a backup; it is left as it is.")
 
     def begin(self) -> None:
-        """Begin to write; waits for other processes that do."""
-        self.rollback()  # of what was left by a clean-up that was itself interrupted
+        """Begin a transaction; waits for other processes that write."""
+        self.rollback()  # a transaction may be left over from an interrupted clean-up
         self.connection.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
-        """Keep what was written."""
+        """Commit the transaction."""
         self._flush()
         self.connection.execute("COMMIT")
 
@@ -188,7 +188,7 @@ class LedgerFile:
                 rows.clear()
 
     def rollback(self) -> None:
-        """Drop what was written since `begin`, if there is a transaction at all; afterwards there is none."""
+        """Drop what was written since `begin`. Does nothing without a transaction."""
         for rows in self._rows.values():
             rows.clear()
         connection = self._connection
@@ -197,14 +197,14 @@ class LedgerFile:
         try:
             connection.execute("ROLLBACK")
         except sqlite3.Error:
-            # Closing drops it in any case; the next use opens another one.
+            # Closing the connection drops the transaction in any case. The next use opens another connection.
             self._connection = None
             connection.close()
 
     def read(self, after: int, digest: str, take: Callable[[Event, str | None], None]) -> None:
         """
-        Tell `take` of the events after one, given by its number and digest; `ValueError` if one is not what was
-        written.
+        Call `take` with each event after the one with this number and digest. Raises `ValueError` if an event is not
+        what was written.
         """
         cursor = self.connection.cursor()
         try:
@@ -218,17 +218,17 @@ class LedgerFile:
             cursor.close()
 
     def append(self, row: Sequence[Any], previous: str) -> Event:
-        """Write an event, all but its digest, behind the one with the digest `previous`; returns it as it is kept."""
+        """Append an event, given without its digest, after the one with the digest `previous`; returns the event."""
         event = Event._make((*row, _digest((previous, *row))))
         self._add(_INSERT, event)
         return event
 
     def add_prompt(self, prompt_id: str, prompt: str | None) -> None:
-        """Keep a prompt; its text may come later."""
+        """Store a prompt. Its text may be added later."""
         self._add(_INSERT_PROMPT, (prompt_id, prompt, _digest((prompt_id, prompt))))
 
     def prompts(self, prompt_ids: Sequence[str]) -> list[str | None]:
-        """The texts of prompts, where there are any."""
+        """The texts of prompts; `None` for a prompt without one."""
         self._flush()
         query = "SELECT prompt_id, prompt, digest FROM prompts WHERE prompt_id IN (SELECT value FROM json_each(?))"
         rows = self.connection.execute(query, (json.dumps(prompt_ids),)).fetchall()
@@ -242,11 +242,11 @@ class LedgerFile:
         return prompt
 
     def add_purchase(self, prompt_id: str) -> None:
-        """Charge a prompt to the budget; the database refuses one too many, and one that was charged before."""
+        """Charge a prompt to the budget. The database refuses a purchase beyond the budget, and a second one."""
         self._add(_INSERT_PURCHASE, (prompt_id,))
 
     def find(self, query: str, arguments: tuple[Any, ...] = ()) -> tuple[Any, ...] | None:
-        """The first row of a query, which sees what the transaction holds."""
+        """The first row of a query, including what the transaction has written; `None` if there is none."""
         self._flush()
         cursor = self.connection.cursor()
         try:
@@ -256,8 +256,8 @@ class LedgerFile:
 
     def backup(self, target: Path, take: Callable[[Event, str | None], None]) -> None:
         """
-        Copy the ledger as it is now, its log included, into one file, and read that back; others may go on writing. An
-        older copy is replaced, anything else is not.
+        Copy the current ledger, with its log, into one file, and check the copy by reading it. Other processes may go
+        on writing. An older copy is replaced; any other file is refused with `ValueError`.
         """
         if target.exists():
             check_header(target)
@@ -284,23 +284,25 @@ class LedgerFile:
 
 def check_header(path: Path) -> None:
     """
-    Raise `ValueError` if a file is no ledger by its first bytes. A database of another program must not even be opened
-    as one, as that may change it.
+    Raise `ValueError` if the first bytes of a file are not those of a ledger. The database of another program must not
+    even be opened, as that may change it.
     """
     reason = "it is a folder"
     if not path.is_dir():
         with path.open("rb") as file:
             header = file.read(100)
-        reason = "it is empty" if not header else "it is no SQLite file"
+        reason = "it is empty" if not header else "it is not an SQLite file"
         if header.startswith(_MAGIC):
             if header[_APPLICATION_ID_AT] == APPLICATION_ID.to_bytes(4, "big"):
                 return
             reason = "it is a database of another program"
-    raise ValueError(f"{path} is no ledger: {reason}. Move it away, or choose another folder; it is left as it is.")
+    raise ValueError(f"{path} is not a ledger: {reason}. Move it away, or choose another folder; it is left as it is.")
 
 
 def _digest(values: Iterable[Any]) -> str:
-    """It tells damage, not forgery. Of the values as a list in JSON, which is written here in half the time."""
+    """
+    Digest of values as a JSON list, which is written here in half the time. It detects damage, not forgery.
+    """
     quote = encode_basestring_ascii
     parts = ["null" if value is None else quote(value) if isinstance(value, str) else repr(value) for value in values]
     return hashlib.blake2b(f"[{', '.join(parts)}]".encode(), digest_size=16).hexdigest()

@@ -1,4 +1,4 @@
-"""Labels on the Hugging Face Hub, behind a card that says how they were chosen."""
+"""Labels on the Hugging Face Hub, with a dataset card that says how they were chosen."""
 
 import re
 from collections import Counter
@@ -16,13 +16,16 @@ from .status import annotation_status
 
 def push_labels(ledger: AnnotationLedger, repo_id: str, is_public: bool = False) -> str:
     """
-    Upload the labels of a ledger as a dataset, private unless it is to be public; returns its address. Card and data
-    are one commit: nowhere is there one without the other.
+    Upload the labels of a ledger as a dataset, which is private unless `is_public`. Returns its address. Card and data
+    are uploaded in one commit.
+
+    Raises:
+        ValueError: if the ledger has no labels, or the dataset exists and is public although `is_public` is false.
     """
     labels = ledger.to_dataset()
     if not len(labels):
         raise ValueError(
-            f"{ledger.path} has no label yet, so that there is nothing to upload. Answer its queue first: pivottrace "
+            f"{ledger.path} has no label yet, so there is nothing to upload. Answer its queue first: pivottrace "
             f"desk {ledger.path.parent}."
         )
     card = make_card(ledger, labels, repo_id)
@@ -30,8 +33,8 @@ def push_labels(ledger: AnnotationLedger, repo_id: str, is_public: bool = False)
     repo_id = api.create_repo(repo_id, repo_type="dataset", private=not is_public, exist_ok=True).repo_id
     if not is_public and not api.dataset_info(repo_id).private:
         raise ValueError(
-            f"{repo_id} is there already, and everybody can see it. Name another dataset, or add --public if these "
-            "labels may be public. Nothing was uploaded."
+            f"{repo_id} exists already and is public. Name another dataset, or add --public if these labels may be "
+            "public. Nothing was uploaded."
         )
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -42,7 +45,7 @@ def push_labels(ledger: AnnotationLedger, repo_id: str, is_public: bool = False)
 
 
 def make_card(ledger: AnnotationLedger, labels: Dataset, repo_id: str) -> DatasetCard:
-    """What a reader must know of the labels: chosen how, by whom, for how much, and that nobody evaluates on them."""
+    """The dataset card: how the labels were chosen, who gave them, their cost, and that they are no evaluation set."""
     status = annotation_status(ledger)
     title = f"Labels of {repo_id.split('/')[-1]}"
     return DatasetCard.from_template(
@@ -60,5 +63,5 @@ def make_card(ledger: AnnotationLedger, labels: Dataset, repo_id: str) -> Datase
 
 
 def _plain(text: str) -> str:
-    """A text of somebody's on one line, in which nothing means anything to Markdown or HTML."""
+    """A text from outside on one line, with everything escaped that has a meaning in Markdown or HTML."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(text.split()))

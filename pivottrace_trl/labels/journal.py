@@ -1,4 +1,4 @@
-"""The file of a ledger and its state in memory, in step whatever happens."""
+"""Keeps the file of a ledger and its state in memory in step, whatever happens."""
 
 import json
 import threading
@@ -13,19 +13,19 @@ from .state import LedgerState, LedgerView
 
 
 T = TypeVar("T")
-# Made once: an encoder takes as long to make as a value to write.
+# Made once, as making an encoder takes as long as writing a value.
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 
 class LedgerJournal(LedgerView):
     """
-    Reads, writes and copies events; what they mean, [`AnnotationLedger`] knows. The lock of the run, if there is one,
-    is held until the file is closed.
+    Reads, writes and copies events; [`AnnotationLedger`] interprets them. The lock of the run, if there is one, is
+    held until the file is closed.
     """
 
     def __init__(self, path: Path, run_lock: RunLock | None = None):
         self.path = path
-        # The desk answers from several threads; the lock lets one of them in at a time.
+        # The desk answers from several threads, and the lock admits one at a time.
         self._lock = threading.RLock()
         self._run_lock = run_lock
         self._own_settings: dict[str, Any] | None = None
@@ -35,7 +35,7 @@ class LedgerJournal(LedgerView):
 
     @property
     def _state(self) -> LedgerState:
-        # What was interrupted half way is read from the file again.
+        # After an interruption, the state is read from the file again.
         with self._lock:
             if self._memory is None:
                 self.refresh()
@@ -44,7 +44,7 @@ class LedgerJournal(LedgerView):
 
     @property
     def _settings(self) -> dict[str, Any]:
-        # A run keeps to its own budget, whatever another one of the same process did with the file.
+        # A run keeps its own budget, whatever another run in the same process did with the file.
         return self._own_settings or self._state.settings
 
     def events(self) -> list[dict[str, Any]]:
@@ -58,31 +58,31 @@ class LedgerJournal(LedgerView):
         return [dict(zip(names.split(", "), row, strict=True)) for row in rows]
 
     def select(self, query: str, arguments: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """The rows of a query that reads."""
+        """The rows of a query. The query must not write."""
         with self._lock:
             return self._file.connection.execute(query, arguments).fetchall()
 
     def refresh(self) -> None:
-        """Take up what other processes wrote."""
+        """Read what other processes wrote."""
         with self._lock:
-            # Whatever interrupts this, a state that took up half an event is not used again.
+            # If this is interrupted, the state may hold half an event, and is not used again.
             state, self._memory = self._memory or LedgerState(), None
             self._file.read(state.last_event, state.digest, state.fold)
             self._memory = state
 
     def backup(self, path: str | Path) -> int:
         """
-        Copy the ledger as it is now into one file, and check the copy. The run and other programs may go on writing.
+        Copy the current ledger into one file, and check the copy. The run and other programs may go on writing.
 
         Args:
             path (`str` or `Path`):
-                The copy. An older copy is replaced, all at once.
+                Where to put the copy. An older copy is replaced in one step.
 
         Returns:
-            `int`: number of labels bought in the copy.
+            `int`: number of bought labels in the copy.
 
         Raises:
-            ValueError: if `path` is the ledger itself, or something that is no ledger.
+            ValueError: if `path` is the ledger itself, or a file that is not a ledger.
         """
         copied = LedgerState()
         with self._lock:
@@ -124,11 +124,11 @@ class LedgerJournal(LedgerView):
 
     def _write(self, action: Callable[[], T]) -> T:
         """
-        One transaction on the state as the file has it: what is checked still holds when it is written. However it
-        ends, there is no transaction afterwards, and the state is that of the file.
+        Run one transaction on the state of the file, so that what was checked still holds when it is written. However
+        it ends, no transaction is open afterwards, and the state matches the file.
         """
         with self._lock:
-            # In one function: an interruption between the parts of a context manager would leave it open.
+            # Not a context manager: an interruption between its parts would leave the transaction open.
             try:
                 self._file.begin()
                 self.refresh()
@@ -144,10 +144,10 @@ class LedgerJournal(LedgerView):
 
 
 def now() -> datetime:
-    """The time, as it is written."""
+    """The current time, in the form in which it is stored."""
     return datetime.now(timezone.utc)
 
 
 def to_json(value: Any) -> str:
-    """The one way in which a value is written."""
+    """A value as JSON, in the form in which it is stored."""
     return _encode(value)

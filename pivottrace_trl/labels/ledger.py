@@ -1,4 +1,4 @@
-"""Queries, answers, and what was paid for them: one SQLite file. The only module that asks for labels."""
+"""Queries, answers and their cost in one SQLite file. This is the only module that asks for labels."""
 
 import dataclasses
 import logging
@@ -25,29 +25,30 @@ logger = logging.getLogger(__name__)
 
 class AnnotationLedger(ColumnLedger):
     """
-    Append-only record of the queries, answers, prices, authors and times of one run, in one SQLite file, under a
-    budget. One run has it at a time; others [`~AnnotationLedger.open`] it beside the run. What a prompt's label is,
-    how much is spent and what is still asked for follows from the events.
+    Append-only record of the queries, answers, prices, authors and times of one run, in one SQLite file, under an
+    annotation budget. The labels, the money spent and the queue all follow from the recorded events. One run at a time
+    owns the ledger; other programs [`~AnnotationLedger.open`] it while the run is alive.
 
-    The state is a snapshot: what other processes wrote is seen after [`~AnnotationLedger.refresh`] or the next write.
-    A prompt is paid for once, whatever is undone and answered again.
+    The state is a snapshot: what other processes wrote becomes visible after [`~AnnotationLedger.refresh`] or the next
+    write. A prompt is paid for once, even if its answer is undone and given again.
 
     Args:
         path (`str` or `Path`):
-            SQLite file; made if absent.
+            SQLite file; created if it does not exist.
         budget (`int`):
             Number of labels that may be bought in all.
         prompt_ids (`Sequence[str]`):
-            The pool. It may have changed since the last time, as long as some answered prompt is still in it.
+            Ids of the pool. The pool may have changed since the last time, as long as one answered prompt is still in
+            it.
         label_column (`str`, *optional*, defaults to `"solution"`):
-            Column under which the reward functions expect an answer.
+            Column under which the reward functions expect the label.
         answer_format ([`AnswerFormat`] or `str`, *optional*, defaults to `"math"`):
-            Reads the answers of oracles. It stays once there are labels.
+            Reads the answers of oracles. It cannot be changed once there are labels.
 
     Raises:
-        ValueError: if the budget is no number of labels, or the file is no ledger, damaged, or of another pool. It is
-            left as it is.
-        RuntimeError: if a run of another process has the file.
+        ValueError: if the budget is not a number of labels, or if the file is not a ledger, is damaged, or belongs to
+            another pool. The file is left as it is.
+        RuntimeError: if a run in another process owns the file.
 
     Example:
     ```python
@@ -106,7 +107,7 @@ class AnnotationLedger(ColumnLedger):
     @classmethod
     def open(cls, path: str | Path) -> "AnnotationLedger":
         """
-        Open the ledger of a run as it is, also while the run is alive.
+        Open the ledger of a run without changing it, even while the run is alive.
 
         Args:
             path (`str` or `Path`):
@@ -117,7 +118,7 @@ class AnnotationLedger(ColumnLedger):
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if it is no ledger, or damaged.
+            ValueError: if it is not a ledger, or is damaged.
         """
         if not Path(path).exists():
             raise FileNotFoundError(f"There is no ledger {path}. Start the training or the triage that makes it.")
@@ -136,29 +137,30 @@ class AnnotationLedger(ColumnLedger):
         columns: Sequence[str] = ("prompt",),
     ) -> Dataset:
         """
-        The labels that were bought, and those that the user had, for any trainer. Nothing that was taken back, and no
-        row without a label. The rows were chosen for what a label is worth: they are no sample to evaluate on.
+        Export the labels that were bought, and the user's own, as a dataset for any trainer. It has no labels that
+        were taken back, and no rows without a label. Do not evaluate on it: the rows were chosen because their labels
+        are useful for training, and are no random sample.
 
         Args:
             dataset ([`~datasets.Dataset`], *optional*):
-                The pool, from which the prompts come as they are, conversations included, in this order. By default
+                The pool. Prompts are taken from it unchanged, conversations included, in its order. By default,
                 `prompt` is the question as people saw it, in the order of the pool.
             prompt_ids (`Sequence[str]`, *optional*):
-                Ids of the rows of `dataset`. Defaults to `pool_ids(dataset)`; where the run had an id column, a
-                question column or an instruction, `pool_ids` takes the same.
+                Ids of the rows of `dataset`. Defaults to `pool_ids(dataset)`. If the run had an id column, a question
+                column or an instruction, pass the ids that `pool_ids` returns with the same arguments.
             columns (`Sequence[str]`, *optional*, defaults to `("prompt",)`):
                 Columns of `dataset` to keep.
 
         Returns:
-            [`~datasets.Dataset`]: `prompt_id`, the columns of `dataset` or `prompt`, and the label under its own name;
-            `route`, `score` and `agreement` of the prompt when its label was asked for, where that is known; `purpose`
-            (`"probe"`, `"annotate"`, or `"own"` for a label that the user had), `author`, `price` (of all answers and
-            opinions on it, those that were taken back included) and `time` of the answer (UTC). Of these, one with the
-            name of the label column is called `label_...`.
+            [`~datasets.Dataset`]: one row per label, with these columns. `prompt_id`; the columns of `dataset`, or
+            `prompt`; the label under its own name; `route`, `score` and `agreement` of the prompt when its label was
+            asked for, if known; `purpose` (`"probe"`, `"annotate"`, or `"own"` for the user's own label); `author`;
+            `price` of all answers and opinions on the prompt, including those that were taken back; and `time` of the
+            answer (UTC). A column of ours that has the name of the label column is called `label_...` instead.
 
         Raises:
-            ValueError: if `dataset` holds none of the labelled prompts, lacks a column, or has one that is
-                called like ours.
+            ValueError: if `dataset` holds none of the labelled prompts, lacks a column, or has a column with the name
+                of one of ours.
 
         Example:
         ```python
@@ -169,14 +171,14 @@ class AnnotationLedger(ColumnLedger):
         return labelled_dataset(self, dataset, prompt_ids, columns)
 
     def query(self, prompt_id: str) -> Query | None:
-        """The query of a prompt that is asked for and not answered yet, else `None`."""
+        """The open query of a prompt; `None` if its label was not asked for, or is answered."""
         with self._lock:
             return self._queries([prompt_id])[0] if prompt_id in self._state.open_ids else None
 
     def queue(self, limit: int | None = None) -> list[Query]:
         """
-        What is asked for and not answered yet, most valuable first: probes, then by the value of a label, and where
-        that is not known the most uncertain. What was skipped comes last.
+        The open queries, most valuable first: probes, then queries by the value of their label, or by uncertainty if
+        the value is not known. Skipped ones come last.
 
         Args:
             limit (`int`, *optional*):
@@ -189,27 +191,27 @@ class AnnotationLedger(ColumnLedger):
             return self._queries(sorted(self._state.open_ids, key=self._urgency)[:limit])
 
     def _paid_first(self, identity: str) -> tuple[Any, ...]:
-        # What was paid for before costs nothing: it comes first, whatever is left of the budget.
+        # A prompt that was already paid for costs nothing, so it comes first, whatever is left of the budget.
         return identity not in self._state.paid, *self._urgency(identity)
 
     def _urgency(self, identity: str) -> tuple[int, bool, float, float]:
         asked = self._state.requests[identity]
-        # Where a value is not known, the score decides, as it does among equal values.
+        # If the value is not known, the score decides, as it does between equal values.
         keys = [float("inf") if asked.get(name) is None else -asked[name] for name in ("value", "score")]
         return self._state.num_skips.get(identity, 0), asked["purpose"] != "probe", keys[0], keys[1]
 
     def request(self, queries: Sequence[Query], epoch: int = 0, replaces: bool = True) -> None:
         """
-        Ask for labels: the queue becomes exactly these queries, less those that were answered or declined before. A
-        question that somebody is answering now stays in it.
+        Ask for labels. The queue becomes exactly these queries, without those that were answered or declined before. A
+        question that somebody is answering at the moment stays in the queue.
 
         Args:
             queries (`Sequence[Query]`):
-                The prompts that deserve a label now.
+                The prompts whose label is wanted now.
             epoch (`int`, *optional*, defaults to `0`):
-                Epoch of training that asks.
+                Epoch of training in which they are asked for.
             replaces (`bool`, *optional*, defaults to `True`):
-                Whether what else is in the queue is withdrawn.
+                Whether other open queries are withdrawn.
         """
         self._write(lambda: self._request(queries, epoch, replaces))
 
@@ -240,15 +242,15 @@ class AnnotationLedger(ColumnLedger):
         among: Collection[str] | None = None,
     ) -> int:
         """
-        Let an oracle answer the queue, most valuable first, as far as the budget goes. What was recorded stays, also
-        when the oracle fails later on. An answer that the answer format cannot read counts as none.
+        Let an oracle answer the queue, most valuable first, as far as the budget goes. Recorded answers are kept even
+        if the oracle fails later. An answer that the answer format cannot read counts as no answer.
 
         Args:
             oracle ([`Oracle`]):
-                Whom to ask.
+                The oracle to ask.
             rows (`Callable[[list[str]], Iterable[dict]]`, *optional*):
-                Returns what the oracle may know of the prompts with the given ids. Defaults to the text of the prompt,
-                as `prompt`.
+                Returns what the oracle may see of the prompts with the given ids, one dictionary per id. Defaults to
+                the text of the prompt, as `prompt`.
             among (`Collection[str]`, *optional*):
                 Ids of the prompts that may be answered now. Defaults to the whole queue.
 
@@ -256,7 +258,8 @@ class AnnotationLedger(ColumnLedger):
             `int`: number of labels recorded.
 
         Raises:
-            RuntimeError: if the oracle raises or answers what it was not asked; earlier answers are kept.
+            RuntimeError: if the oracle raises, or answers a prompt that it was not asked about. Earlier answers are
+                kept.
         """
         self.refresh()
         with self._lock:
@@ -286,11 +289,11 @@ class AnnotationLedger(ColumnLedger):
                 ) from error
             finally:
                 if isinstance(answers, Generator):
-                    answers.close()  # what it has under way ends now, and not when a traceback is forgotten
+                    answers.close()  # ends its requests now, and not when the traceback is garbage-collected
         return num_recorded
 
     def _next_batch(self, waiting: deque[str], most: int) -> list[Query]:
-        """The next queries that the budget pays for; another process may have answered some of them meanwhile."""
+        """The next queries that the budget pays for, without those that another process has answered meanwhile."""
         ids: list[str] = []
         with self._lock:
             num_left = self.num_left
@@ -306,7 +309,7 @@ class AnnotationLedger(ColumnLedger):
         return [dataclasses.replace(query, opinions=self.opinions(query.prompt_id)) for query in batch]
 
     def _read(self, said: Answer | Opinion) -> Answer | Opinion:
-        """An answer as it is kept: read by the answer format; declined if that cannot be done."""
+        """The answer to record: as the answer format reads it, or without a label if it cannot be read."""
         if isinstance(said, Opinion) or isinstance(said.label, dict):
             return said
         answer_format = format_of_ledger(self.answer_format, self._own_format)
@@ -314,5 +317,5 @@ class AnnotationLedger(ColumnLedger):
 
 
 def _finite(number: float | None) -> float | None:
-    """SQLite's JSON and ours agree on finite numbers only."""
+    """The number, or `None` if it is not finite: SQLite's JSON has no other numbers."""
     return number if number is not None and abs(number) < float("inf") else None

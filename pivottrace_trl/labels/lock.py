@@ -1,4 +1,4 @@
-"""One run at a time in a folder."""
+"""A lock that admits one run at a time to a folder."""
 
 import logging
 import os
@@ -22,16 +22,16 @@ else:
 
 
 logger = logging.getLogger(__name__)
-# By device and number of the file: a folder may be moved while its ledger is open.
+# Keyed by device and inode, as a folder may be moved while its ledger is open.
 _held: "weakref.WeakValueDictionary[tuple[int, int], RunLock]" = weakref.WeakValueDictionary()
-# Reentrant: an interrupt may leave it held, and must not lock this thread out for good.
+# Reentrant, as an interrupt may leave it held, and must not lock this thread out forever.
 _held_lock = threading.RLock()
 
 
 class RunLock:
     """
-    Held by one process at a time. It is free again when nobody in that process refers to it any more; when the process
-    dies, the system frees it.
+    A lock that one process holds at a time. It is released when nothing in that process refers to it any more, or when
+    the process dies.
     """
 
     def __init__(self, path: Path, descriptor: int):
@@ -44,8 +44,8 @@ class RunLock:
             close()
             raise RuntimeError(
                 f"{path.parent} belongs to a run that is alive (process {holder or 'unknown'}): two runs in one "
-                "folder would mix their labels. Wait for its end, or choose another `output_dir`. Beside a run there "
-                "is room for `pivottrace annotate` and `pivottrace desk`."
+                "folder would mix their labels. Wait for it to end, or choose another `output_dir`. Only `pivottrace "
+                "annotate` and `pivottrace desk` can use the folder at the same time."
             ) from None
         except OSError as error:
             logger.warning(f"{path.parent} cannot be locked ({error}). Do not start a second run in this folder.")
@@ -56,15 +56,18 @@ class RunLock:
 
 def hold(path: Path) -> RunLock:
     """
-    Take the lock on a file, or share it with what holds it in this process. The file is made if absent, and never
+    Take the lock on a file, or share it within this process. The file is created if it does not exist, and is never
     deleted.
+
+    Raises:
+        RuntimeError: if another process holds the lock.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     file = os.fstat(descriptor)
     key = (file.st_dev, file.st_ino)
     with _held_lock:
         lock = _held.get(key)
-        # A forked process inherits the entry, not the right.
+        # A forked process inherits this entry, but not the lock.
         if lock is not None and lock.pid == os.getpid():
             os.close(descriptor)
             return lock

@@ -1,4 +1,4 @@
-"""Who is asked for labels, as a user names them: a function, an oracle, people, or several in turn."""
+"""Turns the `annotator` argument into an oracle: a function, an oracle, people, or several in turn."""
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,11 +11,11 @@ from .queries import Answer, Oracle, Query, is_empty
 
 class CallableAnnotator:
     """
-    A function as an oracle; the name of the function is the author of its answers.
+    An oracle that calls a function. The name of the function is the author of its answers.
 
     Args:
         annotator (`Callable[[list[dict]], list]`):
-            Takes rows of the pool (prompt and free columns) and returns as many answers, `None` where it has none. An
+            Takes rows of the pool (prompt and free columns) and returns one answer per row, `None` for no answer. An
             answer is a text, a number, or an [`Answer`] with author and price.
     """
 
@@ -31,13 +31,13 @@ class CallableAnnotator:
 
         Args:
             queries (`Sequence[Query]`):
-                What is asked for, with the `row` of each prompt.
+                The queries, with the `row` of each prompt.
 
         Returns:
-            `list[Answer]`
+            `list[Answer]`: one per query, in the same order.
 
         Raises:
-            ValueError: if they are not one for each query.
+            ValueError: if the function does not return one answer per query.
         """
         said = self._annotator([query.row for query in queries])
         if isinstance(said, (str, bytes, dict, Iterator)):
@@ -48,20 +48,20 @@ class CallableAnnotator:
         answers = list(said)
         if len(answers) != len(queries):
             raise ValueError(
-                f"The annotator returned {len(answers)} answers for {len(queries)} rows, so that they cannot be "
-                "told apart; none of this batch was recorded. Return one answer per row, `None` where there is none."
+                f"The annotator returned {len(answers)} answers for {len(queries)} rows, so they cannot be matched; "
+                "none of this batch was recorded. Return one answer per row, and `None` for no answer."
             )
         return [self._answer(query.prompt_id, answer) for query, answer in zip(queries, answers, strict=True)]
 
     def _answer(self, prompt_id: str, answer: Any) -> Answer:
         if isinstance(answer, Answer):
             if answer.prompt_id != prompt_id:
-                raise ValueError(f"The annotator answered {answer.prompt_id!r} in the place of {prompt_id!r}.")
+                raise ValueError(f"The annotator answered {answer.prompt_id!r} instead of {prompt_id!r}.")
             return answer
         if isinstance(answer, tuple):
             raise ValueError(
-                f"The annotator returned {answer!r:.80} for a row, but an answer of a list stands alone. Return an "
-                "`Answer` for one with a price."
+                f"The annotator returned {answer!r:.80} for a row, but an answer must be a text, a number or `None`. "
+                "For an answer with a price, return an `Answer`."
             )
         return Answer(prompt_id, None if is_empty(answer) else answer, self.author)
 
@@ -70,7 +70,7 @@ Annotator = Oracle | Callable[[list[dict[str, Any]]], Iterable[Any]]
 
 
 def as_oracle(annotator: Any) -> Oracle:
-    """The oracle that a user names by itself or by a function; raises `ValueError` for anything else."""
+    """The oracle for an oracle or a function; raises `ValueError` for anything else."""
     if isinstance(annotator, Oracle):
         return annotator
     if not callable(annotator):
@@ -82,12 +82,12 @@ def as_oracle(annotator: Any) -> Oracle:
 
 
 def as_named(annotator: Any) -> NamedOracle:
-    """One of several; raises `ValueError` if it has no name."""
+    """An oracle that is one of several; raises `ValueError` if it has no name."""
     oracle = as_oracle(annotator)
     if not isinstance(oracle, NamedOracle):
         raise ValueError(
-            f"`annotator` holds {oracle!r:.80}, which has no attribute `author`: of several annotators the ledger "
-            "knows by it what each said. Give it one."
+            f"`annotator` holds {oracle!r:.80}, which has no attribute `author`. The ledger needs it to tell several "
+            "annotators apart. Give it one."
         )
     return oracle
 
@@ -96,7 +96,12 @@ def resolve_annotator(
     annotator: Annotator | str | Sequence[Annotator | str] | None,
     answer_format: AnswerFormat,
 ) -> tuple[Oracle | None, bool]:
-    """Who answers at once, if anybody, and whether people answer what is left; `ValueError` for anything else."""
+    """
+    The oracle that answers at once, or `None`; and whether people answer the remaining questions.
+
+    Raises:
+        ValueError: if `annotator` is neither an oracle, a function, `"queue"`, nor a list of these.
+    """
     if annotator is None or annotator == "queue":
         return None, annotator is not None
     if not isinstance(annotator, (list, tuple)):
@@ -105,6 +110,6 @@ def resolve_annotator(
     members = [as_named(member) for member in annotator[: len(annotator) - has_people]]
     if not members and not has_people:
         raise ValueError(
-            '`annotator` is an empty list, but must name somebody, such as `[EndpointAnnotator(...), "queue"]`.'
+            '`annotator` is an empty list, but must hold an annotator, such as `[EndpointAnnotator(...), "queue"]`.'
         )
     return (Cascade(members, answer_format, is_last=not has_people) if members else None), has_people

@@ -1,4 +1,4 @@
-"""Several annotators who are asked the same and vote."""
+"""Several annotators who vote on the same question."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -13,27 +13,30 @@ from .queries import Answer, Opinion, Oracle, Query, read_label
 
 class AnnotatorPanel:
     """
-    Several annotators who vote on each question, each with one vote. One after the other is asked, in the order of the
-    list, until the vote is settled; what each says is recorded as an [`Opinion`] with its price. Pass it as
+    Several annotators who vote on each question, each with one vote. They are asked one after another, in the order of
+    the list, until the vote is settled. What each says is recorded as an [`Opinion`] with its price. Pass the panel as
     `annotator=` to [`PivotDensityCallback`].
 
-    Where no answer reaches `min_agreement` of the votes the panel has none: that counts as declined, and costs none of
-    the label budget. With `annotator=[panel, "queue"]` people are asked instead. If a member fails for good, or has
-    spent its `max_cost`, the others go on; what they cannot settle without it stays in the queue.
+    If no answer reaches `min_agreement` of the votes, the panel has no answer. That counts as declined and costs
+    nothing of the label budget. With `annotator=[panel, "queue"]`, people are asked instead. If a member fails for
+    good, or has spent its `max_cost`, the others go on; questions that they cannot settle without it stay in the
+    queue.
 
     Args:
         annotators (`Sequence[EndpointAnnotator | Callable[[list[dict]], list] | Oracle]`):
-            The members, the cheapest first. Each has another `author`.
+            The members, cheapest first. Each must have a different `author`.
         min_agreement (`float`, *optional*, defaults to `0.6`):
-            Share of all members, above 0.5 and at most 1, that must give an answer. No answer is a vote for none.
+            Share of all members, above 0.5 and at most 1, that must agree on an answer. A member without an answer
+            votes against all answers.
         answer_format ([`AnswerFormat`] or `str`, *optional*, defaults to `"math"`):
-            Tells which answers are the same. Use that of the [`PivotDensityCallback`].
+            Decides which answers are the same. Use that of the [`PivotDensityCallback`].
 
     Attributes:
-        author (`str`): name under which its answers are recorded: those of the members, joined by ` + `.
+        author (`str`): name under which its answers are recorded: the members' names, joined by ` + `.
 
     Raises:
-        ValueError: for fewer than two members, members of one name, or a share that two answers can reach.
+        ValueError: if there are fewer than two members, two members have the same name, or two answers could reach
+            the share.
 
     Example:
     ```python
@@ -53,8 +56,8 @@ class AnnotatorPanel:
         names = [member.author for member in members]
         if len(set(names)) != len(names) or len(names) < 2:
             raise ValueError(
-                f"`annotators` are {names}, but must be at least two, each with a name of its own. For several "
-                "samples of one model, use `EndpointAnnotator(num_samples=)`."
+                f"`annotators` are {names}, but must be at least two with different names. For several samples of one "
+                "model, use `EndpointAnnotator(num_samples=)`."
             )
         self.author = " + ".join(names)
         self.batch_size = max(member.batch_size for member in members)
@@ -67,14 +70,14 @@ class AnnotatorPanel:
 
         Args:
             queries (`Sequence[Query]`):
-                What is asked for. A member whose opinion is among the `opinions` of a query is not asked again.
+                The queries. A member whose opinion is already among the `opinions` of a query is not asked again.
 
         Yields:
-            [`Answer`] or [`Opinion`]: what each member said, with its price, and the answer of the panel as soon as it
-            is settled, which costs nothing more.
+            [`Answer`] or [`Opinion`]: what each member said, with its price; and the panel's answer as soon as it is
+            settled, which costs nothing more.
 
         Raises:
-            Exception: what the first member that failed raised; everything else was yielded before.
+            Exception: the error of the first member that failed. Everything else is yielded before.
         """
         failure: Exception | None = None
         votes = {query.prompt_id: self._known_votes(query) for query in queries}
@@ -96,7 +99,7 @@ class AnnotatorPanel:
                     label = read_label(said, self._answer_format)
                     if not isinstance(label, str | None):
                         raise ValueError(
-                            f"{member.author} answered {label!r:.80}, but who votes answers a text or a number"
+                            f"{member.author} answered {label!r:.80}, but a vote must be a text or a number"
                         )
                     votes[said.prompt_id][member.author] = label
                     yield Opinion(said.prompt_id, label, member.author, said.price)

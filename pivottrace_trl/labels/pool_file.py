@@ -1,4 +1,4 @@
-"""The pool beside its ledger: which prompts there are, and what they ask. Never a label."""
+"""The pool file beside a ledger: prompt ids and questions, and never a label."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,13 +17,13 @@ logger = logging.getLogger(__name__)
 POOL_FILE = "pool.parquet"
 _CHUNK_SIZE = 10_000
 _COLUMNS = ["prompt_id", "question"]
-_FIX = "Start the run or the triage once more: it is written anew."
+_FIX = "Start the run or the triage again, which writes it anew."
 
 
 def write_pool(path: Path, prompt_ids: Sequence[str], texts: Callable[[Sequence[int]], Iterable[str]]) -> None:
     """
-    Write ids and texts of a pool, in its order, a part at a time; `texts` gives those of some rows. Warns where a
-    question is another one than under the same id before.
+    Write ids and texts of a pool in its order, part by part; `texts` returns the texts of some rows. Warns if the
+    question of an id has changed.
     """
     schema = pa.schema([pa.field(name, pa.string(), nullable=False) for name in _COLUMNS])
 
@@ -59,14 +59,14 @@ def _changed(former: Path, present: Path) -> list[str]:
 
 
 def read_pool_ids(path: Path) -> frozenset[str]:
-    """The ids of a pool; none if there is no file."""
+    """The ids of a pool; empty if there is no file."""
     return frozenset(
         identity for batch in _batches(path, ["prompt_id"]) for identity in batch["prompt_id"].to_pylist()
     )
 
 
 def find_question(path: Path, prompt_id: str) -> str | None:
-    """What a prompt of a pool asks."""
+    """The question of a prompt of a pool; `None` if it is not there."""
     for batch in _batches(path, ["prompt_id", "question"]):
         found = batch.filter(pc.equal(batch["prompt_id"], prompt_id))
         if found.num_rows:

@@ -1,4 +1,4 @@
-"""What crosses the ledger's doorway: queries, answers, outcomes, and whoever answers."""
+"""The types at the ledger's interface: queries, answers, opinions, outcomes, and oracles."""
 
 import json
 import logging
@@ -16,28 +16,28 @@ from ..answers import AnswerFormat
 logger = logging.getLogger(__name__)
 
 
-# Made once: an encoder takes longer to make than a label to write.
+# Made once, as making an encoder takes longer than writing a label.
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True).encode
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """
-    One prompt whose label is wanted.
+    A request for the label of one prompt.
 
     Attributes:
-        prompt_id (`str`): its id.
-        prompt (`str` or `None`): its text, for people.
+        prompt_id (`str`): id of the prompt.
+        prompt (`str` or `None`): text of the prompt, for people.
         purpose (`str`): `"probe"` or `"annotate"`.
         route (`str` or `None`): route of the prompt when the label was asked for.
-        score (`float` or `None`): its uncertainty then.
-        suggestion (`str` or `None`): the policy's own answer then.
-        agreement (`float` or `None`): share of the latest group behind the suggestion, in `(0, 1]`.
-        value (`float` or `None`): what a label is worth. The queue is ordered by it, where it is known.
-        opinions (`tuple[Opinion, ...]`): what those said who were asked before and did not settle it, oldest first.
-            Filled in by [`AnnotationLedger.buy`].
-        row (`dict[str, Any]`): what a function or an endpoint may know of the prompt, and nothing else: `prompt` and
-            the free columns. Filled in by [`AnnotationLedger.buy`]; the ledger does not keep it.
+        score (`float` or `None`): uncertainty score of the prompt at that time.
+        suggestion (`str` or `None`): the policy's own answer at that time.
+        agreement (`float` or `None`): share of the latest group that gave the suggestion, in `(0, 1]`.
+        value (`float` or `None`): value of the label, see [`label_value`]. The queue is ordered by it if it is known.
+        opinions (`tuple[Opinion, ...]`): what annotators said who did not settle the question, oldest first. Filled in
+            by [`AnnotationLedger.buy`].
+        row (`dict[str, Any]`): all that a function or an endpoint may see of the prompt: `prompt` and the free
+            columns. Filled in by [`AnnotationLedger.buy`]; the ledger does not store it.
     """
 
     prompt_id: str
@@ -55,14 +55,14 @@ class Query:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """
-    What an annotator said.
+    The answer of an annotator.
 
     Attributes:
-        prompt_id (`str`): the prompt.
-        label (`Any`): the answer, a text or a number, which [`AnnotationLedger.buy`] reads by the answer format; or
-            a dictionary, label column -> value, which is kept as it stands; `None` if the annotator has no answer.
-        author (`str`): who said it.
-        price (`float`): what it cost, in the user's currency, beyond what [`Opinion`]s on it cost.
+        prompt_id (`str`): id of the prompt.
+        label (`Any`): the answer. A text or a number is read with the answer format by [`AnnotationLedger.buy`]; a
+            dictionary, label column -> value, is stored as it is; `None` means that the annotator has no answer.
+        author (`str`): name of the annotator.
+        price (`float`): cost in the user's currency, besides the cost of [`Opinion`]s on the prompt.
     """
 
     prompt_id: str
@@ -77,15 +77,15 @@ class Answer:
 @dataclass(frozen=True)
 class Opinion:
     """
-    What one of several annotators said. It is recorded with its price and settles nothing: the question stays open,
-    and whoever is asked next finds it in the query.
+    What one of several annotators said. It is recorded with its price but settles nothing: the question stays open,
+    and the next annotator finds the opinion in the query.
 
     Attributes:
-        prompt_id (`str`): the prompt.
+        prompt_id (`str`): id of the prompt.
         label (`str` or `None`): the answer as the answer format reads it; `None` if there is none.
-        author (`str`): who said it.
-        price (`float`): what it cost, in the user's currency.
-        has_failed (`bool`): whether the annotator was paid and said nothing, and may be asked again.
+        author (`str`): name of the annotator.
+        price (`float`): cost in the user's currency.
+        has_failed (`bool`): whether the annotator was paid but returned nothing, and may be asked again.
     """
 
     prompt_id: str
@@ -106,59 +106,59 @@ def _check_said(said: Answer | Opinion) -> None:
         f"{label}{said.author}".encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"The label {said.label!r:.100} of prompt {said.prompt_id!r} by {said.author!r:.100} cannot be kept "
-            f"({str(error)[:100]}). A label is made of texts, numbers and lists, without half characters (lone "
-            "surrogates), NaN and infinity."
+            f"The label {said.label!r:.100} of prompt {said.prompt_id!r} by {said.author!r:.100} cannot be stored "
+            f"({str(error)[:100]}). A label consists of texts, numbers and lists, without half characters (lone "
+            "surrogates), NaN or infinity."
         ) from error
 
 
 class Outcome(str, Enum):
-    """What became of an answer."""
+    """What happened to an answer."""
 
     RECORDED = "recorded"
     DECLINED = "declined"
-    """The annotator has no answer. It costs nothing of the budget and is not asked for again."""
+    """The annotator has no answer. This costs nothing of the budget, and the label is not asked for again."""
     DUPLICATE = "duplicate"
-    """The same answer was recorded before: nothing is done."""
+    """The same answer was recorded before. Nothing is done."""
     CONFLICT = "conflict"
-    """Another answer stands, which was paid for: this one is kept in the ledger, but not used."""
+    """The prompt already has another answer, which was paid for. This one is stored, but not used."""
     OVER_BUDGET = "over budget"
-    """The budget is spent: the ledger keeps who answered, but not what they said, which nobody paid for."""
+    """The budget is spent. The ledger stores who answered, but not the answer, as nobody paid for it."""
     OPINION = "opinion"
-    """One of several annotators said it: it is kept with its price, and settles nothing."""
+    """The opinion of one of several annotators. It is stored with its price, and settles nothing."""
     UNKNOWN = "unknown prompt"
-    """It is no prompt of the pool, and nobody asked for it: nothing is done."""
+    """The prompt is not in the pool, and nobody asked for it. Nothing is done."""
 
 
 @runtime_checkable
 class Oracle(Protocol):
     """
-    Whoever knows the labels: the label column of a dataset, a function, an endpoint, people. Only
-    [`AnnotationLedger.buy`] asks.
+    A source of labels: the label column of a dataset, a function, an endpoint, or people. Only
+    [`AnnotationLedger.buy`] asks it.
 
     Attributes:
-        batch_size (`int`): most queries it wants at a time.
+        batch_size (`int`): largest number of queries per call of `ask`.
     """
 
     batch_size: int
 
     def ask(self, queries: Sequence[Query]) -> "Iterable[Answer | Opinion]":
         """
-        Answer queries, in any order. What is left out stays in the queue, also if there are opinions on it.
+        Answer queries, in any order. Queries that get no answer stay in the queue, even if there are opinions on them.
 
         Args:
             queries (`Sequence[Query]`):
-                What is asked for, with the `row` of each prompt.
+                The queries, with the `row` of each prompt.
 
         Returns:
-            `Iterable[Answer | Opinion]`: a list is recorded at once; what a generator yields is recorded as it comes,
-            so that an interruption loses none of it.
+            `Iterable[Answer | Opinion]`: the items of a list are recorded together; those of a generator one by one,
+            so that an interruption loses none of them.
         """
         ...
 
 
 def is_empty(value: Any) -> bool:
-    """Whether there is nothing in a label: `None`, NaN, white space, or a list or dictionary of nothing else."""
+    """Whether a label is empty: `None`, NaN, white space, or a list or dictionary of such values."""
     if isinstance(value, dict):
         return all(is_empty(item) for item in value.values())
     if isinstance(value, (list, tuple)):
@@ -169,7 +169,7 @@ def is_empty(value: Any) -> bool:
 
 
 def as_written(value: Any) -> Any:
-    """A number, NumPy's too, as it is written: a verifier of texts reads no other. Anything else as it is."""
+    """A number (also NumPy's) as text, since verifiers read texts only. Anything else is returned unchanged."""
     if isinstance(value, str):
         return value
     if isinstance(value, Rational) and not isinstance(value, bool):
@@ -179,7 +179,7 @@ def as_written(value: Any) -> Any:
 
 
 def read_label(answer: Answer, answer_format: AnswerFormat) -> Any:
-    """The label of an answer as the answer format reads it, a dictionary as it is; `None` if it cannot be read."""
+    """The label of an answer as the answer format reads it; a dictionary unchanged; `None` if it cannot be read."""
     label = None if is_empty(answer.label) else as_written(answer.label)
     if isinstance(label, str):
         try:

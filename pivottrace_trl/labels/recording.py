@@ -1,4 +1,4 @@
-"""What annotators say, what it costs, and how it is taken back: the only place where a label comes to stand."""
+"""Records answers with their cost, and undoes them. This is the only place where a prompt gets its label."""
 
 import json
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from .pool_file import POOL_FILE, find_question, read_pool_ids
 from .queries import Answer, Opinion, Outcome, Query, as_written, is_empty
 
 
-# Seconds for which a question is kept for who said that they are answering it.
+# Seconds for which a question is reserved for the person who claimed it.
 _CLAIM_SECONDS = 3600.0
 
 
@@ -20,7 +20,7 @@ class LedgerRecorder(LedgerJournal):
     _pool: frozenset[str] | None = None
 
     def has_prompt(self, prompt_id: str) -> bool:
-        """Whether a prompt may be answered: it is one of the pool, or was asked for when the pool was another."""
+        """Whether a prompt may be answered: it is in the pool, or was asked for when the pool was another one."""
         if prompt_id in self._state.requests:
             return True
         if self._pool is None:
@@ -35,22 +35,25 @@ class LedgerRecorder(LedgerJournal):
         is_own: bool = False,
     ) -> list[Outcome]:
         """
-        Record answers in one transaction: all of them or, if the process dies, none. They may be of any prompt of the
+        Record answers in one transaction: all of them or, if the process dies, none. They may be for any prompt of the
         pool, asked for or not.
 
         Args:
             answers (`Sequence[Answer | Opinion]`):
-                The answers, and opinions on what they are.
+                The answers and opinions.
             answer_format ([`AnswerFormat`], *optional*):
-                Tells which labels mean the same. Defaults to equality.
+                Decides which labels mean the same. By default, labels are the same if they are equal.
             replace (`bool`, *optional*, defaults to `False`):
-                Whether an answer takes the place of another that stands, instead of being in conflict with it. The
-                prompt is not paid for again.
+                Whether an answer replaces another one, instead of being in conflict with it. The prompt is not paid
+                for again.
             is_own (`bool`, *optional*, defaults to `False`):
-                Whether these are labels that the user had: they cost nothing, of the budget neither.
+                Whether these are the user's own labels. They cost nothing, and nothing of the budget.
 
         Returns:
-            `list[Outcome]`: what became of each.
+            `list[Outcome]`: what happened to each, in the same order.
+
+        Raises:
+            ValueError: if a label is empty or cannot be stored, or a price is negative.
         """
         return self._write(lambda: [self._record(answer, answer_format, replace, is_own) for answer in answers])
 
@@ -61,7 +64,8 @@ class LedgerRecorder(LedgerJournal):
         if not self.has_prompt(identity):
             return Outcome.UNKNOWN
         if isinstance(answer, Opinion):
-            # The money is spent, also when no label can be bought any more; then what it says is not kept, see below.
+            # The money is spent even if no further label can be bought. In that case the opinion's text is not stored,
+            # see below.
             is_kept = self.num_left > 0 or identity in state.paid
             label = as_written(label) if is_kept else None
             value = {"label": label, "has_failed": answer.has_failed or not is_kept}
@@ -93,7 +97,7 @@ class LedgerRecorder(LedgerJournal):
             self._file.add_prompt(identity, None)
         must_be_paid = not is_own and identity not in state.paid
         if must_be_paid and self.num_left == 0:
-            # Who answered is kept. What they said is not: it would be a label that nobody paid for.
+            # The author is stored, but not the answer, as it would be a label that nobody paid for.
             self._keep_unused(answer, {"reason": Outcome.OVER_BUDGET.value})
             return Outcome.OVER_BUDGET
         if standing is not None:
@@ -108,7 +112,7 @@ class LedgerRecorder(LedgerJournal):
         return Outcome.RECORDED
 
     def _keep_unused(self, answer: Answer, value: dict[str, Any]) -> None:
-        # The price is noted, and not charged.
+        # The price is recorded, but not charged.
         value["price"] = answer.price
         query = "SELECT 1 FROM events WHERE kind = 'unused' AND prompt_id = ? AND author = ? AND value = ?"
         if self._file.find(query, (answer.prompt_id, answer.author, to_json(value))) is None:
@@ -116,14 +120,14 @@ class LedgerRecorder(LedgerJournal):
 
     def opinions(self, prompt_id: str) -> tuple[Opinion, ...]:
         """
-        What was said of a prompt by those who did not settle it alone, in order.
+        The opinions on a prompt.
 
         Args:
             prompt_id (`str`):
                 Id of the prompt.
 
         Returns:
-            `tuple[Opinion, ...]`
+            `tuple[Opinion, ...]`: oldest first.
         """
         if prompt_id not in self._state.discussed:
             return ()
@@ -136,17 +140,17 @@ class LedgerRecorder(LedgerJournal):
 
     def claim(self, prompt_id: str, author: str) -> bool:
         """
-        Say that somebody is answering a question now. Until they have answered, skipped or called it broken, but for
-        an hour at most, it stays in the queue, whatever is asked for meanwhile.
+        Reserve an open question for the person who is answering it. It stays in the queue, whatever is asked for
+        meanwhile, until they answer it, skip it or mark it broken, and for an hour at most.
 
         Args:
             prompt_id (`str`):
-                The question.
+                Id of the prompt.
             author (`str`):
-                Who answers it.
+                Name of the person.
 
         Returns:
-            `bool`: whether it is theirs; not if it is not open, or somebody else's.
+            `bool`: `True` if the question is now theirs; `False` if it is not open, or somebody else has it.
         """
         return self._write(lambda: self._claim(prompt_id, author))
 
@@ -157,16 +161,16 @@ class LedgerRecorder(LedgerJournal):
         return True
 
     def claimant(self, prompt_id: str) -> str | None:
-        """Who is answering a question now; `None` if nobody is."""
+        """The person who is answering a question now; `None` if nobody is."""
         author, since = self._state.claims.get(prompt_id, (None, 0.0))
         return author if author is not None and now().timestamp() - since < _CLAIM_SECONDS else None
 
     def skip(self, prompt_id: str, author: str) -> None:
-        """Put a prompt at the end of the queue."""
+        """Move a prompt to the end of the queue."""
         self._write(lambda: self._append_if_open("skip", prompt_id, author))
 
     def mark_broken(self, prompt_id: str, author: str) -> None:
-        """Take a prompt that cannot be answered out of the queue for good; it costs nothing."""
+        """Remove a prompt that cannot be answered from the queue for good. It costs nothing."""
         self._write(lambda: self._append_if_open("broken", prompt_id, author))
 
     def _append_if_open(self, kind: str, prompt_id: str, author: str) -> None:
@@ -175,15 +179,15 @@ class LedgerRecorder(LedgerJournal):
 
     def undo(self, author: str) -> Query | None:
         """
-        Take back the latest answer, skip or "broken" of a person. An answer that was paid for stays paid: answering
+        Take back the latest answer, skip or "broken" of a person. An answer that was paid for stays paid, so answering
         the prompt again costs nothing.
 
         Args:
             author (`str`):
-                The person.
+                Name of the person.
 
         Returns:
-            [`Query`] or `None`: the prompt that is open again; `None` if there is nothing left to undo.
+            [`Query`] or `None`: the query that is open again; `None` if there is nothing left to undo.
         """
         return self._write(lambda: self._undo(author))
 
@@ -197,7 +201,7 @@ class LedgerRecorder(LedgerJournal):
             return None
         event, kind, identity = row
         if self._file.prompts([identity]) == [None]:
-            # It was answered unasked: what is asked from now on has its text in the ledger.
+            # It was answered without being asked for. From now on it is in the queue, with its text in the ledger.
             self._file.add_prompt(identity, find_question(self.path.with_name(POOL_FILE), identity))
         self._append("undo", identity, author=author, undoes=(event, kind))
         return self._queries([identity])[0]

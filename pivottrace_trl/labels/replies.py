@@ -1,4 +1,4 @@
-"""What a reply of an endpoint amounts to, and what attempts cost at most, under a limit that holds."""
+"""Interprets the replies of an endpoint, and keeps the cost of all attempts within a limit."""
 
 import json
 import threading
@@ -11,40 +11,41 @@ from ..answers import AnswerFormat
 from ..answers.plain import find_boxed
 
 
-# How a model ends without an answer that is whole. Everything but these and "stop" is no end at all.
+# `finish_reason` of replies that ended without a complete answer. With any other reason but "stop", the reply has not
+# finished.
 _ENDINGS = {
     "length": "it was cut off: raise `max_completion_tokens`",
-    "content_filter": "the endpoint's filter took it",
+    "content_filter": "the endpoint's filter removed it",
     "tool_calls": "it calls a tool",
     "function_call": "it calls a function",
 }
-# The request will not be taken, however often it is sent.
+# Status codes of requests that will not be accepted, however often they are sent.
 _REFUSED = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
 _PASSING = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
-# Tokens that a chat template may put around a message.
+# Largest number of tokens that a chat template puts around a message.
 _TOKENS_AROUND = 64
 
 
 class Kind(Enum):
-    """What is to be done with a reply."""
+    """What to do with a reply."""
 
     ANSWER = auto()
     """It holds a label."""
     UNREADABLE = auto()
-    """It is finished, but holds no answer in the agreed form: asked once more."""
+    """It is finished, but holds no answer in the agreed form: ask once more."""
     DECLINED = auto()
     """The model, or the endpoint, will not answer this prompt."""
     PASSING = auto()
-    """The endpoint failed, for a reason that may pass: asked again after a pause."""
+    """The endpoint failed for a temporary reason: ask again after a pause."""
     LASTING = auto()
-    """The endpoint failed, for a reason that will not pass: the end."""
+    """The endpoint failed for a permanent reason: stop."""
 
 
 @dataclass(frozen=True)
 class Reply:
     """
-    What came back: what is to be done with it, why it is no label (quoting nothing that the server sent, which may
-    hold the key), the label, what it says of its usage, and the seconds that the server asks to wait.
+    A reply: what to do with it, why it holds no label (without quoting the server, as its text may hold the key), the
+    label, the usage that it reports, and the seconds that the server asks to wait.
     """
 
     kind: Kind
@@ -55,7 +56,7 @@ class Reply:
 
 
 def read_status(status: int, retry_after: str | None) -> Reply:
-    """Judge a reply that reports a failure by its HTTP status and its header `Retry-After`."""
+    """Interpret a failure by its HTTP status and its header `Retry-After`."""
     known = {int(known): known.phrase for known in HTTPStatus}
     reason = f"HTTP {status} {known.get(status, '')}".strip()
     try:
@@ -70,8 +71,8 @@ def read_status(status: int, retry_after: str | None) -> Reply:
 
 def read_body(text: str, answer_format: AnswerFormat, key: str) -> Reply:
     r"""
-    Judge a reply that reports success: a label is what stands in the last `\boxed{}` of a reply that came to its end,
-    unless that holds the key.
+    Interpret a successful reply. The label is the content of the last `\boxed{}` of a finished reply, unless it holds
+    the key.
     """
     try:
         body = json.loads(text)
@@ -90,18 +91,18 @@ def read_body(text: str, answer_format: AnswerFormat, key: str) -> Reply:
         return Reply(Kind.PASSING, "HTTP 200 without a finished reply", usage=usage)
     boxed = find_boxed(content)
     if not boxed or (key and key in boxed):
-        return Reply(Kind.UNREADABLE, "no answer stands in \\boxed{}", usage=usage)
+        return Reply(Kind.UNREADABLE, "it has no answer in \\boxed{}", usage=usage)
     try:
         return Reply(Kind.ANSWER, label=answer_format.read(boxed).label, usage=usage)
     except ValueError:
-        reason = f"what stands in \\boxed{{}} is no answer in the format {answer_format.name!r}"
+        reason = f"the content of \\boxed{{}} is not an answer in the format {answer_format.name!r}"
         return Reply(Kind.UNREADABLE, reason, usage=usage)
 
 
 class Spending:
     """
-    Counts money. Before an attempt its worst case is reserved; afterwards that is charged to `cost`, unless the reply
-    proves that it cost less. `prices` are those of a million tokens of prompt and of reply.
+    Counts money. Before an attempt, the most that it can cost is reserved. Afterwards that is added to `cost`, unless
+    the reply proves that it cost less. `prices` are for a million prompt tokens and a million reply tokens.
     """
 
     def __init__(self, prices: tuple[float, float], limit: float | None):
@@ -113,7 +114,7 @@ class Spending:
         self.cost = 0.0
 
     def reserve(self, num_prompt_tokens: int, num_reply_tokens: int) -> bool:
-        """Set aside the worst case of an attempt; `False` if the limit leaves no money for it."""
+        """Reserve the most that an attempt can cost; `False` if the limit does not leave enough money."""
         most = self.price(num_prompt_tokens, num_reply_tokens)
         with self._lock:
             if self.limit is not None and self.cost + self._reserved + most > self.limit:
@@ -124,13 +125,13 @@ class Spending:
 
     @property
     def is_pending(self) -> bool:
-        """Whether attempts are under way, whose price is not known yet."""
+        """Whether attempts are under way, so that their price is not known yet."""
         return self._num_pending > 0
 
     def settle(self, num_prompt_tokens: int, num_reply_tokens: int, usage: Any) -> float:
         """
-        Charge an attempt that was reserved, and return the charge. The usage that a reply names is believed if it is a
-        whole number of tokens of each kind, at least one and at most what was reserved.
+        Charge an attempt that was reserved, and return the charge. The usage that a reply reports is believed if both
+        its numbers of tokens are integers between 1 and what was reserved.
         """
         used = usage if isinstance(usage, dict) else {}
         most = charge = self.price(num_prompt_tokens, num_reply_tokens)
@@ -140,20 +141,20 @@ class Spending:
             charge = self.price(num_prompt, num_reply)
         with self._lock:
             self._num_pending -= 1
-            # Rounding must not add up: with nothing under way, nothing is reserved.
+            # Rounding errors must not add up: with no attempt under way, nothing is reserved.
             self._reserved = self._reserved - most if self._num_pending else 0.0
             self.cost += charge
         return charge
 
     def price(self, num_prompt_tokens: int, num_reply_tokens: int) -> float:
-        """Price of so many tokens of prompt and of reply."""
+        """Price of some prompt tokens and reply tokens."""
         return num_prompt_tokens * self._prompt_price + num_reply_tokens * self._reply_price
 
 
 def _is_count(value: Any, most: int) -> bool:
-    return type(value) is int and 1 <= value <= most  # neither a bool nor a fraction
+    return type(value) is int and 1 <= value <= most  # not a bool or a float
 
 
 def most_tokens(messages: list[dict[str, str]]) -> int:
-    """Most tokens that messages can have: a token is at least a byte long."""
+    """Upper bound on the number of tokens of messages: a token is at least one byte long."""
     return sum(len(message["content"].encode()) + _TOKENS_AROUND for message in messages)

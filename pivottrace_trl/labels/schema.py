@@ -6,13 +6,13 @@ from functools import cache
 
 SCHEMA_VERSION = 4
 _FORMER_VERSION = 3
-# Stands in the header of the file, where nobody has to open a database to see whose it is.
+# In the header of the file, so that a ledger is recognised without opening it as a database.
 APPLICATION_ID = 0x50545254
 _FORMER_KINDS = ("settings", "request", "withdraw", "answer", "decline", "broken", "skip", "undo", "unused")
-# `own` is a label that the user had before, `opinion` what one of several annotators said; `claim` says that somebody
-# is answering.
+# `own` is the user's own label, `opinion` is what one of several annotators said, and `claim` means that somebody is
+# answering.
 _KINDS = (*_FORMER_KINDS, "own", "opinion", "claim")
-# Purchases are numbered without gaps, since nothing is ever deleted: the highest number is what was spent.
+# Purchases are numbered without gaps, since nothing is ever deleted. The highest number is the number of purchases.
 _SCHEMA = """
 CREATE TABLE prompts (
     prompt_id TEXT PRIMARY KEY,
@@ -80,16 +80,16 @@ def find_version(connection: sqlite3.Connection) -> int:
 
 
 def is_readable(version: int) -> bool:
-    """Whether this release reads a version, be it by taking it over first."""
+    """Whether this release reads a version, if necessary after converting it."""
     return version in (_FORMER_VERSION, SCHEMA_VERSION)
 
 
 def take_over(connection: sqlite3.Connection) -> None:
-    """Give a sound ledger of the former version the present tables, all at once; its rows stay as they are."""
+    """Convert a checked ledger of the former version to the present tables in one step, with the same rows."""
     connection.execute("PRAGMA foreign_keys=OFF")
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if find_version(connection) == _FORMER_VERSION:  # nobody else was faster
+        if find_version(connection) == _FORMER_VERSION:  # no other process has converted it meanwhile
             for table in _TABLES:
                 connection.execute(f"CREATE TEMP TABLE former_{table} AS SELECT * FROM main.{table}")
             for table in reversed(_TABLES):
@@ -105,7 +105,7 @@ def take_over(connection: sqlite3.Connection) -> None:
 
 
 def _statements(script: str) -> list[str]:
-    """The statements of a script; a trigger holds a semicolon of its own."""
+    """The statements of a script. The statements of a trigger contain semicolons themselves."""
     statements, begun = [], ""
     for part in script.split(";"):
         begun += part + ";"
@@ -116,7 +116,7 @@ def _statements(script: str) -> list[str]:
 
 
 def has_our_tables(connection: sqlite3.Connection) -> bool:
-    """Whether tables, indices and triggers are those of `create_tables`, to the letter."""
+    """Whether tables, indices and triggers are exactly those of `create_tables`."""
     return connection.execute(_DEFINITIONS).fetchall() == _our_definitions(find_version(connection))
 
 

@@ -1,4 +1,4 @@
-"""What the events of a ledger amount to, and what can be read off it. Knows no database."""
+"""The state of a ledger as it follows from its events. Knows nothing of the database."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,22 +10,22 @@ from typing import Any
 from .file import Event
 
 
-# What is known of a prompt that nobody asked for.
+# For a prompt that nobody asked for.
 _UNASKED = json.dumps({"purpose": "annotate", "route": None, "score": None, "suggestion": None})
 _ASKED_BY_NOBODY = ("annotate", None, -1)
 
 
 class JsonValues(Mapping[str, dict[str, Any]]):
     """
-    Prompt id -> a value, kept as the text that the file holds. Dictionaries of a million prompts would take gigabytes,
-    and most of them are never looked at.
+    Maps prompt ids to values, which are stored as JSON text like in the file. As dictionaries, the values of a million
+    prompts would take gigabytes, and most of them are never read.
     """
 
     def __init__(self) -> None:
         self._texts: dict[str, str] = {}
 
     def keep(self, identity: str, text: str) -> None:
-        """Keep the value of a prompt in the place of another."""
+        """Store the value of a prompt, replacing an earlier one."""
         self._texts[identity] = text
 
     def drop(self, identity: str) -> None:
@@ -51,22 +51,21 @@ class LedgerState:
     State after a number of events.
 
     Attributes:
-        last_event (`int`): the latest event taken up.
-        digest (`str`): its digest, which depends on all events before it.
+        last_event (`int`): number of the latest event.
+        digest (`str`): digest of the latest event, which depends on all events before it.
         settings (`dict[str, Any]`): `budget`, `label_column`, `answer_format`; empty before the first run.
-        requests (`JsonValues`): what was last asked about each prompt that was ever asked about.
-        open_ids (`dict[str, None]`): prompts that are asked for and not answered.
-        labels (`JsonValues`): label column -> value of each answered prompt.
-        own (`set[str]`): those of them whose label the user had.
-        authors (`dict[str, str]`): who answered it.
-        closed (`dict[str, str]`): prompts that nobody is asked for again, and why.
-        paid (`dict[str, tuple[int, int]]`): prompts that were paid for, also if the answer was undone: the event of
+        requests (`JsonValues`): latest query of each prompt that was ever asked for.
+        open_ids (`dict[str, None]`): prompts with an open query.
+        labels (`JsonValues`): label column -> value for each answered prompt.
+        own (`set[str]`): answered prompts with the user's own label.
+        authors (`dict[str, str]`): author of the answer to each answered prompt.
+        closed (`dict[str, str]`): prompts that are not asked for again, and why.
+        paid (`dict[str, tuple[int, int]]`): prompts that were paid for, even if the answer was undone: the event of
             the first answer, and the routing that asked for it (see [`~LedgerState.is_known`]).
         num_skips (`dict[str, int]`): how often each prompt was skipped.
         discussed (`set[str]`): prompts on which there are opinions.
-        claims (`dict[str, tuple[str, float]]`): who said last that they are answering a prompt, and when (seconds
-            since 1970).
-        spent (`float`): sum of all prices; what was not used is not charged.
+        claims (`dict[str, tuple[str, float]]`): the last person who claimed a prompt, and when (seconds since 1970).
+        spent (`float`): sum of all prices in the user's currency, without answers that were not used.
     """
 
     last_event: int = 0
@@ -83,12 +82,12 @@ class LedgerState:
     discussed: set[str] = field(default_factory=set)
     claims: dict[str, tuple[str, float]] = field(default_factory=dict)
     spent: float = 0.0
-    # Purpose, route and routing of what was last asked. Few of a million differ, and each is kept once.
+    # Purpose, route and routing of the latest query. A million prompts share few different values, each stored once.
     _askings: dict[str, tuple[str, str | None, int]] = field(default_factory=dict)
     _known_askings: dict[tuple[str, str | None, int], tuple[str, str | None, int]] = field(default_factory=dict)
 
     def asked_for(self, identity: str | None) -> tuple[str | None, str | None]:
-        """Purpose and route of what was last asked about a prompt; `None` where nobody asked."""
+        """Purpose and route of the latest query of a prompt; `None` if there is none."""
         purpose, route, _ = self._askings.get(identity or "", (None, None, -1))
         return purpose, route
 
@@ -98,20 +97,20 @@ class LedgerState:
 
     def is_paid(self, identity: str, routing: int, start: int) -> bool:
         """
-        Whether a run that began after the event `start` had paid for a prompt after one of its routings (-1 is the
-        probe set, before the first). A run that was interrupted goes back to its last checkpoint, while the ledger
-        keeps the labels that were bought later; it takes them up where it asks for them again. What was never asked
-        for comes from outside of the run, and counts as paid before it.
+        Whether a run that began after the event `start` had paid for a prompt by the end of one of its routings. The
+        probe set, before the first routing, counts as routing -1. An interrupted run goes back to its last checkpoint,
+        while the ledger keeps labels that were bought later; the run uses them when it asks for them again. A label
+        that was never asked for comes from outside the run, and counts as paid before it.
         """
         event, asked = self.paid.get(identity, (None, 0))
         return event is not None and (event <= start or asked <= routing)
 
     def is_known(self, identity: str, routing: int, start: int) -> bool:
-        """Whether a run knew the label of a prompt then, see `is_paid`; one that the user had is always known."""
+        """Whether a run knew the label of a prompt at that time, see `is_paid`. The user's own are always known."""
         return identity in self.labels and (identity in self.own or self.is_paid(identity, routing, start))
 
     def fold(self, event: Event, undone: str | None) -> None:
-        """Take up the next event; `undone` is the kind of the event that it undoes."""
+        """Apply the next event; `undone` is the kind of the event that it undoes."""
         self.last_event, self.digest = event.event_id, event.digest
         kind, identity = event.kind, event.prompt_id or ""
         text = event.value or "{}"
@@ -166,7 +165,7 @@ class LedgerState:
 
 
 class LedgerView:
-    """The state of an [`AnnotationLedger`] at some time."""
+    """Read access to the state of an [`AnnotationLedger`]."""
 
     def __init__(self, state: LedgerState):
         self._memory: LedgerState | None = state
@@ -181,7 +180,7 @@ class LedgerView:
         return self._state.settings
 
     def snapshot(self) -> LedgerState:
-        """The state as other processes need it: without what was asked about open prompts."""
+        """The state as other processes need it, without the open queries."""
         return replace(self._state, requests=JsonValues(), settings=self._settings)
 
     @property
@@ -190,11 +189,11 @@ class LedgerView:
         return self._state.last_event
 
     def is_known(self, prompt_id: str, routing: int, start: int) -> bool:
-        """Whether the label of a prompt is there and was known to a run at a time, see [`LedgerState.is_known`]."""
+        """Whether a prompt has a label that a run knew at a given time, see [`LedgerState.is_known`]."""
         return self._state.is_known(prompt_id, routing, start)
 
     def num_paid(self, routing: int, start: int) -> int:
-        """How many prompts a run had paid for at a time, see [`LedgerState.is_paid`]."""
+        """Number of prompts that a run had paid for at a given time, see [`LedgerState.is_paid`]."""
         return sum(self._state.is_paid(prompt_id, routing, start) for prompt_id in self._state.paid)
 
     @property
@@ -204,12 +203,12 @@ class LedgerView:
 
     @property
     def label_column(self) -> str:
-        """Column under which the reward functions expect an answer."""
+        """Column under which the reward functions expect the label."""
         return self._settings["label_column"]
 
     @property
     def answer_format(self) -> str:
-        """`"math"` or `"text"`."""
+        """Name of the answer format, such as `"math"`."""
         return self._settings["answer_format"]
 
     @property
@@ -224,17 +223,17 @@ class LedgerView:
 
     @property
     def spent(self) -> float:
-        """What all answers, opinions and declines cost; answers that were not used are not charged."""
+        """Cost of all answers, opinions and declines, in the user's currency. Unused answers are not charged."""
         return self._state.spent
 
     @property
     def bought_ids(self) -> set[str]:
-        """Prompts whose label was bought and is known."""
+        """Prompts with a label that was bought."""
         return self._state.labels.keys() - self._state.own
 
     @property
     def own_ids(self) -> set[str]:
-        """Prompts whose label the user had."""
+        """Prompts with the user's own label."""
         return set(self._state.own)
 
     @property
@@ -252,7 +251,7 @@ class LedgerView:
 
         Returns:
             `dict[str, Any]` or `None`: label column -> value. An answer that was given when the run had another label
-            column stands under the present one.
+            column is found under the present one.
         """
         label = self._state.labels.get(prompt_id)
         if label is not None and len(label) == 1 and self.label_column not in label:
@@ -260,43 +259,44 @@ class LedgerView:
         return label
 
     def author(self, prompt_id: str) -> str | None:
-        """Who answered a prompt; `None` if nobody did."""
+        """Author of the answer to a prompt; `None` if there is no answer."""
         return self._state.authors.get(prompt_id)
 
     def asked(self, prompt_id: str) -> dict[str, Any]:
-        """What was last asked about a prompt, see [`Query`]; empty if nothing was."""
+        """The latest query of a prompt as a dictionary, see [`Query`]; empty if there was none."""
         return self._state.requests.get(prompt_id, {})
 
     def purpose(self, prompt_id: str) -> str:
-        """`"own"` for a label that the user had, else `"probe"` or `"annotate"`."""
+        """`"own"` for the user's own label, otherwise `"probe"` or `"annotate"`."""
         return "own" if prompt_id in self._state.own else self._state.asked_for(prompt_id)[0] or "annotate"
 
     def has_declined(self, prompt_id: str) -> bool:
-        """Whether the annotator had no answer, or called the problem broken; it is not asked for again."""
+        """Whether the annotator had no answer or marked the prompt broken, so that it is not asked for again."""
         return prompt_id in self._state.closed
 
     @property
     def closed(self) -> dict[str, str]:
-        """Prompts that nobody is asked for again, and why: `"decline"` or `"broken"`."""
+        """Prompts that are not asked for again, and why: `"decline"` or `"broken"`."""
         return dict(self._state.closed)
 
     @property
     def open_ids(self) -> list[str]:
-        """Prompts that are asked for and not answered yet, in no order."""
+        """Prompts with an open query, in no particular order."""
         return list(self._state.open_ids)
 
     @property
     def num_open(self) -> int:
-        """Number of queries that are not answered yet."""
+        """Number of open queries."""
         return len(self._state.open_ids)
 
 
 class LedgerCopy(LedgerView):
     """
-    What processes other than rank 0, which alone opens the file, know of the ledger. It is made anew at each routing.
+    A copy of the ledger's state for processes other than rank 0, which alone opens the file. It is made anew at each
+    routing.
     """
 
     def take_over(self, labels: dict[str, dict[str, Any]]) -> None:
-        """Take up labels that rank 0 bought since the copy was made; no ledger gets one without a purchase."""
+        """Add labels that rank 0 bought since the copy was made. A ledger itself gets labels only by a purchase."""
         for identity, label in labels.items():
             self._state.labels.keep(identity, json.dumps(label))

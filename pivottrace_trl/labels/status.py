@@ -1,4 +1,4 @@
-"""Where the annotation stands, and what it cost."""
+"""The progress of the annotation, and its cost."""
 
 import json
 from collections import Counter, defaultdict
@@ -12,26 +12,26 @@ from .ledger import AnnotationLedger
 from .queries import Outcome
 
 
-# Opinions that are compared with the label that came to stand: of more, the latest.
+# Largest number of opinions that are compared with the final labels. If there are more, the latest count.
 _NUM_OPINIONS = 1000
 _PAID = "answer"
-# Answers from which the last hour alone tells the pace.
+# With this many answers in the last hour, that hour alone determines the pace.
 _ENOUGH = 5
 
 
 @dataclass(frozen=True)
 class AuthorStatus:
     """
-    What one author did.
+    The work of one author.
 
     Attributes:
-        author (`str`): the name.
-        answers (`int`): labels of theirs that stand, the user's own ones included.
-        price (`float`): what they were paid in all, also for opinions, declines, and answers that were taken back.
-        contradicted (`int`): answers of others that said something else than a label of theirs that stands.
-        taken_back (`int`): answers of theirs that were undone or replaced.
-        opinions (`int`): of their latest opinions, those about prompts that have a label now.
-        opinions_upheld (`int`): those of them that say the same as that label.
+        author (`str`): name of the author.
+        answers (`int`): number of current labels by this author, including the user's own labels.
+        price (`float`): total pay, including opinions, declines, and answers that were taken back.
+        contradicted (`int`): number of answers by others that contradict a current label by this author.
+        taken_back (`int`): number of answers by this author that were undone or replaced.
+        opinions (`int`): number of this author's latest opinions on prompts that have a label now.
+        opinions_upheld (`int`): number of these opinions that agree with that label.
     """
 
     author: str
@@ -45,7 +45,7 @@ class AuthorStatus:
 
 @dataclass(frozen=True)
 class Tally:
-    """Labels that were bought and stand, and what all answers like them cost."""
+    """Number of current labels that were bought, and the total price of all answers of that kind."""
 
     labels: int
     price: float
@@ -54,26 +54,26 @@ class Tally:
 @dataclass(frozen=True)
 class AnnotationStatus:
     """
-    Where the annotation stands, and what it cost.
+    The progress of the annotation, and its cost. Prices are in the user's currency.
 
     Attributes:
-        budget (`int`): labels that may be bought in all.
-        bought (`int`): prompts paid for.
-        left (`int`): labels that may still be bought.
-        own (`int`): labels that the user had; they cost nothing.
-        price (`float`): what was paid in all. Answers that were not used are not charged.
-        purposes (`dict[str, Tally]`): labels and price by what they were bought for, `"probe"` or `"annotate"`.
-        routes (`dict[str, Tally]`): the same by the route that the prompt had when it was asked for; `"none"` where
-            nobody asked.
-        authors (`list[AuthorStatus]`): most answers first.
-        queue (`dict[str, int]`): open queries by purpose, `{"probe": n, "annotate": n}`.
-        broken, declined (`int`): prompts that people called broken, or had no answer to.
-        conflicts (`int`): answers that contradicted one that stands.
-        over_budget (`int`): answers that came when the budget was spent.
-        last_hour, last_day (`int`): answers of the last 60 minutes, and of the last 24 hours.
-        per_hour (`float`): answers an hour, from the first to the last of the last hour, or if it saw fewer than five
-            of the last 24 hours; 0 if fewer than two.
-        hours_left (`float` or `None`): until the queue is empty at this pace.
+        budget (`int`): number of labels that may be bought in all.
+        bought (`int`): number of prompts paid for.
+        left (`int`): number of labels that may still be bought.
+        own (`int`): number of the user's own labels, which cost nothing.
+        price (`float`): total price. Answers that were not used are not charged.
+        purposes (`dict[str, Tally]`): labels and price by purpose, `"probe"` or `"annotate"`.
+        routes (`dict[str, Tally]`): labels and price by the prompt's route when its label was asked for; `"none"` for
+            labels that nobody asked for.
+        authors (`list[AuthorStatus]`): authors, most answers first.
+        queue (`dict[str, int]`): number of open queries by purpose, `{"probe": n, "annotate": n}`.
+        broken, declined (`int`): number of prompts that were marked broken, and that annotators had no answer to.
+        conflicts (`int`): number of answers that contradict a current label.
+        over_budget (`int`): number of answers that came after the budget was spent.
+        last_hour, last_day (`int`): number of answers in the last 60 minutes, and in the last 24 hours.
+        per_hour (`float`): answers per hour, from the first to the last answer of the last hour, or of the last 24
+            hours if the last hour had fewer than five; 0 with fewer than two answers.
+        hours_left (`float` or `None`): hours until the queue is empty at this pace.
         last_answer (`str` or `None`): time of the latest answer (UTC, ISO 8601).
     """
 
@@ -112,7 +112,7 @@ _OPINIONS = "SELECT author, prompt_id, value FROM events WHERE kind = 'opinion' 
 
 def annotation_status(ledger: AnnotationLedger) -> AnnotationStatus:
     """
-    Read the status from a ledger, also while a run writes to it.
+    Read the status from a ledger, even while a run writes to it.
 
     Args:
         ledger ([`AnnotationLedger`]): the run's ledger.
@@ -159,7 +159,7 @@ def annotation_status(ledger: AnnotationLedger) -> AnnotationStatus:
 
 
 def _pace(times: Sequence[datetime]) -> float:
-    """Answers an hour between the first and the last of these times."""
+    """Answers per hour between the first and the last of these times."""
     hours = (times[-1] - times[0]).total_seconds() / 3600 if len(times) > 1 else 0.0
     return (len(times) - 1) / hours if hours else 0.0
 
@@ -190,8 +190,8 @@ def _authors(ledger: AnnotationLedger, answers: Sequence[Any], unused: Sequence[
 
 
 def _weigh_opinions(ledger: AnnotationLedger) -> tuple[Counter[str], Counter[str]]:
-    """Of each author's latest opinions, how many are on prompts that have a label now, and how many say the same."""
-    # A format that is code of somebody's is not loaded because a file names it: then they must be written alike.
+    """Of each author's latest opinions: how many are on prompts that have a label now, and how many agree with it."""
+    # A custom format is code, which is not loaded just because a file names it. Then answers must be equal as text.
     answer_format = format_of_ledger(ledger.answer_format) if is_built_in(ledger.answer_format) else None
     known, upheld = Counter[str](), Counter[str]()
     for author, identity, value in ledger.select(_OPINIONS, (_NUM_OPINIONS,)):

@@ -1,4 +1,4 @@
-"""What a dataset knows of its rows beyond the prompt, put away."""
+"""Hides what a dataset holds besides the prompts, above all the labels."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,9 +12,9 @@ from .queries import Answer, Query, is_empty
 from .state import LedgerView
 
 
-# Who asks; whatever another role says may be the beginning of the response.
+# Roles that ask. A message of any other role may be the beginning of the response.
 _ASKING_ROLES = ("system", "developer", "user", "tool")
-# What announces an answer at the end of a text, and what may follow the answer.
+# Words that announce an answer at the end of a text, and what may follow the answer.
 _MARKER = re.compile(
     r"(?:\b(?:answers?|solutions?|labels?|ground.?truth|gold)\b|####|\\boxed\s*\{)"
     r"\W*(?:(?:is|are|was|be)\b\W*)?(?:[a-z]\s*=\W*)?$",
@@ -22,29 +22,30 @@ _MARKER = re.compile(
 )
 _ENDING, _CLOSING_TAG = " .,;}])$*\"'`\\", re.compile(r"</\w{1,40}>$")
 _LONGEST_MARKER = 60
-# Characters from which a label is too long to stand in a prompt by accident.
+# A label with this many characters or more does not occur in a prompt by accident.
 _LONG_LABEL = 32
 
 
 class LabelVault:
     """
-    What a dataset knows of its rows beyond the prompt, put away: the labels, and every column that might tell them. It
-    is an oracle: only [`AnnotationLedger.buy`] asks it, and only for the rows that are paid for. The other columns of
-    a row come back when its label is in the ledger.
+    Hides the labels of a dataset, and every column that might reveal them. It is an oracle: only
+    [`AnnotationLedger.buy`] asks it, and only for rows that are paid for. The other columns of a row are returned once
+    its label is in the ledger.
 
     Args:
         dataset ([`~datasets.Dataset`]):
-            The pool with its labels. It is referred to, not copied.
+            The pool with its labels. It is not copied.
         label_columns (`Sequence[str]`):
             Columns that are sold; the first holds the label.
         prompt_ids (`Sequence[str]`):
             Id of each row.
         locked_columns (`Sequence[str]`, *optional*):
-            Columns that are not sold, but may tell the label.
+            Columns that are not sold, but might reveal the label.
     """
 
     author = "dataset"
-    # Its answers cost nothing to give again, so that a crash may lose more of them; each batch is a write to the disk.
+    # Each batch is one write to the disk. The vault can repeat its answers at no cost, so a crash may lose a large
+    # one.
     batch_size = 1024
 
     def __init__(
@@ -54,7 +55,7 @@ class LabelVault:
         prompt_ids: Sequence[str],
         locked_columns: Sequence[str] = (),
     ):
-        plain = dataset.with_format(None)  # plain values, whatever the format of the dataset
+        plain = dataset.with_format(None)  # Python objects, whatever the format of the dataset
         self._label_columns = list(label_columns)
         self._labels, self._locked = plain.select_columns(self._label_columns), None
         if locked_columns:
@@ -62,11 +63,11 @@ class LabelVault:
         self._row = {identity: row for row, identity in enumerate(prompt_ids)}
 
     def ask(self, queries: Sequence[Query]) -> list[Answer]:
-        """Return the labels; `None` where the first label column is empty, whatever the others hold."""
+        """Return the labels. A row whose first label column is empty has the label `None`."""
         answers = []
         prompt_ids = [query.prompt_id for query in queries]
         for identity, label in zip(prompt_ids, self._read(self._labels, prompt_ids), strict=True):
-            # NaN is how tables write that there is nothing; JSON has no word for it.
+            # NaN means an empty field in tables, and JSON cannot represent it.
             label = {name: None if value != value else value for name, value in label.items()}
             has_none = is_empty(label[self._label_columns[0]])
             answers.append(Answer(identity, None if has_none else label, self.author))
@@ -77,12 +78,12 @@ class LabelVault:
 
     @property
     def prompt_ids(self) -> list[str]:
-        """The rows, by their ids."""
+        """Ids of the rows."""
         return list(self._row)
 
     @cached_property
     def num_labels(self) -> int:
-        """How many rows have a label; nothing but their number leaves the vault."""
+        """Number of rows with a label. The labels themselves stay in the vault."""
         if not self._label_columns:
             return 0
         name = self._label_columns[0]
@@ -106,11 +107,11 @@ class LabelVault:
             ValueError: if the label of a row was not bought.
         """
         if unpaid := [identity for identity in prompt_ids if ledger.label(identity) is None]:
-            raise ValueError(f"The label of prompt {unpaid[0]!r} was not bought, so that its row stays locked.")
+            raise ValueError(f"The label of prompt {unpaid[0]!r} was not bought, so its row stays locked.")
         return [{} for _ in prompt_ids] if self._locked is None else self._read(self._locked, prompt_ids)
 
     def find_given_away(self, prompts: Sequence[Any]) -> list[int]:
-        """Rows whose prompt holds its own label, see [`gives_away`]. Nothing but their numbers leaves the vault."""
+        """Rows whose prompt holds its own label, see [`gives_away`]. Only their numbers leave the vault."""
         if not self._label_columns:
             return []
         labels = self._labels[self._label_columns[0]]
@@ -119,8 +120,8 @@ class LabelVault:
             for row, (prompt, label) in enumerate(zip(prompts, labels, strict=True))
             for text in gives_away(prompt, label)
         ]
-        # A text that rows with other labels have as well, such as an example or the beginning of every response,
-        # tells none of them.
+        # A text that rows with other labels also have, such as an example or the beginning of every response, does
+        # not reveal a label.
         labels_of: dict[str, set[str]] = {text: set() for _, text in found}
         if found:
             for prompt, label in zip(prompts, labels, strict=True):
@@ -134,7 +135,7 @@ class LabelVault:
 
 
 def messages(prompt: Any) -> Iterator[tuple[str, str]]:
-    """Role and text of every message of a prompt; a plain text counts as a message of the user's."""
+    """Role and text of every message of a prompt. A plain text counts as a user message."""
     if isinstance(prompt, str):
         yield "user", prompt
         return
@@ -147,17 +148,16 @@ def messages(prompt: Any) -> Iterator[tuple[str, str]]:
 
 def gives_away(prompt: Any, label: Any) -> list[str]:
     """
-    Texts of a prompt that hold its label as an answer. Questions hold short labels by accident ("What is 5 - 0?"), and
-    choices and passages hold longer ones by their nature, so that a text counts only if
+    Texts of a prompt that hold its label as an answer. Questions contain short labels by accident ("What is 5 - 0?"),
+    and choices and passages naturally contain longer ones. A text therefore counts only if
 
-    - it is that of an assistant, stands last, and has the label anywhere as a word of its own,
-    - or it ends with the label, behind a word that announces an answer: `Answer:`, `the solution is`, `####`,
-      `\\boxed{`,
-    - or the label has 32 characters or more and stands in it anywhere.
+    - it is the last message, from an assistant, and contains the label as a separate word,
+    - or it ends with the label, after words that announce an answer: `Answer:`, `the solution is`, `####`, `\\boxed{`,
+    - or it contains a label of 32 characters or more.
 
     Args:
         prompt (`str` or `list[dict]`):
-            Plain text, or a conversation as TRL has it.
+            Plain text, or a conversation in TRL's format.
         label (`Any`):
             A text, a number, or a list of them.
 
@@ -183,7 +183,7 @@ def gives_away(prompt: Any, label: Any) -> list[str]:
 
 
 def _without_ending(text: str) -> str:
-    """A text without what may follow an answer: punctuation, and tags that close."""
+    """A text without what may follow an answer: punctuation and closing tags."""
     while True:
         end = text.rstrip(_ENDING)
         if (tag := _CLOSING_TAG.search(end[-_LONGEST_MARKER:])) is None:
@@ -198,5 +198,5 @@ def _parts(label: Any) -> list[Any]:
 
 
 def _has_word(text: str, word: str) -> bool:
-    """Whether a word or number stands in a text on its own: neither 15 nor 5.2 has a 5."""
+    """Whether a text contains a word or number on its own: neither 15 nor 5.2 contains 5."""
     return re.search(rf"(?<!\w)(?<!\d\.){re.escape(word)}(?!\w)(?!\.\d)", text) is not None

@@ -1,4 +1,4 @@
-"""People, who answer through the ledger."""
+"""An oracle for people, who answer through the ledger."""
 
 import math
 import sys
@@ -17,12 +17,12 @@ from .queries import Answer, Opinion, Oracle, Query
 
 class People:
     """
-    People, who answer through the ledger, now or later: as an oracle they say nothing themselves. With a `share`,
-    asking them takes until that share of the queries in `(0, 1]` is answered, declined or called broken. An oracle
-    that is asked `first` has its say before, and the share is of what it leaves.
+    People who answer through the ledger, now or later. This oracle returns no answers of its own. With a `share` in
+    `(0, 1]`, it waits until that share of the queries is answered, declined or marked broken. An oracle may be asked
+    `first`; the share then applies to the queries that it leaves open.
     """
 
-    batch_size = sys.maxsize  # they see the queue as a whole
+    batch_size = sys.maxsize  # people see the whole queue
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class People:
     def _wait(self, asked: set[str], share: float) -> None:
         needed = math.ceil(share * len(asked) - 1e-9)
         start, told = time.monotonic(), -LINE_EVERY
-        # `Live` takes the terminal over as soon as it is entered, also with nothing to show.
+        # `Live` takes over the terminal as soon as it is entered, even with nothing to show.
         with Live(refresh_per_second=4, transient=True) if self._is_shown else nullcontext() as live:
             while True:
                 self._ledger.refresh()
@@ -65,10 +65,10 @@ class People:
 
 
 def check_share(share: float | None, has_people: bool = True) -> None:
-    """Raise `ValueError` if this is no share of a queue that can be waited for, or nobody answers the queue."""
+    """Raise `ValueError` if this is not a share in `(0, 1]`, or if no people answer the queue."""
     if share is not None and not has_people:
         raise ValueError(
-            f"`wait_for_annotations` is {share!r}, but nobody is waited for unless labels come through the ledger. "
+            f"`wait_for_annotations` is {share!r}, but there is nothing to wait for unless people answer the queue. "
             'Pass `annotator="queue"` as well, or leave it out.'
         )
     if share is not None and not 0.0 < share <= 1.0:

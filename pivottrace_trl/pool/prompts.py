@@ -147,8 +147,8 @@ def _filled(value: Any) -> Any:
 def normalised(text: str) -> str:
     """
     Remove what does not distinguish questions: the kind of line endings, common indentation, blanks at the end of
-    lines, blank lines around the text, different encodings of an accent, and invisible characters. Spacing within lines
-    and relative indentation are kept.
+    lines, blank lines around the text, different encodings of an accent, and invisible characters. Spacing within
+    lines and relative indentation are kept.
     """
     text = _with_plain_line_endings(_visible(text))
     if "\n" not in text:

@@ -127,7 +127,7 @@ def test_a_dataset_of_ones_own(pool, tmp_path):
     with pytest.raises(ValueError, match="`columns` names `levels`, but the dataset has"):
         ledger.to_dataset(pool, columns=["levels"])
     for name in ("score", "solution"):
-        with pytest.raises(ValueError, match=f"`columns` names `{name}`, but something else stands under that name"):
+        with pytest.raises(ValueError, match=f"`columns` names `{name}`, but the result has another column of that name"):
             ledger.to_dataset(pool, columns=["prompt", name])
 
 
@@ -260,7 +260,7 @@ def test_nothing_is_shown_to_everybody_unasked(ledger, hub, tmp_path, capsys):
     hub.repos["me/open"] = False
     export = ["annotate", "export", str(tmp_path), "--labels", "--push-to-hub"]
     assert main([*export, "me/open"]) == 2
-    assert "me/open is there already, and everybody can see it." in capsys.readouterr().err and not hub.commits
+    assert "me/open exists already and is public." in capsys.readouterr().err and not hub.commits
     assert main([*export, "me/open", "--public"]) == 0 and hub.commits
     assert main([*export, "me/new", "--public"]) == 0 and hub.repos["me/new"] is False
 
@@ -268,7 +268,7 @@ def test_nothing_is_shown_to_everybody_unasked(ledger, hub, tmp_path, capsys):
 def test_nothing_to_upload(hub, tmp_path, capsys):
     AnnotationLedger(tmp_path / "ledger.sqlite", 6, IDS)
     assert main(["annotate", "export", str(tmp_path), "--labels", "--push-to-hub", "me/labels"]) == 2
-    assert "has no label yet, so that there is nothing to upload" in capsys.readouterr().err and not hub.repos
+    assert "has no label yet, so there is nothing to upload" in capsys.readouterr().err and not hub.repos
 
 
 def test_the_ledger_of_a_run_that_is_alive(ledger):

@@ -191,7 +191,7 @@ def test_what_failed_half_way_left_nothing(ids, open_ledger):
     ledger = open_ledger()
     ask_for(ledger, ids[:3])
     before = ledger.events()
-    with pytest.raises(ValueError, match="cannot be kept"):
+    with pytest.raises(ValueError, match="cannot be stored"):
         ledger.record([Answer(ids[0], {"solution": "1"}, "ann"), Answer(ids[1], {"solution": object()}, "ann")])
     assert ledger.events() == before and ledger.label(ids[0]) is None and ledger.num_bought == 0
     assert ledger.record([Answer(ids[0], {"solution": "1"}, "ann")]) == [Outcome.RECORDED]
@@ -369,7 +369,7 @@ def test_an_empty_label_is_no_label(value, pool, ids, open_ledger):
         with pytest.raises(ValueError, match="is empty.*pass `label=None`"):
             ledger.record([Answer(ids[0], {"solution": value, "level": 3}, "ann")])
     else:
-        with pytest.raises(ValueError, match="cannot be kept"):
+        with pytest.raises(ValueError, match="cannot be stored"):
             Answer(ids[0], {"solution": value}, "ann")
     assert ledger.num_bought == 0 and kinds(ledger) == ["request", "request"]
     oracle = CallableAnnotator(lambda rows: [value, "7"])
@@ -406,7 +406,7 @@ def test_an_annotator_may_return_answers(pool, ids, open_ledger):
     assert sum(event["price"] for event in ledger.events()) == pytest.approx(1.2)
     ask_for(ledger, ids[3:6])
     asked = ids[6:9]
-    with pytest.raises(RuntimeError, match=f"answered '{ids[6]}' in the place of '{ids[3]}'"):
+    with pytest.raises(RuntimeError, match=f"answered '{ids[6]}' instead of '{ids[3]}'"):
         ledger.buy(CallableAnnotator(annotator))
 
 

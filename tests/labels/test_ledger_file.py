@@ -64,7 +64,7 @@ def test_what_is_no_ledger_is_left_as_it_is(kind, how, tmp_path):
     FOREIGN[kind](path)
     before = path.read_bytes() if path.is_file() else None
     names = sorted(os.listdir(tmp_path))
-    with pytest.raises(ValueError, match=r"ledger\.sqlite is no ledger: it is .*left as it is"):
+    with pytest.raises(ValueError, match=r"ledger\.sqlite is not a ledger: it is .*left as it is"):
         if how == "run":
             AnnotationLedger(path, 3, IDS)
         elif how == "beside":
@@ -108,7 +108,7 @@ def test_a_flipped_bit_in_a_value_is_noticed(tmp_path):
         flipped = bytearray(content)
         flipped[content.rindex(word) + len(word) - 2] ^= 1  # still a letter or a figure
         path.write_bytes(flipped)
-        with pytest.raises(ValueError, match="is damaged .*is not what was written.*Put back a copy"):
+        with pytest.raises(ValueError, match="is damaged .*is not what was written.*Restore a backup"):
             everything(path)
 
 
@@ -117,7 +117,7 @@ def test_a_file_that_was_cut_short_is_named(share, tmp_path):
     path = tmp_path / "ledger.sqlite"
     make_ledger(path).close()
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(ValueError, match=r"ledger\.sqlite (is damaged|is no ledger|cannot be opened)"):
+    with pytest.raises(ValueError, match=r"ledger\.sqlite (is damaged|is not a ledger|cannot be opened)"):
         AnnotationLedger(path, 8, IDS)
 
 

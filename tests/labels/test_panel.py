@@ -340,7 +340,7 @@ def test_panels_and_lists_that_make_no_sense(endpoint):
 
     one = make(endpoint)
     for members in ([one], [one, make(endpoint)]):
-        with pytest.raises(ValueError, match="must be at least two, each with a name of its own"):
+        with pytest.raises(ValueError, match="must be at least two with different names"):
             AnnotatorPanel(members)
     with pytest.raises(ValueError, match="has no attribute `author`"):
         AnnotatorPanel([one, Nameless()])

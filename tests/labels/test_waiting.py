@@ -122,7 +122,7 @@ def test_answers_that_arrive_while_it_runs(make_trainer):
 
 def test_training_waits(make_trainer):
     trainer = make_trainer(dataset=make_pool().remove_columns("solution"))
-    with pytest.raises(ValueError, match="nobody is waited for"):
+    with pytest.raises(ValueError, match="there is nothing to wait for"):
         PivotDensityCallback(trainer, annotator=lambda rows: ["1"] * len(rows), wait_for_annotations=0.5)
     callback = attach_queue(trainer, wait_for_annotations=1.0)
     is_over = threading.Event()

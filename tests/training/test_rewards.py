@@ -33,7 +33,7 @@ def test_locked_columns_come_with_a_bought_label_only(label_router):
     router, pool = label_router.router, make_pool(10).add_column("hint", [{"text": f"hint {i}"} for i in range(10)])
     label_router.locked_columns = ["hint"]
     label_router.vault = LabelVault(pool, ["solution"], router.prompt_ids, ["hint"])
-    with pytest.raises(ValueError, match="was not bought, so that its row stays locked"):
+    with pytest.raises(ValueError, match="was not bought, so its row stays locked"):
         label_router.vault.unlock(router.ledger, [router.prompt_ids[0], router.prompt_ids[5]])
     everyone, demanding = Recorder(), Recorder()
     answers = [0, 0, 7, None] + [5, 5, 5, 6] + [1, 2, 3, 4]
