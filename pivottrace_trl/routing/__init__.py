@@ -1,4 +1,4 @@
-"""Evidence to routes and order: pure numbers, no model and no trainer."""
+"""Turns evidence into routes, and routes into the order of training. Only numbers: no model and no trainer."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""What a few verified prompts say about a ranking. Pure numpy: knows no model and no trainer."""
+"""Calibrates a ranking on a few verified prompts. Only NumPy: no model and no trainer."""
 
 from dataclasses import dataclass
 
@@ -7,34 +7,36 @@ from scipy.stats import mannwhitneyu
 from sklearn.isotonic import isotonic_regression
 
 
-# Standard errors above chance from which a score counts as separating right from wrong.
+# A score separates right from wrong if its AUROC is this many standard errors above chance.
 _MIN_SEPARATION = 0.5
 _NUM_RESAMPLES = 200
-# Shares of the resampled curves that lie below the confidence band and above it.
+# Shares of the resampled curves below and above the confidence band.
 _TAIL = 0.05
 _NUM_BINS = 5
 _NUM_FOLDS = 5
-# The band is computed at so many places of the ranking and drawn straight between them.
+# The band is computed at this many positions of the ranking, and interpolated linearly between them.
 _NUM_BAND_PLACES = 101
 
 
 @dataclass(frozen=True)
 class Calibration:
     """
-    How often the policy is right at each place of a ranking from least to most uncertain.
+    How often the policy is right at each position of a ranking from least to most uncertain.
 
     Attributes:
         curve (`np.ndarray` of shape `(num_prompts,)`, float):
-            Estimated probability of success, never rising along the ranking; NaN if nothing was verified.
+            Estimated probability of success, non-increasing along the ranking; NaN if nothing was verified.
         low, high (`np.ndarray` of shape `(num_prompts,)`, float):
             Limits of the 90% confidence band of the curve (bootstrap over the verified prompts).
         error (`float`):
-            Expected calibration error: mean distance of predicted from observed success over bins of equally many
-            verified prompts, each predicted by a curve that was fitted without it. NaN below two verified prompts.
+            Expected calibration error: mean absolute difference between predicted and observed success over bins of
+            equally many verified prompts. Each prompt is predicted by a curve that was fitted without it. NaN with
+            fewer than two verified prompts.
         separation (`float`):
-            AUROC of the ranking among the verified prompts, 0.5 = chance; NaN if all were right or all wrong.
+            AUROC of the ranking for failure among the verified prompts, 0.5 = chance; NaN if all were right or all
+            were wrong.
         is_flat (`bool`):
-            Whether the ranking does not separate the verified prompts that were right from those that were wrong.
+            Whether the ranking fails to separate the verified prompts that were right from those that were wrong.
     """
 
     curve: np.ndarray
@@ -47,11 +49,18 @@ class Calibration:
 
 def calibrate(ranking: np.ndarray, pass_rate: np.ndarray) -> Calibration:
     """
-    Estimate the success of the policy along a ranking from least to most uncertain, from the pass rates of shape
-    `(num_prompts,)`, NaN where nothing was verified.
+    Estimate how often the policy is right along a ranking. A sliding window averages the pass rates of the verified
+    prompts, and an isotonic fit to these averages makes the curve non-increasing from the least to the most uncertain
+    prompt.
 
-    A window slides along the verified prompts and averages their pass rates; an isotonic fit through these averages
-    makes the curve fall from the least to the most uncertain prompt.
+    Args:
+        ranking (`np.ndarray` of shape `(num_prompts,)`, int):
+            Indices of prompts, from least to most uncertain.
+        pass_rate (`np.ndarray` of shape `(num_prompts,)`, float):
+            Share of right rollouts of each prompt, in `[0, 1]`; NaN if nothing was verified.
+
+    Returns:
+        [`Calibration`]
     """
     ranked = np.asarray(pass_rate, dtype=float)[ranking]
     places = np.flatnonzero(np.isfinite(ranked))
@@ -80,7 +89,7 @@ def calibrate(ranking: np.ndarray, pass_rate: np.ndarray) -> Calibration:
 
 
 def _fit(places: np.ndarray, rates: np.ndarray, at: np.ndarray, is_flat: bool) -> np.ndarray:
-    """The curve through verified prompts at increasing places, read at the places `at`."""
+    """The curve fitted to verified prompts at increasing positions, evaluated at the positions `at`."""
     if is_flat:
         return np.full(len(at), rates.mean())
     width = min(len(places), max(5, len(places) // 4))
@@ -91,7 +100,7 @@ def _fit(places: np.ndarray, rates: np.ndarray, at: np.ndarray, is_flat: bool) -
 
 
 def _separation(places: np.ndarray, rates: np.ndarray) -> tuple[float, bool]:
-    """AUROC of the places for failure, and whether it is less than half a standard error above chance."""
+    """AUROC of the positions for failure, and whether it is less than half a standard error above chance."""
     right, wrong = places[rates > 0.5], places[rates <= 0.5]
     if len(right) == 0 or len(wrong) == 0:
         return float("nan"), False

@@ -1,4 +1,4 @@
-"""Notices when a policy starts to please its own votes. Pure numbers: knows no trainer."""
+"""Detects when a policy starts to optimise its own votes. Only numbers: knows no trainer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,45 +9,46 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# Annotated groups that are compared with as many before them; pseudo-labelled groups of the same batches.
+# Number of annotated groups in each of the two windows that are compared. Pseudo-labelled groups are those of the same
+# batches.
 _WINDOW = 128
-# Where hardly any group is annotated, what lies so many batches back says nothing about now.
+# Largest number of batches in a window. If few groups are annotated, older batches say nothing about the present.
 _MAX_BATCHES = 4096
-# Standard errors by which the one must have risen and the other fallen. In simulated runs (tests/test_collapse.py) of
-# 2,000 steps in which nothing changes this happens by chance in about one of forty; a collapse that takes 100 steps
-# is always noticed, one that takes 300 nine times in ten.
+# Standard errors by which the rewards must have risen and the accuracy fallen. In simulated runs of 2,000 steps in
+# which nothing changes (tests/test_collapse.py), this happens by chance in about one of forty. A collapse over 100
+# steps is always detected, one over 300 steps nine times in ten.
 _NUM_ERRORS = 2.5
 
 
 class CollapseMonitor:
     """
     Compares rewards on pseudo-labels with accuracy on bought labels. Self-training collapses when the policy agrees
-    with itself more and more while it is right less and less: the rewards on pseudo-labels rise, the accuracy on
-    annotated prompts falls. Both together, each by 2.5 standard errors between the batches with the latest 128
-    annotated groups and those with as many before them, pause the pseudo-labels until the accuracy is back where it
-    was. Runs with fewer than 256 annotated groups are too short to tell.
+    with itself more and more while it is right less and less: rewards on pseudo-labels rise, and accuracy on annotated
+    prompts falls. The monitor compares the batches with the latest 128 annotated groups with those of the 128 groups
+    before. If both changes exceed 2.5 standard errors, pseudo-labels are paused until the accuracy has recovered. Runs
+    with fewer than 256 annotated groups are too short for a decision.
 
     Attributes:
-        is_paused (`bool`): whether pseudo-labels are withheld.
-        num_pauses (`int`): how often they were.
+        is_paused (`bool`): whether pseudo-labels are paused.
+        num_pauses (`int`): number of pauses so far.
     """
 
     def __init__(self) -> None:
         self.is_paused = False
         self.num_pauses = 0
-        # Per batch, its number of groups, sum and sum of squares: pseudo-labelled ones, then annotated ones.
+        # Per batch: number, sum and sum of squares, for pseudo-labelled groups and then for annotated groups.
         self._batches: list[list[float]] = []
         self._level = 0.0
 
     def update(self, weak: Sequence[float], verified: Sequence[float]) -> None:
         """
-        Take up the groups of a batch.
+        Add the groups of a batch.
 
         Args:
             weak (`Sequence[float]`):
-                Share of right answers, by its own pseudo-label, of each group that had one, in `[0, 1]`.
+                For each pseudo-labelled group, the share of answers that match its pseudo-label, in `[0, 1]`.
             verified (`Sequence[float]`):
-                Share of right answers of each annotated group, in `[0, 1]`.
+                For each annotated group, the share of answers that match the label, in `[0, 1]`.
         """
         self._batches.append([*_moments(weak), *_moments(verified)])
         self._batches = self._batches[-_MAX_BATCHES:]
@@ -70,7 +71,7 @@ class CollapseMonitor:
             )
 
     def _windows(self) -> tuple[np.ndarray | None, np.ndarray | None]:
-        """Moments of the latest batches with `_WINDOW` annotated groups, and of as many before them."""
+        """Moments of the latest batches with `_WINDOW` annotated groups, and of the window before them."""
         batches = np.array(self._batches)
         from_end = np.cumsum(batches[::-1, 3])
         ends = [int(np.searchsorted(from_end, count)) + 1 for count in (_WINDOW, 2 * _WINDOW)]
@@ -83,7 +84,7 @@ class CollapseMonitor:
         return now, batches[-ends[1] : -ends[0]].sum(0)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps: plain numbers and lists."""
+        """State for a checkpoint: plain numbers and lists."""
         return {
             "is_paused": self.is_paused,
             "num_pauses": self.num_pauses,
@@ -92,7 +93,7 @@ class CollapseMonitor:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.is_paused, self.num_pauses = state["is_paused"], state["num_pauses"]
         self._batches, self._level = list(state["batches"]), state["level"]
 
@@ -103,11 +104,11 @@ def _moments(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _change(before: np.ndarray, now: np.ndarray) -> float:
-    """Difference of the later mean from the earlier one in standard errors, from counts, sums and sums of squares."""
+    """Change of the mean in standard errors, from counts, sums and sums of squares of two windows."""
     if min(before[0], now[0]) < 2:
         return 0.0
     means = [window[1] / window[0] for window in (before, now)]
     variances = [max(w[2] / w[0] - m**2, 0.0) / (w[0] - 1) for w, m in zip((before, now), means, strict=True)]
     difference, error = means[1] - means[0], sum(variances) ** 0.5
-    # Windows without any spread: every change counts.
+    # Without any variance, every change counts.
     return float(difference / error) if error > 0 else float(np.sign(difference) * np.inf if difference else 0.0)

@@ -1,4 +1,4 @@
-"""Labels that are bought when it is known what they are worth: for groups that training has just seen."""
+"""Buys labels during training, for the groups of the current batch, when their value is known."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ logger = logging.get_logger(__name__)
 
 
 def check_buy(buy: str, has_people: bool) -> None:
-    """Raise `ValueError` if labels cannot be bought at this time, or not from those who are asked."""
+    """Raise `ValueError` if `buy` is unknown, or does not work with people."""
     if buy not in ("before", "after"):
         raise ValueError(
             f'`buy` is {buy!r}, but must be `"before"`, to buy labels when the pool is routed, or `"after"`, to buy '
@@ -23,24 +23,24 @@ def check_buy(buy: str, has_people: bool) -> None:
     if buy == "after" and has_people:
         raise ValueError(
             '`buy="after"` needs labels at once, in the middle of a training step, but people answer later. Leave it '
-            "out: the queue of people is ordered by what a label is worth anyway, anew at each routing."
+            "out: at each routing, the queue for people is ordered by the value of a label anyway."
         )
 
 
 class GroupBuyer:
     """
-    Spreads what is left of the budget over the groups that the run is still to see. With every batch of groups an even
-    share of it is set free; it goes to the groups of the batch whose labels are worth most, and what finds no such
-    group is kept for later batches. A label that the oracle does not give costs nothing.
+    Spreads the rest of the annotation budget over the remaining batches of the run. Each batch receives an equal
+    share. It is spent on the groups of the batch whose labels have the highest value, and what is not spent is kept
+    for later batches. A label that the oracle does not give costs nothing.
 
     Args:
         router ([`PoolRouter`]):
-            Knows what the labels are worth, and buys them.
+            Knows the values of labels, and buys them.
         objection (`Callable[[], str | None]`):
-            Why no more labels are to be bought now; `None` if nothing speaks against it.
+            Returns the reason why no labels should be bought now, or `None`.
 
     Attributes:
-        allowance (`float`): number of labels that are set free and not bought yet.
+        allowance (`float`): number of labels that may be bought now.
     """
 
     def __init__(self, router: PoolRouter, objection: Callable[[], str | None]):
@@ -50,18 +50,21 @@ class GroupBuyer:
 
     def buy(self, rows: Sequence[int], num_batches: float, epoch: int) -> list[int]:
         """
-        Buy what is worth most in a batch. What the oracle does goes for a routing too: if it fails, so does this.
+        Buy the most valuable labels of a batch.
 
         Args:
             rows (`Sequence[int]`):
-                Rows of the groups of the batch, whose votes the router knows.
+                Rows of the groups of the batch. The router already knows their votes.
             num_batches (`float`):
-                Number of batches until the end of the run, this one included.
+                Number of batches until the end of the run, including this one.
             epoch (`int`):
-                The running epoch.
+                Current epoch.
 
         Returns:
             `list[int]`: rows whose label was bought.
+
+        Raises:
+            RuntimeError: if the oracle fails.
         """
         router, num_left = self._router, self._num_left(epoch)
         self.allowance += max(num_left - self.allowance, 0.0) / max(num_batches, 1.0)
@@ -79,11 +82,11 @@ class GroupBuyer:
         return bought
 
     def _num_left(self, epoch: int) -> int:
-        """Labels that may still be bought, by what the run knows of; those of probes are not for groups."""
+        """Number of labels that this run may still buy for groups, without those that are reserved for probes."""
         router = self._router
         num_new = int(((router.routes == Route.ANNOTATE) & (router.plan != Route.ANNOTATE)).sum())
         num_pending = sum(map(router.can_be_answered, router.probes.tolist()))
-        # What an interrupted run bought beyond this point is paid for, and is not paid for again.
+        # Labels that an interrupted run bought after this point are already paid for.
         num_paid = router.ledger.num_paid(epoch - 1, router.start)
         return max(router.ledger.budget - num_paid - num_new - num_pending, 0)
 
@@ -98,9 +101,9 @@ class GroupBuyer:
         return self._has_objected
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """State for a checkpoint."""
         return {"allowance": self.allowance}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.allowance = state["allowance"]

@@ -1,4 +1,4 @@
-"""What is known of a pool and what follows from it: buys probes, triages, buys labels, remembers the evidence."""
+"""Routes a pool: buys the probe set, triages, buys labels, and keeps the evidence."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -20,18 +20,18 @@ logger = logging.get_logger(__name__)
 
 
 class Examiner(Protocol):
-    """What the router asks of the policy's first responses, and of who watches over the budget."""
+    """Checks the policy's first responses for the router, and guards the budget."""
 
     def verify(self, rows: list[int]) -> list[bool] | None:
-        """Whether the first response to each row is right, by its bought label; `None` if the responses are lost."""
+        """Whether the first response to each row matches its bought label; `None` if the responses are lost."""
         ...
 
     def learn(self, rows: list[int], was_right: np.ndarray) -> np.ndarray | None:
-        """New scores of all first responses by what these rows teach; `None` if they teach nothing."""
+        """Scores of all first responses after learning from these rows; `None` if the estimator does not learn."""
         ...
 
     def objection(self) -> str | None:
-        """Why no more labels are to be bought now, by what is verified; `None` if nothing speaks against it."""
+        """The reason why no more labels should be bought now, given what was verified; `None` if there is none."""
         ...
 
 
@@ -43,37 +43,38 @@ class PoolRouter:
         prompt_ids (`Sequence[str]`):
             Id of every prompt.
         ledger ([`AnnotationLedger`]):
-            Where labels are bought and kept; in a process that does not route, a view of it.
+            Buys and stores labels. In a process that does not route, a view of it.
         oracle ([`Oracle`]):
-            Who knows the labels. What it does not answer is trained on votes until it does.
+            Source of labels. A prompt that it does not answer is trained on votes until it does.
         config ([`TriageConfig`], *optional*):
-            How to triage.
+            Settings of the triage.
         rows (`Callable[[Sequence[int]], Iterable[dict]]`, *optional*):
-            Returns what the oracle may know of the given rows: `prompt` and the free columns.
+            Returns what the oracle may see of the given rows: `prompt` and the free columns.
         texts (`Callable[[Sequence[int]], Iterable[str]]`, *optional*):
             Returns the questions of the given rows, for people.
 
     Attributes:
-        scores (`np.ndarray` of shape `(num_prompts,)`): latest uncertainty of each prompt.
-        densities (`np.ndarray` of shape `(num_prompts,)`): latest pivot density of each prompt.
+        scores (`np.ndarray` of shape `(num_prompts,)`, float): latest uncertainty score of each prompt.
+        densities (`np.ndarray` of shape `(num_prompts,)`, float): latest pivot density of each prompt, in pivots per
+            response token.
         evidence ([`Evidence`]): what was verified and voted so far.
-        probes (`np.ndarray`, int): the probe set, empty before the first routing.
+        probes (`np.ndarray` of shape `(num_probes,)`, int): the probe set, empty before the first routing.
         routes (`np.ndarray` of shape `(num_prompts,)`, int8): latest route of each prompt.
-        plan (`np.ndarray` of shape `(num_prompts,)`, int8): the routes when the running epoch began, which its order
-            follows.
-        values ([`LabelValues`]): what the label of each prompt is worth.
-        buys_after (`bool`): whether routing buys the probes only, and [`GroupBuyer`] spends what is left; not by
-            default.
-        suggestions (`dict[int, str]`): the policy's own answer of each prompt that has one.
+        plan (`np.ndarray` of shape `(num_prompts,)`, int8): the routes at the start of the current epoch, which
+            determine its order.
+        values ([`LabelValues`]): value of the label of each prompt.
+        buys_after (`bool`): whether routing buys only the probes, and [`GroupBuyer`] spends the rest. Defaults to
+            `False`.
+        suggestions (`dict[int, str]`): the policy's own answer to each prompt that has one, by row.
         start (`int`): latest event of the ledger when the run began.
-        is_traced (`np.ndarray` of shape `(num_prompts,)`, bool): whether the score is of a rollout of training.
-        is_declined (`np.ndarray` of shape `(num_prompts,)`, bool): whether the run asked for the label in vain. A run
-            that is resumed does not know what was declined later on, so that it comes to the same choice.
-        first_outcomes (`np.ndarray` of shape `(num_prompts,)`, int8): 1 where the first response was right, 0 where it
-            was wrong, -1 where that is not known.
-        num_examined (`int`): probes from which the score has learnt.
-        num_routings (`int`): how often the pool was routed.
-        calibration ([`Calibration`]): of the latest routing, `None` before the first.
+        is_traced (`np.ndarray` of shape `(num_prompts,)`, bool): whether the score is from a training rollout.
+        is_declined (`np.ndarray` of shape `(num_prompts,)`, bool): whether the run asked for the label without
+            success. A resumed run does not know of later declines, so that it makes the same choices again.
+        first_outcomes (`np.ndarray` of shape `(num_prompts,)`, int8): 1 if the first response was right, 0 if it was
+            wrong, -1 if that is not known.
+        num_examined (`int`): number of probes from which the score has learnt.
+        num_routings (`int`): number of routings so far.
+        calibration ([`Calibration`]): calibration of the latest routing, `None` before the first.
     """
 
     def __init__(
@@ -109,19 +110,19 @@ class PoolRouter:
 
     @property
     def asks_people(self) -> bool:
-        """Whether labels come through the ledger, now or later, and not at once."""
+        """Whether labels come from people, through the ledger, rather than at once."""
         return isinstance(self.oracle, People)
 
     def label(self, row: int) -> dict[str, Any] | None:
-        """The label of a row if it was bought and is known at this point of the run, else `None`."""
+        """The label of a row if it is known at this point of the run, otherwise `None`."""
         return self.ledger.label(self.prompt_ids[row]) if self.evidence.is_labelled[row] else None
 
     def state_dict(self) -> dict[str, Any]:
         """
-        What another process, or a run that is resumed, needs to go on from here.
+        State from which another process, or a resumed run, can go on.
 
         Returns:
-            `dict[str, Any]`: plain values, and arrays with one entry a prompt; no texts.
+            `dict[str, Any]`: plain values, and arrays with one entry per prompt; no texts.
         """
         return {
             "route": self.routes,
@@ -144,7 +145,7 @@ class PoolRouter:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Go on from what `state_dict` returned. It tells which labels were known, not what they are: those come from the
+        Restore what `state_dict` returned. The state says which labels were known; the labels themselves come from the
         ledger.
 
         Args:
@@ -168,12 +169,12 @@ class PoolRouter:
 
     def summary(self) -> dict[str, Any]:
         """
-        What was done so far.
+        Summarise the run so far.
 
         Returns:
-            `dict[str, Any]`: `pool_size`, `annotation_budget` (labels), `annotated` (labels bought), `routes`
-            (`{"discard": n, "weak": n, "annotate": n}`, all weak before the first routing), `probes` (labels spent on
-            calibration), `num_routings`.
+            `dict[str, Any]`: `pool_size` (prompts), `annotation_budget` (labels), `annotated` (labels bought),
+            `routes` (prompts per route, `{"discard": n, "weak": n, "annotate": n}`; all weak before the first
+            routing), `probes` (labels spent on calibration), `num_routings`.
         """
         return {
             "pool_size": len(self.prompt_ids),
@@ -185,7 +186,7 @@ class PoolRouter:
         }
 
     def metrics(self) -> dict[str, float]:
-        """Numbers to log after a routing; those of the calibration where the pool was routed."""
+        """Scalars to log after a routing, including those of its calibration."""
         metrics: dict[str, float] = {"labels_bought": self.ledger.num_bought, "budget_left": self.ledger.num_left}
         for route in Route:
             name, is_here = route.name.lower(), self.routes == route
@@ -198,26 +199,26 @@ class PoolRouter:
         return metrics
 
     def update_scores(self, rows: Sequence[int] | np.ndarray, scores: np.ndarray, densities: np.ndarray) -> None:
-        """Take over fresh scores and densities of the given rows (both of shape `(num_rows,)`)."""
+        """Set scores and densities of the given rows (both of shape `(num_rows,)`)."""
         self.scores[rows] = scores
         self.densities[rows] = densities
 
     def update_traced(self, rows: Sequence[int] | np.ndarray, scores: np.ndarray, densities: np.ndarray) -> None:
-        """Take over scores and densities of rollouts of training, which those of first responses do not replace."""
+        """Set scores and densities of training rollouts, which those of first responses do not replace."""
         self.update_scores(rows, scores, densities)
         self.is_traced[rows] = True
 
     def update_votes(
         self, rows: Sequence[int], agreement: Sequence[float], answers: Sequence[str | None] | None = None
     ) -> None:
-        """Take over the agreement of each row's latest group, in `[0, 1]`, and its majority answer."""
+        """Set the agreement of each row's latest group, in `[0, 1]`, and its majority answer."""
         self.evidence.agreement[list(rows)] = agreement
         self.suggestions.update({row: answer for row, answer in zip(rows, answers or (), strict=False) if answer})
 
     def update_pass_rates(
         self, rows: Sequence[int] | np.ndarray, pass_rates: Sequence[float] | np.ndarray, num_rollouts: int
     ) -> None:
-        """Take over the share of right answers in each row's latest `num_rollouts` verified rollouts."""
+        """Set the share of right answers, in `[0, 1]`, among each row's latest `num_rollouts` verified rollouts."""
         self.evidence.pass_rate[rows] = pass_rates
         self.evidence.num_verified[rows] = num_rollouts
 
@@ -230,14 +231,15 @@ class PoolRouter:
                 Tells which first responses are right, learns from the probes (again when more of them are known), and
                 may object to buying more.
             buy (`bool`, *optional*, defaults to `True`):
-                Whether to buy the labels that triage asks for as well, not only the probes.
+                Whether to also buy the labels that triage asks for, besides the probes.
 
         Returns:
             [`TriageResult`]
         """
         self.num_routings = 0
         if self.probe_size:
-            # What was asked for before, by a triage say, is a probe again, and labels that one has are as good.
+            # Probes of an earlier routing, by a triage for example, are probes again. Labels that are already known
+            # serve as probes too.
             known = self.ledger.probe_ids | self.ledger.own_ids
             is_known = np.array([identity in known for identity in self.prompt_ids], bool)
             self.probes = choose_probes(self.scores, self.probe_size, is_known)
@@ -247,26 +249,26 @@ class PoolRouter:
 
     def route(self, epoch: int, examiner: Examiner, buy: bool = True) -> TriageResult:
         """
-        Route the pool from what is known now, and ask for labels where triage wants them, as far as the budget goes.
+        Route the pool by the current evidence, and ask for the labels that triage wants, as far as the budget goes.
 
         Args:
             epoch (`int`):
-                Epoch that is about to begin, for the ledger.
+                Epoch that is about to begin, recorded in the ledger.
             examiner ([`Examiner`]):
                 See [`~PoolRouter.first_routing`].
             buy (`bool`, *optional*, defaults to `True`):
-                Whether to get the labels now; otherwise they are asked for and stay in the queue.
+                Whether to get the labels now. Otherwise they are asked for, and stay in the queue.
 
         Returns:
-            [`TriageResult`]: prompts whose label was wanted but could not be had are weak; they are marked for
-            annotation if `buy` is `False`.
+            [`TriageResult`]: prompts whose label was wanted but not given are weak. If `buy` is `False`, they keep the
+            route `ANNOTATE`.
         """
         self._account.refresh()
         self._update_labels(examiner, routing=epoch - 1)
-        if self.asks_people:  # who say so at any time
+        if self.asks_people:  # people may decline at any time
             self.is_declined[:] = [self.ledger.has_declined(identity) for identity in self.prompt_ids]
         pending = np.array([row for row in self.probes if self.can_be_answered(row)], int)
-        # What an interrupted run bought beyond this point is paid for, and is not paid for again.
+        # Labels that an interrupted run bought after this point are already paid for.
         num_paid = self.ledger.num_paid(epoch - 1, self.start)
         budget_left = 0 if self.buys_after else max(self.ledger.budget - num_paid - len(pending), 0)
         if budget_left and (objection := examiner.objection()) is not None:
@@ -275,7 +277,7 @@ class PoolRouter:
                 "routing looks again, at what training has shown by then."
             )
             budget_left = 0
-        # Before the first answer there is nothing to triage by: the whole pool is in question.
+        # Before the first answer nothing is calibrated, so the whole pool may be asked for.
         is_blind = self.asks_people and not self.evidence.is_labelled.any()
         most = len(self.scores) if budget_left and not is_blind else 0
         result = assign_routes(self.scores, self.evidence, most, self.config)
@@ -289,7 +291,7 @@ class PoolRouter:
             )
         result.routes[result.to_buy] = Route.WEAK
         candidates = result.ranking[::-1] if is_blind else result.to_buy
-        # What nobody answers, or is asked for anyway, must not take a place that the budget has for another.
+        # Prompts that were declined, or are asked for anyway, must not use up the budget of other prompts.
         candidates = candidates[~self.is_declined[candidates] & ~np.isin(candidates, pending)]
         others = (self.worth_asking(candidates) if self.asks_people else candidates)[:budget_left]
         result = replace(result, to_buy=others)
@@ -305,32 +307,32 @@ class PoolRouter:
         return result
 
     def keep_routes(self) -> None:
-        """Let the order of the epoch that begins follow the routes as they are."""
+        """Fix the current routes as the plan of the epoch that begins."""
         self.plan = self.routes.copy()
 
     def mark_labelled(self, rows: Sequence[int]) -> None:
-        """Take up that the labels of rows were bought since the routing."""
+        """Record that the labels of these rows were bought after the routing."""
         self.evidence.is_labelled[list(rows)] = True
         self.routes[list(rows)] = Route.ANNOTATE
 
     def worth_asking(self, rows: np.ndarray) -> np.ndarray:
-        """Those of the given rows whose label is worth something now, most valuable first."""
+        """The given rows whose label has a positive value now, most valuable first."""
         values = self.values.of(rows, self.evidence.agreement[rows])
-        # Groups that are of one mind teach nothing either way, right or wrong.
+        # A unanimous group has no gradient, whether it is right or wrong.
         return rows[np.argsort(-values, kind="stable")][: int((values > 0).sum())]
 
     def can_be_answered(self, row: int) -> bool:
-        """Whether the label of a row is not there, and nobody has declined to give it."""
+        """Whether the label of a row is unknown, and was not declined."""
         return not self.evidence.is_labelled[row] and not self.ledger.has_declined(self.prompt_ids[row])
 
     def request(self, rows: np.ndarray, epoch: int, replaces: bool = True) -> None:
-        """Ask for the labels of rows that can be answered; unless it `replaces`, the queue keeps what it has."""
+        """Ask for the labels of rows that can be answered. Other open queries are withdrawn if `replaces`."""
         rows = np.array([row for row in rows if self.can_be_answered(row)], int)
         texts: Iterable[str | None] = [None] * len(rows) if self._texts is None else self._texts(rows.tolist())
         probes = set(self.probes.tolist())
         agreement, values = self.evidence.agreement[rows], np.full(len(rows), np.nan)
         if self.asks_people or self.buys_after:
-            # What a probe is worth is that it calibrates, wherever it stands.
+            # A probe has no value of its own, as its purpose is calibration.
             values = np.where(np.isin(rows, self.probes), np.nan, self.values.of(rows, agreement))
         queries = [
             Query(
@@ -348,15 +350,15 @@ class PoolRouter:
         self._account.request(queries, epoch, replaces)
 
     def _collect(self, examiner: Examiner, wanted: np.ndarray, routing: int) -> None:
-        """Get what was asked for, as far as the oracle, and people meanwhile, have answered."""
+        """Get the labels that were asked for, as far as the oracle, or people meanwhile, have answered."""
         try:
             self.buy(wanted.tolist())
         finally:
-            # Also after an annotator failed half way: what it had returned is in the ledger.
+            # Even if an annotator failed half way: what it returned before is in the ledger.
             self._update_labels(examiner, routing, wanted)
 
     def buy(self, rows: Sequence[int]) -> None:
-        """Let the oracle answer what was asked for of these rows."""
+        """Let the oracle answer the open queries of these rows."""
         row_of, read = {self.prompt_ids[row]: row for row in rows}, self._rows
         known = None if read is None else lambda ids: read([row_of[i] for i in ids])
         self._account.buy(self.oracle, known, among=row_of)
@@ -364,7 +366,7 @@ class PoolRouter:
         self.is_declined[list(row_of.values())] = [self.ledger.has_declined(identity) for identity in row_of]
 
     def _update_labels(self, examiner: Examiner, routing: int, wanted: Sequence[int] | np.ndarray = ()) -> None:
-        """Take up the labels that were bought up to a routing (-1: the probe set), and those of `wanted` at once."""
+        """Read the labels that were bought up to a routing (-1: the probe set), and all labels of `wanted`."""
         known = [self.ledger.is_known(identity, routing, self.start) for identity in self.prompt_ids]
         self.evidence.is_labelled[:] = known
         for row in wanted:
@@ -386,7 +388,7 @@ class PoolRouter:
 
     @property
     def _account(self) -> AnnotationLedger:
-        """The ledger, where it can be written to."""
+        """The ledger, if this process can write to it; otherwise raises `RuntimeError`."""
         if not isinstance(self.ledger, AnnotationLedger):
             raise RuntimeError("A view of a ledger cannot buy labels. Route in the process that opened the ledger.")
         return self.ledger

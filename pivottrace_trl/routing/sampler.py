@@ -1,4 +1,4 @@
-"""Order of prompts as a function of (seed, epoch, routes)."""
+"""The order of prompts as a function of (seed, epoch, routes)."""
 
 from collections.abc import Iterator, Sized
 
@@ -11,15 +11,14 @@ from .triage import Route
 
 class PivotRoutedSampler(Sampler[int]):
     """
-    TRL's [`~trl.trainer.utils.RepeatSampler`] with routes: repeats prompts in the same pattern, never yields a
-    discarded one, and never yields a weak prompt twice in an epoch as long as there are annotated ones to fill up
-    with.
+    TRL's [`~trl.trainer.utils.RepeatSampler`] with routes. It repeats prompts in the same pattern, never yields a
+    discarded prompt, and never yields a weak prompt twice in an epoch as long as annotated ones can fill it.
 
-    The number of prompts an epoch is fixed by the first routes, because the trainer derives its number of steps and
-    its learning-rate schedule from the length once. If later routes keep fewer prompts, annotated ones are repeated to
-    fill the epoch; if they keep more, annotated prompts go first and the weak ones are drawn at random. Where all are
-    discarded an epoch is empty, although its length is still that of at least one batch. With neutral routes the
-    order equals that of `RepeatSampler`, epoch by epoch.
+    The first routes fix the number of prompts per epoch, because the trainer derives its number of steps and its
+    learning-rate schedule from the length once. If later routes keep fewer prompts, annotated ones are repeated to
+    fill the epoch. If they keep more, all annotated prompts are used and weak ones are drawn at random. If all prompts
+    are discarded, the epoch is empty, although its length is still that of at least one batch. With neutral routes,
+    the order equals that of `RepeatSampler`, epoch by epoch.
 
     Args:
         data_source (`Sized`):
@@ -37,7 +36,7 @@ class PivotRoutedSampler(Sampler[int]):
         routes (`np.ndarray` of shape `(len(data_source),)`, *optional*):
             A [`Route`] per prompt. Defaults to keeping every prompt.
         num_prompts (`int`, *optional*):
-            Number of prompts an epoch, when a run is resumed. Defaults to what the first routes keep.
+            Number of prompts per epoch, for a resumed run. Defaults to the number that the first routes keep.
 
     Raises:
         ValueError: if the routes do not match the dataset.
@@ -79,7 +78,7 @@ class PivotRoutedSampler(Sampler[int]):
 
     def set_routes(self, routes: np.ndarray) -> None:
         """
-        Take over new routes; an iterator that was made before keeps to the old ones.
+        Set new routes. An iterator that was made before keeps the old ones.
 
         Args:
             routes (`np.ndarray` of shape `(num_samples,)`):
@@ -104,11 +103,11 @@ class PivotRoutedSampler(Sampler[int]):
         self.epoch = epoch
 
     def _plan(self) -> list[int]:
-        """Prompts of this epoch, `num_prompts` of them."""
+        """The `num_prompts` prompts of this epoch, in order."""
         order = np.arange(self.num_samples)
         if self.shuffle:
-            # `RepeatSampler` draws one permutation an epoch from one generator: its state at an epoch is found by
-            # drawing the permutations before it.
+            # `RepeatSampler` draws one permutation per epoch from one generator. Drawing the earlier permutations
+            # restores its state.
             generator = torch.Generator()
             if self.seed is not None:
                 generator.manual_seed(self.seed)
@@ -117,7 +116,7 @@ class PivotRoutedSampler(Sampler[int]):
         route = self.routes[order]
         kept, annotated = order[route != Route.DISCARD], order[route == Route.ANNOTATE]
         if len(kept) > self.num_prompts:
-            # Labels were paid for: weak prompts give way first.
+            # Labels were paid for, so weak prompts are left out first.
             weak = order[route == Route.WEAK][: max(self.num_prompts - len(annotated), 0)]
             chosen = np.isin(order, np.concatenate([annotated, weak]))
             return order[chosen][: self.num_prompts].tolist()
@@ -127,7 +126,7 @@ class PivotRoutedSampler(Sampler[int]):
         return np.concatenate([kept, np.resize(fillers, self.num_prompts - len(kept))]).tolist()
 
     def __iter__(self) -> Iterator[int]:
-        # The plan is made here and not while iterating: routes may change while a loader still reads ahead.
+        # The plan is made here, not while iterating, as routes may change while a loader reads ahead.
         return self._repeat(self._plan())
 
     def _repeat(self, plan: list[int]) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""The routes of a run as files: one table a routing."""
+"""The routes of a run as files, one table per routing."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,14 +11,14 @@ from ..files import reading, write_parquet
 from .triage import Route, TriageResult
 
 
-if TYPE_CHECKING:  # who reads tables need not wait for what makes them
+if TYPE_CHECKING:  # reading tables must not wait for the imports that making them needs
     from .router import PoolRouter
 
 
 def write_routes(folder: Path, epoch: int, router: "PoolRouter", result: TriageResult) -> None:
     """
-    Write the routes of an epoch, with what they were made from; `answer` is the policy's own answer then, that of the
-    majority where there was a group.
+    Write the routes of an epoch, with the scores and evidence behind them. `answer` is the policy's own answer at that
+    time; if there was a group, its majority answer.
     """
     columns = {
         "prompt_id": router.prompt_ids,

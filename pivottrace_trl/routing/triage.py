@@ -1,4 +1,4 @@
-"""Scores and a few bought labels to one route per prompt. Pure numpy: knows no model and no trainer."""
+"""Turns scores and a few bought labels into one route per prompt. Only NumPy: no model and no trainer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ import numpy as np
 from .calibration import Calibration, calibrate
 
 
-# Probes by default: enough for a curve of a few steps, at most half of the budget.
+# Default number of probes: enough for a curve with a few steps. At most half of the budget is used.
 _DEFAULT_NUM_PROBES = 32
-# Verified prompts that are all right show nothing if that happens more often by chance in a pool that is right with
-# probability `tau_high` only.
+# If all verified prompts are right, this shows nothing unless chance explains it less often than this in a pool whose
+# success probability is only `tau_high`.
 _CHANCE = 0.05
-# Verified rollouts of a prompt from which its own pass rate can show that it is mastered.
+# Verified rollouts that a prompt needs before its own pass rate can show that it is mastered.
 _MIN_VERIFIED = 4
 
 
@@ -37,18 +37,18 @@ class TriageConfig:
 
     Args:
         probe_size (`int`, *optional*):
-            Number of labels spent on the probe set; they count against the budget. Defaults to 32, or half of the
+            Number of labels spent on the probe set, which count against the budget. Defaults to 32, or half of the
             budget if that is less.
         tau_high (`float`, *optional*, defaults to `0.85`):
-            Probability of success from which prompts count as mastered.
+            Probability of success at or above which prompts count as mastered.
         tau_low (`float`, *optional*, defaults to `0.5`):
             Probability of failure above which a majority vote is not trusted.
         min_agreement (`float`, *optional*, defaults to `0.75`):
-            Share of a group that must give the majority answer before it is used as a pseudo-label.
+            Share of a group that must give the majority answer before it is used as a pseudo-label, in `[0, 1]`.
         discard_ratio (`float`, *optional*):
-            Share of the pool to discard from the bottom of the ranking, in `[0, 1)`, instead of by `tau_high`; labels
-            are then bought from the top down instead of by `tau_low`, and no probe set is needed. The published
-            comparison discards 0.421 and annotates 0.293.
+            Share of the pool to discard from the bottom of the ranking, in `[0, 1)`, instead of using `tau_high`.
+            Labels are then bought from the top of the ranking down instead of by `tau_low`, and no probe set is
+            needed. The published comparison discards 0.421 and annotates 0.293 of the pool.
         reroutes (`bool`, *optional*, defaults to `True`):
             Whether the routes are computed again at the start of each epoch.
 
@@ -71,17 +71,28 @@ class TriageConfig:
             )
         if not 0.0 <= 1.0 - self.tau_low <= self.tau_high <= 1.0:
             raise ValueError(
-                f"`tau_low` is {self.tau_low} and `tau_high` is {self.tau_high}, but both are probabilities, and what "
-                "is right with probability `tau_high` must not be wrong with probability `tau_low`: 1 - tau_low <= "
-                "tau_high."
+                f"`tau_low` is {self.tau_low} and `tau_high` is {self.tau_high}, but both must be probabilities with "
+                "1 - tau_low <= tau_high: a prompt cannot be mastered (right with probability `tau_high`) and wrong "
+                "with probability `tau_low` at once."
             )
         if not 0.0 <= self.min_agreement <= 1.0:
             raise ValueError(f"`min_agreement` is {self.min_agreement}, but must be a share of a group in [0, 1].")
 
     def resolve_probe_size(self, budget: int, pool_size: int, num_own: int = 0) -> int:
         """
-        Number of probes for a budget (in labels) and a pool; 0 by default with a `discard_ratio`. Where the user has
-        labels, probes may be more than the budget.
+        Number of probes for a budget and a pool. With a `discard_ratio`, it is 0 by default. If the user has labels,
+        there may be more probes than the budget.
+
+        Args:
+            budget (`int`):
+                Annotation budget, in labels.
+            pool_size (`int`):
+                Number of prompts in the pool.
+            num_own (`int`, *optional*, defaults to `0`):
+                Number of prompts with the user's own label.
+
+        Returns:
+            `int`
 
         Raises:
             ValueError: if `probe_size` exceeds the pool or the budget.
@@ -106,10 +117,12 @@ class Evidence:
     What is known about each prompt of the pool besides its score. All arrays have shape `(num_prompts,)`.
 
     Attributes:
-        is_labelled (`np.ndarray`, `bool`): whether the label was bought.
-        pass_rate (`np.ndarray`, float): share of the verified rollouts that were right; NaN where none was verified.
+        is_labelled (`np.ndarray`, bool): whether the label is known.
+        pass_rate (`np.ndarray`, float): share of the verified rollouts that were right, in `[0, 1]`; NaN if none was
+            verified.
         num_verified (`np.ndarray`, int): number of rollouts behind `pass_rate`.
-        agreement (`np.ndarray`, float): share of the last group that gave its majority answer; NaN without a group.
+        agreement (`np.ndarray`, float): share of the latest group that gave its majority answer, in `[0, 1]`; NaN
+            without a group.
     """
 
     is_labelled: np.ndarray
@@ -119,7 +132,7 @@ class Evidence:
 
     @classmethod
     def empty(cls, num_prompts: int) -> "Evidence":
-        """Nothing known yet about `num_prompts` prompts."""
+        """Evidence of `num_prompts` prompts about which nothing is known yet."""
         return cls(
             is_labelled=np.zeros(num_prompts, bool),
             pass_rate=np.full(num_prompts, np.nan),
@@ -135,11 +148,12 @@ class TriageResult:
 
     Attributes:
         routes (`np.ndarray` of shape `(num_prompts,)`, int8): a [`Route`] per prompt.
-        to_buy (`np.ndarray`, int): prompts whose label should be bought now, most uncertain first.
+        to_buy (`np.ndarray` of shape `(num_labels,)`, int): prompts whose label should be bought now, most uncertain
+            first.
         ranking (`np.ndarray` of shape `(num_prompts,)`, int): prompts from least to most uncertain.
-        calibration ([`Calibration`]): how often the policy is right at each place of the ranking.
-        discard_below (`float`): scores at most this high lie in the mastered zone; -inf if there is none.
-        annotate_above (`float`): scores at least this high lie in the zone where voting is not trusted; inf if none.
+        calibration ([`Calibration`]): how often the policy is right at each position of the ranking.
+        discard_below (`float`): scores up to this value are in the mastered zone; -inf if there is no such zone.
+        annotate_above (`float`): scores from this value on are in the zone to annotate; inf if there is no such zone.
     """
 
     routes: np.ndarray
@@ -170,14 +184,14 @@ def resolve_budget(annotation_budget: float | int | str, pool_size: int, num_own
         pool_size (`int`):
             Number of prompts in the pool.
         num_own (`int`, *optional*, defaults to `0`):
-            Number of prompts whose label the user has. A share is one of the others.
+            Number of prompts with the user's own label. A share is a share of the other prompts.
 
     Returns:
-        `int`: number of labels that may be bought; shares are rounded down. It is at least 1, unless the user has
-        labels, and few prompts or none are left without.
+        `int`: number of labels that may be bought. Shares are rounded down. It is at least 1, unless the user has
+        labels for nearly all prompts.
 
     Raises:
-        ValueError: if the budget is not positive, above the pool, or too small for one label.
+        ValueError: if the budget is not positive, larger than the pool, or too small for one label.
     """
     value = _read_budget(annotation_budget) if isinstance(annotation_budget, str) else annotation_budget
     is_count = isinstance(value, Integral) and not isinstance(value, bool)
@@ -208,7 +222,7 @@ def _read_budget(text: str) -> float | int:
 
 def rank_pool(scores: np.ndarray) -> np.ndarray:
     """
-    Order the pool from least to most uncertain; ties keep the order of the pool.
+    Order the pool from least to most uncertain. Ties keep the order of the pool.
 
     Args:
         scores (`np.ndarray` of shape `(num_prompts,)`):
@@ -237,16 +251,17 @@ def rank_pool(scores: np.ndarray) -> np.ndarray:
 
 def choose_probes(scores: np.ndarray, num_probes: int, known: np.ndarray | None = None) -> np.ndarray:
     """
-    Choose the probe set: the middle of each of `num_probes` equal stretches of the ranking, or of a stretch with
-    prompts whose label is there, or asked for as a probe, already, the one of them that is nearest to its middle.
+    Choose the probe set. The ranking is divided into `num_probes` sections of equal length. Each contributes its
+    middle prompt, or, if it has prompts that are labelled or asked for as probes already, the one nearest to its
+    middle.
 
     Args:
         scores (`np.ndarray` of shape `(num_prompts,)`):
-            One score per prompt.
+            One finite score per prompt, higher = less sure.
         num_probes (`int`):
             Size of the probe set.
-        known (`np.ndarray` of shape `(num_prompts,)`, `bool`, *optional*):
-            Prompts that need not be asked for.
+        known (`np.ndarray` of shape `(num_prompts,)`, bool, *optional*):
+            Prompts that need not be asked for again.
 
     Returns:
         `np.ndarray` of shape `(num_probes,)`, int: indices of prompts, least uncertain first.
@@ -265,7 +280,7 @@ def choose_probes(scores: np.ndarray, num_probes: int, known: np.ndarray | None 
     if known is not None:
         places = np.flatnonzero(np.asarray(known)[ranking])
         stretches = ((places + 0.5) * num_probes / len(ranking)).astype(int)
-        # Of several in a stretch, the last one written stays.
+        # If a section has several, the last one written is kept.
         nearest_last = np.argsort(-np.abs(places + 0.5 - middles[stretches]), kind="stable")
         probes[stretches[nearest_last]] = ranking[places[nearest_last]]
     return probes
@@ -275,24 +290,25 @@ def assign_routes(
     scores: np.ndarray, evidence: Evidence, budget_left: int, config: TriageConfig | None = None
 ) -> TriageResult:
     """
-    Give every prompt a route; thresholds and shares are those of the `config`.
+    Give every prompt a route, with the thresholds and shares of the `config`.
 
-    The verified prompts calibrate the score (probe-calibrated triage, arXiv 2606.04503): along the ranking, the
-    prefix where the policy is right with probability `tau_high` or more is the mastered zone, and the suffix where it
-    is wrong more often than `tau_low` is the zone to annotate: there a majority vote would tend to be wrong too. (A
-    vote is right at least as often as one response wherever wrong answers scatter, so that this asks for a label
-    rather too often than too rarely.) Where all verified prompts were right, there must be enough of them: if so many
-    would all be right in more than one of twenty pools that are right with probability `tau_high` only, no zone counts
-    as mastered. Where the verified prompts show that the score does not separate right from wrong, the curve is one
-    level and the ranking is replaced by a random one. What is known of a prompt itself goes before what its place in
-    the ranking suggests:
+    The verified prompts calibrate the score (probe-calibrated triage, arXiv 2606.04503). The beginning of the ranking,
+    where the policy is right with probability `tau_high` or more, is the mastered zone. The end of the ranking, where
+    it is wrong with probability above `tau_low`, is the zone to annotate. We judge a vote by the error rate of a
+    single response, which is the cautious choice: as long as wrong answers differ from each other, a vote is right at
+    least as often.
+
+    If all verified prompts were right, there must be enough of them: no zone counts as mastered if the same would
+    happen in more than one of twenty pools whose success probability is only `tau_high`. If the verified prompts show
+    that the score does not separate right from wrong, the curve is constant and the ranking is replaced by a random
+    one. Evidence about a prompt itself takes precedence over its position in the ranking:
 
     - a labelled prompt is trained on its label, unless it is in the mastered zone and was right, or a whole group of
       at least 4 rollouts was right;
-    - labels are bought for unlabelled prompts of the zone to annotate and for those whose last group agreed too
-      little, most uncertain first, as far as `budget_left` goes; the rest of them stays weak.
+    - labels are bought for unlabelled prompts in the zone to annotate, and for those whose latest group agreed too
+      little, most uncertain first, as far as `budget_left` goes. The others stay weak.
 
-    With a `discard_ratio` the zones are shares of the ranking, as in the published comparison of scores: the lowest
+    With a `discard_ratio`, the zones are shares of the ranking, as in the published comparison of scores: the lowest
     share counts as mastered, and labels are bought from the top down, whatever the verified prompts say.
 
     Args:
@@ -303,7 +319,7 @@ def assign_routes(
         budget_left (`int`):
             Number of labels that may be bought now.
         config ([`TriageConfig`], *optional*):
-            Thresholds, or the share to discard, in which case the thresholds are not used.
+            Thresholds; or the share to discard, which replaces them.
 
     Returns:
         [`TriageResult`]: `to_buy` is never longer than `budget_left`; routes count those prompts as annotated.
@@ -317,9 +333,9 @@ def assign_routes(
     calibration = calibrate(ranking, evidence.pass_rate)
     if config.discard_ratio is None:
         if calibration.is_flat:
-            # Drawn along the ranking, so that the order in which the pool comes still does not matter.
+            # Drawn along the ranking, so that the result does not depend on the order of the pool.
             ranking = np.random.default_rng(0).permutation(ranking)
-        # NaN compares as False: without a verified prompt nothing is discarded and nothing need be annotated.
+        # NaN compares as False: without verified prompts, nothing is discarded and nothing has to be annotated.
         may_be_chance = _are_too_few(evidence.pass_rate, config.tau_high)
         num_mastered = 0 if may_be_chance else _prefix_length(calibration.curve >= config.tau_high)
         num_untrusted = _prefix_length((1 - calibration.curve > config.tau_low)[::-1])
@@ -338,7 +354,7 @@ def assign_routes(
 
     routes = np.where(is_mastered, Route.DISCARD, Route.WEAK).astype(np.int8)
     routes[evidence.is_labelled & ~is_mastered] = Route.ANNOTATE
-    # A poor vote says that a prompt is not mastered, whatever its place in the ranking.
+    # After a poor vote, a prompt does not count as mastered, whatever its position in the ranking.
     routes[~evidence.is_labelled & has_poor_vote] = Route.WEAK
     wanted = ~evidence.is_labelled & (routes == Route.WEAK) & (in_untrusted_zone | has_poor_vote)
     most_uncertain_first = ranking[::-1]
@@ -355,7 +371,7 @@ def assign_routes(
 
 
 def _are_too_few(pass_rate: np.ndarray, tau_high: float) -> bool:
-    """Whether all verified prompts were right, which may be chance, as there are so few."""
+    """Whether all verified prompts were right, but so few that this may be chance."""
     verified = pass_rate[np.isfinite(pass_rate)]
     return bool((verified >= tau_high).all()) and tau_high ** len(verified) > _CHANCE
 

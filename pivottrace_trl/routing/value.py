@@ -1,4 +1,4 @@
-"""What the label of a prompt is worth, once a group of answers to it was seen. Pure numbers: knows no trainer."""
+"""The value of a prompt's label, given a group of answers to the prompt. Only numbers: knows no trainer."""
 
 from collections.abc import Sequence
 from math import sqrt
@@ -8,15 +8,15 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 
-# What counts before anything is verified: votes of all agreements at prompts of all kinds, which weigh as much as
-# eight that were verified.
+# Prior data before anything is verified: votes with all agreements, for prompts of all difficulties. Together they
+# weigh as much as eight verified votes.
 _PRIOR = np.stack(np.meshgrid(np.linspace(0, 1, 9), np.linspace(0, 1, 9)), axis=-1).reshape(-1, 2)
 _PRIOR_WEIGHT = 8.0
-# Votes that are always right for a while must not end all purchases: some labels go where none seems to be needed.
+# Lower limit of the error probability, so that a streak of right votes does not end all purchases.
 _LEAST = 0.05
 # Norm of the difference of two orthogonal vectors of norm 1.
 _UNRELATED = sqrt(2.0)
-# The policy that cast older votes is another one by now.
+# Number of verified votes that are kept. Older votes are from a policy that has changed since.
 _NUM_VERIFIED = 2048
 
 
@@ -24,31 +24,32 @@ def label_value(cluster_sizes: Sequence[int], group_size: int, p_vote_wrong: flo
     """
     Expected change of a group's gradient by its label, in units of one response's advantage.
 
-    Without a label the group is trained on its majority answer, with it on the label. GRPO's advantages are the
-    rewards less their mean, divided by their standard deviation. With `n` responses of which `x` are paid these are
-    `sqrt((n - x) / x)` for the paid ones and `-sqrt(x / (n - x))` for the others, a vector of the norm `sqrt(n)`. The
-    vectors of the majority `x` and of another answer `y` have the inner product `-n sqrt(xy / ((n - x)(n - y)))`,
-    since no response gives both; hence the norm of their difference (CARE, arXiv 2605.25864):
+    Without its label, a group is trained on its majority answer; with it, on the label. GRPO's advantages are the
+    rewards minus their mean, divided by their standard deviation. If `x` of `n` responses are rewarded, the advantages
+    are `sqrt((n - x) / x)` for these and `-sqrt(x / (n - x))` for the others, a vector with norm `sqrt(n)`. The
+    vectors for the majority answer (`x` responses) and another answer (`y` responses) have the inner product `-n
+    sqrt(xy / ((n - x)(n - y)))`, since no response gives both. The norm of their difference follows (CARE, arXiv
+    2605.25864):
 
-    - `sqrt(2n (1 + sqrt(xy / ((n - x)(n - y)))))` if the label is the answer that `y` responses give,
-    - `sqrt(n)` if no response gives it, as all advantages are 0 then,
-    - 0 if the vote is right, or the group is unanimous: with all rewards alike there is no gradient either way.
+    - `sqrt(2n (1 + sqrt(xy / ((n - x)(n - y)))))` if the label is the answer of `y` responses,
+    - `sqrt(n)` if no response gives the label, as all advantages are 0 then,
+    - 0 if the vote is right, or the group is unanimous: with equal rewards there is no gradient either way.
 
-    Which of them holds is not known before the label is bought. That the vote is wrong has probability
-    `p_vote_wrong`. The other answers are then right in proportion to the responses that give them, and none of them
-    with the weight of one response more, and of every response that holds no answer (our choice: it is the urn that
-    says what the next response would answer).
+    Which case holds is not known before the label is bought. The vote is wrong with probability `p_vote_wrong`. In
+    that case, each other answer is right with a weight equal to its number of responses, and an answer that nobody
+    gave with a weight of one, plus one for every response without an answer. These weights are our choice: they are
+    the urn model for the next response.
 
-    The formula is exact for the standard deviation of the group, `scale_rewards="group"` (TRL divides by `n - 1`,
-    which multiplies every value by `sqrt((n - 1) / n)` and changes no order), and rewards of 0 and 1. It does not hold
-    for advantages that are not divided by it (`"none"`, RLOO), where the change is
-    `sqrt((n (x + y) - (x - y)**2) / n)`, or that are divided by that of a batch (`"batch"`).
+    The formula is exact for rewards of 0 and 1 and the standard deviation of the group, `scale_rewards="group"`. (TRL
+    divides by `n - 1`, which multiplies every value by `sqrt((n - 1) / n)` and does not change their order.) It does
+    not hold for advantages without that division (`"none"`, RLOO), where the change is
+    `sqrt((n (x + y) - (x - y)**2) / n)`, or with the standard deviation of the batch (`"batch"`).
 
     Args:
         cluster_sizes (`Sequence[int]`):
-            How many responses give each distinct answer, the majority first; empty if none holds an answer.
+            Number of responses for each distinct answer, the majority first; empty if no response has an answer.
         group_size (`int`):
-            Number of responses, those without an answer included.
+            Number of responses, including those without an answer.
         p_vote_wrong (`float`):
             Probability that the majority answer is wrong.
 
@@ -67,17 +68,18 @@ def label_value(cluster_sizes: Sequence[int], group_size: int, p_vote_wrong: flo
 
 class LabelValues:
     """
-    What the label of every prompt of a pool is worth now: how probably the policy's vote is wrong, times what the
-    label changes then. Values are [`label_value`] per root of the group's size, so that prompts with and without a
-    group lie on one scale, from 0 to 2. Where no group was seen, the vote is taken to agree by half, so that the score
-    alone tells how probably it is wrong, and the label to change the gradient into one that has nothing to do with it.
+    The current value of every label of a pool: the probability that the policy's vote is wrong, times the change of
+    the gradient by the label in that case. Values are [`label_value`] divided by the square root of the group size, so
+    that prompts with and without a group are on one scale, from 0 to 2. For a prompt without a group, an agreement of
+    one half is assumed, so that only the score determines the error probability; and the gradient with the label is
+    assumed to be orthogonal to the one without.
 
     Attributes:
-        changes (`np.ndarray` of shape `(num_prompts,)`): what the label changes if the vote of the latest group is
-            wrong; NaN without a group.
-        p_failure (`np.ndarray` of shape `(num_prompts,)`): how probably the policy is wrong, going by the score at the
-            latest routing; NaN before the first.
-        errors ([`VoteErrors`]): how often votes are wrong.
+        changes (`np.ndarray` of shape `(num_prompts,)`, float): change of the gradient by the label if the vote of the
+            latest group is wrong; NaN without a group.
+        p_failure (`np.ndarray` of shape `(num_prompts,)`, float): probability that the policy is wrong, from the score
+            at the latest routing; NaN before the first.
+        errors ([`VoteErrors`]): model of how often votes are wrong.
     """
 
     def __init__(self, num_prompts: int):
@@ -86,19 +88,20 @@ class LabelValues:
         self.errors = VoteErrors()
 
     def update_groups(self, rows: Sequence[int], sizes: Sequence[Sequence[int]], group_size: int) -> None:
-        """Take up the clusters of each row's latest group, see [`label_value`]."""
+        """Set the cluster sizes of each row's latest group, see [`label_value`]."""
         self.changes[list(rows)] = [label_value(some, group_size, 1.0) / sqrt(group_size) for some in sizes]
 
     def update_ranking(self, ranking: np.ndarray, success: np.ndarray) -> None:
         """
-        Take up how often the policy is right along a ranking from least to most uncertain, both of shape
-        `(num_prompts,)`. Where nothing is known of that (NaN), the place in the ranking has to do.
+        Set how often the policy is right along a ranking from least to most uncertain, both of shape
+        `(num_prompts,)`. Where this is not known (NaN), the position in the ranking is used instead.
         """
         place = (np.arange(len(ranking)) + 0.5) / len(ranking)
         self.p_failure[ranking] = np.where(np.isfinite(success), 1 - success, place)
 
     def of(self, rows: np.ndarray, agreement: np.ndarray) -> np.ndarray:
-        """Values of the labels of rows whose latest groups agreed so much; NaN before the first routing."""
+        """Values of the labels of some rows, given the agreement of their latest groups; NaN before the first routing.
+        All arrays have shape `(num_rows,)`."""
         values, p_failure = np.full(len(rows), np.nan), self.p_failure[rows]
         is_ranked, has_group = np.isfinite(p_failure), np.isfinite(self.changes[rows])
         change = np.where(has_group, self.changes[rows], _UNRELATED)
@@ -107,34 +110,34 @@ class LabelValues:
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Arrays with one entry a prompt, and the verified votes."""
+        """Arrays with one entry per prompt, and the verified votes."""
         return {"label_change": self.changes, "p_failure": self.p_failure, "verified_votes": self.errors.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.changes, self.p_failure = np.array(state["label_change"], float), np.array(state["p_failure"], float)
         self.errors.load_state_dict(state["verified_votes"])
 
 
 class VoteErrors:
     """
-    How often votes are wrong, by those that were verified: a logistic regression on the agreement of the vote and on
-    how probably the policy is wrong at the prompt, by its score. As long as few are verified, votes are wrong as often
-    as these two say on average: the disagreement, and the score. It never says less than 0.05. Of each label only the
-    vote of the first group counts: afterwards the policy was trained on it, and votes for it more often than for
-    labels that nobody bought.
+    Predicts how often votes are wrong, from verified votes. It is a logistic regression on the agreement of the vote
+    and on the probability of failure by the prompt's score. As long as few votes are verified, the prediction is close
+    to the mean of the disagreement and the probability of failure. It is never below 0.05. For each label, only the
+    vote of the first group counts: later the policy has been trained on the label, and votes for it more often than
+    for labels that were not bought.
     """
 
     def __init__(self) -> None:
-        # Agreement, probability that the policy is wrong, and whether the vote was wrong.
+        # Agreement, probability of failure, and whether the vote was wrong.
         self._verified: list[tuple[float, float, bool]] = []
 
     def update(self, agreement: float, p_failure: float, is_wrong: bool) -> None:
-        """Take up a vote that was verified."""
+        """Add a verified vote."""
         self._verified = [*self._verified[1 - _NUM_VERIFIED :], (float(agreement), float(p_failure), bool(is_wrong))]
 
     def predict(self, agreement: np.ndarray, p_failure: np.ndarray) -> np.ndarray:
-        """Probability that a vote is wrong, for arrays of one shape `(num_groups,)`."""
+        """Probability that each vote is wrong; all arrays have shape `(num_groups,)`."""
         if len(agreement) == 0:
             return np.zeros(0)
         p_wrong = (1 - _PRIOR[:, 0] + _PRIOR[:, 1]) / 2
@@ -149,14 +152,15 @@ class VoteErrors:
         return model.predict_proba(found)[:, 1].clip(_LEAST)
 
     def state_dict(self) -> list[list[Any]]:
-        """The verified votes, as plain values."""
+        """The verified votes as plain values."""
         return [list(vote) for vote in self._verified]
 
     def load_state_dict(self, state: list[list[Any]]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._verified = [(agreement, p_failure, is_wrong) for agreement, p_failure, is_wrong in state]
 
 
 def _features(votes: np.ndarray) -> np.ndarray:
-    # Probabilities vary by about a quarter: in units of that, so that the ridge of the fit does not hold them down.
+    # Probabilities have a standard deviation of about a quarter. In units of that, the ridge penalty does not
+    # dominate.
     return (votes - 0.5) / 0.25
