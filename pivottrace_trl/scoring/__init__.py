@@ -1,4 +1,4 @@
-"""A pool to one score a prompt."""
+"""Turns a pool into one score per prompt."""
 
 import lazy_loader
 

@@ -1,4 +1,4 @@
-"""A model and its tokenizer by the name of a folder or of a repository on the hub."""
+"""Loads a model and its tokenizer from a folder or the hub."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from transformers import (
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """Read the small files of a model: whether there is one is known before anything large is read."""
+    """Load a tokenizer. It is small, so a wrong name is noticed before anything large is read."""
     try:
         AutoConfig.from_pretrained(name)
         return AutoTokenizer.from_pretrained(name)

@@ -1,4 +1,4 @@
-"""Policies that answer prompts without a trainer: bare transformers models."""
+"""A policy that answers prompts without a trainer: a bare transformers model."""
 
 import hashlib
 import re
@@ -22,11 +22,11 @@ _SAVED = re.compile(r"(?P<module>.+)\.modules_to_save\.(?P<adapter>[^.]+)\.(?P<r
 
 class ModelPolicy:
     """
-    A transformers model, see [`~scoring.survey.Policy`]. It samples at a `temperature` from the whole vocabulary, or
-    answers greedily at 0, and seeds every batch with `seed` and the number of the responses before it.
+    A transformers model as a [`~scoring.survey.Policy`]. It samples from the whole vocabulary at a `temperature`, or
+    answers greedily at 0. Every batch is seeded with `seed` and the number of responses before it.
     """
 
-    temperature = 1.0  # of the entropies in traces, also of greedy responses
+    temperature = 1.0  # for the entropies in traces, even if responses are greedy
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str |
 
 
 def fingerprint_weights(model: nn.Module) -> str:
-    """16 hexadecimal digits of a thousand numbers of each parameter: any training step changes some of them."""
+    """16 hexadecimal digits from a thousand values of each parameter. Any training step changes some of them."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(_sample(name, parameter))
@@ -111,9 +111,9 @@ def fingerprint_weights(model: nn.Module) -> str:
 
 def fingerprint_policy(model: nn.Module) -> str:
     """
-    As [`fingerprint_weights`], but of what the model computes: the same for a bare model, for one with an adapter that
-    adds nothing (as LoRA begins) or is not active, and for the same numbers held in another precision. Quantized
-    weights are other numbers.
+    Like [`fingerprint_weights`], but for the function that the model computes. It is the same for a bare model, for
+    one whose adapter adds nothing (as LoRA begins) or is inactive, and for the same values in another precision.
+    Quantized weights have different values.
     """
     parameters = dict(model.named_parameters())
     if isinstance(model, PeftModel):
@@ -125,20 +125,20 @@ def fingerprint_policy(model: nn.Module) -> str:
 
 
 def _without_idle_adapters(model: PeftModel, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-    """The parameters that take part in what an adapted model computes, under the names of the bare one."""
+    """The parameters that an adapted model computes with, under the names of the bare model."""
     adapted = {}
     parts: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in parameters.items():
         if found := _LORA.fullmatch(name):
             if found["adapter"] in model.active_adapters:
                 parts.setdefault(f"{found['module']}.{found['adapter']}", {})[name] = parameter
-        elif saved := _SAVED.fullmatch(name):  # a layer that is trained as a whole, and the one that it stands for
+        elif saved := _SAVED.fullmatch(name):  # a layer that is trained as a whole, and its original
             if saved["adapter"] in model.active_adapters:
                 adapted[f"{saved['module']}.{saved['rest']}"] = parameter
         else:
             adapted.setdefault(name.replace(".original_module.", "."), parameter)
     for group in parts.values():
-        # What is added is a product of two matrices; DoRA has a third part.
+        # The adapter adds a product of two matrices; DoRA has a third part.
         has_zero = any(not parameter.is_meta and not parameter.any() for parameter in group.values())
         if not has_zero or len(group) != 2:
             adapted |= group
@@ -146,8 +146,8 @@ def _without_idle_adapters(model: PeftModel, parameters: Mapping[str, nn.Paramet
 
 
 def _sample(name: str, parameter: torch.Tensor, in_full: bool = False) -> bytes:
-    """A thousand numbers of a parameter, in its own precision or in full."""
-    if parameter.is_meta:  # of several processes, only the first has loaded the weights
+    """A thousand values of a parameter, in its own precision or in float32."""
+    if parameter.is_meta:  # only the first process has loaded the weights
         return b"meta"
     flat = parameter.detach().reshape(-1)
     numbers = flat[:: max(1, flat.numel() // 1000)].contiguous().cpu()

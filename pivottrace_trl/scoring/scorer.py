@@ -1,4 +1,4 @@
-"""Rollouts to one score a prompt: trace, estimate, and keep the calibration of the first time."""
+"""Turns rollouts into one score per prompt: traces them, estimates, and keeps what the first call calibrated."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -26,7 +26,7 @@ class PoolScores:
     Attributes:
         scores (`np.ndarray`, float): uncertainty, higher = less sure.
         densities (`np.ndarray`, float): pivots per response token; NaN for an empty response.
-        traces (`list[ResponseTrace]`): what the scores were made from.
+        traces (`list[ResponseTrace]`): traces from which the scores were made.
     """
 
     scores: np.ndarray
@@ -36,9 +36,9 @@ class PoolScores:
 
 class PoolScorer:
     """
-    Scores prompts from one rollout each. The first call chooses the heads and the pivot threshold on the rollouts it
-    is given; later calls keep them, so that scores can be compared from epoch to epoch. An estimator that learns from
-    the probe set is cross-fitted: a probe is never scored by what its own label taught.
+    Scores each prompt from one rollout. The first call chooses the heads and the pivot threshold. Later calls keep
+    them, so that scores are comparable between epochs. An estimator that learns from the probe set is cross-fitted:
+    the score of a probe never depends on its own label.
 
     Args:
         estimator ([`Estimator`] or `str`, *optional*):
@@ -47,9 +47,9 @@ class PoolScorer:
             Padding token of the model.
 
     Attributes:
-        heads (`dict[int, list[int]]`): query heads traced per layer index, `None` before the first call.
+        heads (`dict[int, list[int]]` or `None`): traced query heads per layer index; `None` before the first call.
         needs (`frozenset[str]`): optional fields of [`ResponseTrace`] that the estimator reads.
-        probes (`list[int]`): rows of the probe set from which the estimator learnt, empty if it did not.
+        probes (`list[int]`): rows of the probe set from which the estimator learnt; empty if it does not learn.
 
     Example:
     ```python
@@ -81,10 +81,10 @@ class PoolScorer:
                 Whether to show a progress bar.
 
         Returns:
-            [`PoolScores`]. A prompt that got an empty response scores as high as the highest of the others.
+            [`PoolScores`]: a prompt with an empty response gets the highest score of the others.
 
         Raises:
-            ValueError: if all responses are empty, the estimator needs several responses to a prompt, or it returns
+            ValueError: if all responses are empty, the estimator needs several responses per prompt, or it returns
                 the wrong number of scores.
         """
         traces, heads = trace_rollouts(model, rollouts, self._pad_token_id, self.heads, self.needs, progress=progress)
@@ -92,13 +92,13 @@ class PoolScorer:
 
     def fit(self, traces: Sequence[ResponseTrace], heads: dict[int, list[int]]) -> PoolScores:
         """
-        Score traces; the first call fixes the heads, the pivot threshold and what the estimator takes from a pool.
+        Score traces. The first call fixes the heads, the pivot threshold, and what the estimator fits to a pool.
 
         Args:
             traces (`Sequence[ResponseTrace]`):
                 One trace per prompt.
             heads (`dict[int, list[int]]`):
-                Query heads per layer index from which they were made.
+                Query heads per layer index that were traced.
 
         Returns:
             [`PoolScores`]
@@ -114,10 +114,10 @@ class PoolScorer:
 
     def state_dict(self) -> dict[str, Any]:
         """
-        What the first call fixed and the probes taught.
+        What the first call fixed, and what was learnt from the probes.
 
         Returns:
-            `dict[str, Any]`: plain values, as far as the fields of the estimator are.
+            `dict[str, Any]`: plain values, if the fields of the estimator are plain values.
         """
         values = {field.name: getattr(self.estimator, field.name) for field in fields(self.estimator)}
         return {
@@ -130,14 +130,14 @@ class PoolScorer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """
-        Go on from what `state_dict` returned.
+        Restore what `state_dict` returned.
 
         Args:
             state (`dict[str, Any]`):
                 State of a scorer with an estimator of the same class.
 
         Raises:
-            ValueError: if it is of another class.
+            ValueError: if the estimator is of another class.
         """
         name, saved = type(self.estimator).__name__, state["estimator"]
         if saved["name"] != name:
@@ -157,12 +157,12 @@ class PoolScorer:
             rows (`Sequence[int]`):
                 Rows of the probes.
             traces (`Sequence[ResponseTrace]`):
-                Their traces.
-            was_right (`np.ndarray` of shape `(num_probes,)`, `bool`):
+                Traces of the probes.
+            was_right (`np.ndarray` of shape `(num_probes,)`, bool):
                 Whether each response was right.
 
         Returns:
-            `bool`: whether it learnt something, so that the pool has to be scored again.
+            `bool`: whether the estimator learnt, so that the pool has to be scored again.
         """
         shown = [place for place, trace in enumerate(traces) if len(trace) > 1]
         if not isinstance(self.estimator, CalibratedEstimator) or not shown:
@@ -182,12 +182,12 @@ class PoolScorer:
 
         Args:
             traces (`Sequence[ResponseTrace]`):
-                One trace per prompt; of length 0 or 1 for an empty response, which scores as high as the highest of
-                the others: a model that ends at once has not answered, which is the opposite of mastery.
+                One trace per prompt. A trace of length 0 or 1 is an empty response and gets the highest score of the
+                others: a model that stops at once has not answered, which is the opposite of mastery.
             others (`np.ndarray`, *optional*):
-                Scores among which to look for the highest, besides those of `traces`.
+                Further scores that count for the highest score, besides those of `traces`.
             rows (`Sequence[int]`, *optional*):
-                Row of each trace, by which probes are recognised. Defaults to the place of the trace.
+                Row of each trace, by which probes are recognised. Defaults to the position of the trace.
 
         Returns:
             [`PoolScores`]
@@ -208,7 +208,7 @@ class PoolScorer:
                     scores[i] = self.estimator.score_probe(place[int(row)], traces[i])
         densities = self.density(traces)
         is_empty = np.array([len(trace) <= 1 for trace in traces])
-        # Only empty responses are filled in: NaN scores of an estimator gone wrong must not be covered up.
+        # Only empty responses are filled in. NaN scores from a faulty estimator must not be hidden.
         if is_empty.any():
             known = scores[~is_empty] if others is None else np.concatenate([scores[~is_empty], others])
             scores = np.where(is_empty, known.max(), scores)
@@ -218,11 +218,12 @@ class PoolScorer:
 
 class SurveyExaminer:
     """
-    What the router asks of the first responses, see [`~routing.router.Examiner`]. `responses` are `None` where they
-    are lost; `verify` says which are right, by bought labels, and `objection` what speaks against buying more.
+    Checks the first responses for the router, see [`~routing.router.Examiner`]. `responses` is `None` if they are
+    lost. `verify` says which responses match their bought labels, and `objection` why no more labels should be bought.
 
     Attributes:
-        pool_scores ([`PoolScores`]): by what the probes taught last, `None` if they taught nothing.
+        pool_scores ([`PoolScores`] or `None`): scores after the estimator last learnt from the probes; `None` if it
+            does not learn.
     """
 
     def __init__(
@@ -241,7 +242,7 @@ class SurveyExaminer:
         return None if self._responses is None else self._verify(rows)
 
     def learn(self, rows: list[int], was_right: np.ndarray) -> np.ndarray | None:
-        """New scores of all first responses, by what these rows teach; `None` if they teach nothing."""
+        """Scores of all first responses after learning from these rows; `None` if the estimator does not learn."""
         traces = [] if self._responses is None else self._responses.traces
         if not traces or not self._scorer.calibrate(rows, [traces[row] for row in rows], was_right):
             return None

@@ -1,6 +1,6 @@
 """
-A response to every prompt of a pool, with its trace; an interrupted survey goes on where it stopped, and another one
-may take over what it found.
+Answers every prompt of a pool and traces the responses. An interrupted survey goes on where it stopped, and another
+survey may reuse its results.
 """
 
 import hashlib
@@ -21,29 +21,29 @@ from ..tracing.rollouts import Rollout, even_batches, generate_rollouts
 from ..tracing.trace import ResponseTrace
 
 
-# Prompts that are tokenized at a time, which bounds the memory of the messages.
+# Number of prompts tokenized at a time, which bounds the memory for messages.
 _NUM_TOKENIZED = 10_000
-# Where a survey of one greedy response each lies, and one of several samples each, in the folder of a triage.
+# Folders, within that of a triage, of a survey with one greedy response per prompt and of one with several samples.
 GREEDY, SAMPLES = "greedy", "samples"
 _TRACES = "traces"
 
 
 class Policy(Protocol):
-    """Who answers prompts: the model that a trainer trains, or a bare one."""
+    """A model that answers prompts: the one that a trainer trains, or a bare one."""
 
     @property
     def batch_size(self) -> int:
-        """Prompts of one call of `generate`, at most."""
+        """Largest number of prompts per call of `generate`."""
         ...
 
     @property
     def temperature(self) -> float:
-        """Temperature at which `trace` takes entropies."""
+        """Temperature at which `trace` computes entropies."""
         ...
 
     @property
     def weights(self) -> str:
-        """Identifies what the model computes, see [`fingerprint_policy`]."""
+        """Identifies the function that the model computes, see [`fingerprint_policy`]."""
         ...
 
     def tokenize(self, prompts: Sequence[Any]) -> list[list[int]]:
@@ -51,7 +51,7 @@ class Policy(Protocol):
         ...
 
     def generate(self, prompt_ids: list[list[int]], number: int) -> list[list[int]]:
-        """One response to each prompt of a batch, whose number seeds what is drawn."""
+        """One response to each prompt of a batch. The number of the batch seeds the sampling."""
         ...
 
     def decode(self, rollouts: Sequence[Rollout]) -> list[str]:
@@ -72,20 +72,21 @@ class Policy(Protocol):
 @dataclass(frozen=True)
 class Responses:
     """
-    What a survey found, one entry a prompt. Of several processes, only rank 0 gets texts, answers and traces; they are
-    empty on the others.
+    Results of a survey, one entry per prompt. With several processes, only rank 0 gets texts, answers and traces; they
+    are empty on the others.
 
     Attributes:
         rollouts (`list[Rollout]`): the first response to each prompt.
         texts (`list[str]`): their texts.
         answers (`list[str | None]`): the final answers found in them.
-        votes (`list[str | None]`): the majority's answer where there are several responses, else the same.
-        agreement (`list[float]`): share of the responses that give the majority's answer; `None` if there is one each.
-        traces (`list[ResponseTrace]`): of the first responses.
+        votes (`list[str | None]`): majority answers if there are several responses per prompt, otherwise `answers`.
+        agreement (`list[float]` or `None`): share of the responses that give the majority answer, in `[0, 1]`; `None`
+            with one response per prompt.
+        traces (`list[ResponseTrace]`): traces of the first responses.
         heads (`dict[int, list[int]]`): query heads that were traced, per layer index.
-        num_tokens (`int`): tokens of prompts and responses, of all responses.
-        seconds (`dict[str, float]`): time that `generation` and `tracing` took.
-        identity (`str`): 16 hexadecimal digits of what the responses were made from: prompts, weights, settings.
+        num_tokens (`int`): number of tokens of prompts and responses, over all responses.
+        seconds (`dict[str, float]`): seconds that `generation` and `tracing` took.
+        identity (`str`): 16 hexadecimal digits that identify prompts, weights and settings.
     """
 
     rollouts: list[Rollout]
@@ -100,7 +101,7 @@ class Responses:
     identity: str
 
     def select(self, rows: Sequence[int]) -> "Responses":
-        """Those to the prompts of the given rows, in their order."""
+        """The responses to the prompts of the given rows, in that order."""
         whole: dict[str, Any] = {
             name: [values[row] for row in rows]
             for name in ("rollouts", "texts", "answers", "votes", "agreement", "traces")
@@ -111,18 +112,18 @@ class Responses:
 
 class Survey:
     """
-    Answers every prompt and traces the answers. Finished batches are kept in a folder, and what they were made from
-    beside them: where that is the same, they are not made again. Traces lie apart from the responses, so that another
-    score, which reads other signals, needs no other responses.
+    Answers every prompt and traces the responses. Finished batches are stored in a folder, together with a description
+    of their inputs; if these are the same, the batches are reused. Traces are stored apart from the responses, so that
+    another score, which reads other signals, needs no new responses.
 
     Args:
-        path (`Path`): folder for what is finished.
-        policy ([`Policy`]): answers.
+        path (`Path`): folder for finished batches.
+        policy ([`Policy`]): the model that answers.
         prompts (`Sequence`): the prompts.
         answer_format ([`AnswerFormat`]): finds and compares final answers.
-        signals (`Collection[str]`, *optional*): optional signals of the traces; by default nothing is traced.
-        num_responses (`int`, *optional*, defaults to 1): responses to each prompt; the first is traced.
-        batches (`Sequence[Sequence[int]]`, *optional*): places of the responses that are generated together. Defaults
+        signals (`Collection[str]`, *optional*): optional signals of the traces. By default nothing is traced.
+        num_responses (`int`, *optional*, defaults to 1): number of responses to each prompt. The first is traced.
+        batches (`Sequence[Sequence[int]]`, *optional*): indices of the responses that are generated together. Defaults
             to [`even_batches`].
     """
 
@@ -140,22 +141,23 @@ class Survey:
         self._signals, self._num_responses, self._batches = signals, num_responses, batches
 
     def run(self, processes: Processes | None = None, progress: bool = True) -> Responses:
-        """Answer and trace what is not finished; all processes call it."""
+        """Answer and trace everything that is not finished yet. All processes must call it."""
         processes = processes or Processes()
         kept = processes.on_main(self._begin)
         return self._collect(kept, self._signals, processes, progress)
 
     def is_begun(self) -> bool:
-        """Whether the folder holds what `run` makes, or the beginning of it."""
+        """Whether the folder holds results of `run`, complete or not."""
         return BatchFolder(self._path).description == self._describe()
 
     def load(self, identity: str, path: Path | None = None, is_traced: bool = True) -> Responses | None:
         """
-        Read what an earlier process used of the folder, or of another one whose responses it took over; `None` if the
-        survey of that identity is not there, its traces are others, or it was asked other prompts, to the token.
+        Read the results that an earlier process used, from this folder or from one whose responses it reused. Returns
+        `None` if there is no survey with that identity, its traces have other signals, or the tokens of its prompts
+        differ.
 
         Raises:
-            ValueError: if a part of it is missing.
+            ValueError: if a part of the survey is missing.
         """
         folder, signals = BatchFolder(path or self._path), self._signals if is_traced else None
         if folder.identity != identity:
@@ -171,8 +173,8 @@ class Survey:
         self, path: Path, processes: Processes | None = None, progress: bool = True, is_traced: bool = True
     ) -> Responses | str:
         """
-        Take over the responses that another survey left in a folder, or return why they will not do; all processes
-        call it. Where traces lack a signal, or are at another temperature, they are made again.
+        Reuse the responses of another survey's folder, or return the reason why they cannot be used. All processes
+        must call it. Traces are made again if they lack a signal or have another temperature.
         """
         processes = processes or Processes()
         kept = processes.on_main(lambda: self._compare(BatchFolder(path)))
@@ -182,8 +184,9 @@ class Survey:
 
     def _compare(self, folder: BatchFolder) -> "_Kept | str":
         """
-        What another survey left, or why it will not do. The prompts, to the token, and what the model computes must be
-        the same. How responses were drawn may differ, and so may the order of the prompts; there may have been more.
+        The results of another survey, or the reason why they cannot be used. The tokens of the prompts and the model's
+        function must be the same. Sampling settings and the order of prompts may differ, and the other survey may have
+        answered more prompts.
         """
         if folder.description is None or not folder.holds("prompts", 1):
             return "there are none"
@@ -197,7 +200,7 @@ class Survey:
         return kept
 
     def _num_others(self, kept: "_Kept") -> int:
-        """Prompts, to the token, that what is kept does not answer."""
+        """Number of prompts, compared by tokens, that the other survey has not answered."""
         asked = set(map(tuple, kept.prompt_ids))
         return sum(tuple(ids) not in asked for ids in self._prompt_ids)
 
@@ -217,7 +220,7 @@ class Survey:
         }
 
     def _describe_traces(self, kept: "_Kept", signals: Collection[str]) -> dict[str, Any]:
-        """What traces are made from. Signals that are there already are kept: scores may take turns."""
+        """The inputs of the traces. Existing signals are kept, so that scores can alternate."""
         made_from = {"responses": kept.identity, "temperature": self._policy.temperature}
         found = _traces(kept).description or {}
         is_alike = made_from.items() <= found.items()
@@ -276,7 +279,7 @@ class Survey:
         )
 
     def _ordered(self, kept: "_Kept", responses: Responses) -> Responses:
-        """What was asked in another order, or among more prompts, as this survey has it."""
+        """The responses in the order of this survey's prompts."""
         if kept.prompt_ids == self._prompt_ids:
             return responses
         place = {tuple(ids): number for number, ids in enumerate(kept.prompt_ids)}
@@ -285,7 +288,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A survey as its folder has it: of which prompts, and in which batches."""
+    """A survey as it is stored in a folder: its prompts and its batches."""
 
     path: Path
     identity: str
@@ -311,7 +314,7 @@ def _traces(kept: _Kept) -> BatchFolder:
 
 
 def with_agreement(responses: Responses, samples: Responses) -> Responses:
-    """Responses, and with their traces the agreement of several others to each prompt."""
+    """Responses with the agreement of several other samples per prompt added to their traces."""
     seconds = responses.seconds["generation"] + samples.seconds["generation"]
     return replace(
         responses,
@@ -323,5 +326,5 @@ def with_agreement(responses: Responses, samples: Responses) -> Responses:
 
 
 def add_agreement(traces: Sequence[ResponseTrace], agreement: Sequence[float]) -> list[ResponseTrace]:
-    """Traces with the agreement of several responses to each prompt."""
+    """Traces with the agreement of several responses per prompt added."""
     return [replace(trace, agreement=share) for trace, share in zip(traces, agreement, strict=True)]
