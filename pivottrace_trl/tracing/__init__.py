@@ -1,9 +1,9 @@
 """
-A model and its rollouts to traces: what attention and distributions show, token by token.
+Turns a model and its rollouts into traces: statistics of attention and of next-token distributions, token by token.
 
-A *rollout* is a prompt and a sampled response. A *tracer* puts hooks into a model for one forward pass; a *capture* is
-what they collect during that pass, as tensors over the rows of the batch; a *trace* is what is kept of one response. A
-*signal* is one field of it, most often a number a token; where it jumps is a *pivot*.
+A *rollout* is a prompt and a sampled response. A *tracer* puts hooks into a model for one forward pass. A *capture* is
+what they collect during that pass, as tensors over the rows of the batch. A *trace* is what is kept of one response. A
+*signal* is one field of a trace, usually one number per token. A *pivot* is a token where the attention signal jumps.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Queries and keys of a causal attention layer to long-range statistics; pure tensors, no model."""
+"""Computes long-range statistics from the queries and keys of a causal attention layer. Only tensors, no model."""
 
 from dataclasses import dataclass
 
@@ -6,27 +6,27 @@ import torch
 
 
 def block_numel(device: torch.device) -> int:
-    """Numbers to reduce at a time. A float32 block of 4 MiB stays in a CPU's cache; a GPU wants larger ones."""
+    """Number of elements per block. A float32 block of 4 MiB fits a CPU's cache; a GPU needs larger ones."""
     return 2**20 if device.type == "cpu" else 2**23
 
 
 @dataclass(frozen=True)
 class AttentionStatistics:
     """
-    What the attention of one layer says about each query position. All are float32 tensors of shape
+    Statistics of one layer's attention at each query position. All are float32 tensors of shape
     `(batch, heads, queries)`, and 0 at padding positions.
 
     Attributes:
         long_range_mass (`torch.Tensor`):
-            Attention probability on keys at least `window` positions back, sinks left out.
+            Attention probability on keys at least `window` positions back, without sinks, in `[0, 1]`.
         waad (`torch.Tensor`):
             Windowed average attention distance in tokens, `sum_s A[t, s] * min(t - s, waad_window)` (WAAD, arXiv
             2510.13554).
         spans (`torch.Tensor`):
             Average attention distance in tokens, `sum_s A[t, s] * (t - s)` (arXiv 2510.13554).
         newest (`torch.Tensor`):
-            Attention probability `A[t, t]` on the newest token: the one just before the token that position `t`
-            produces (the "previous token" of RAUQ, arXiv 2505.20045).
+            Attention probability `A[t, t]` on the newest token, which is the one just before the token that position
+            `t` produces (the "previous token" of RAUQ, arXiv 2505.20045).
     """
 
     long_range_mass: torch.Tensor
@@ -48,28 +48,28 @@ def attention_statistics(
     sink_logits: torch.Tensor | None = None,
 ) -> AttentionStatistics:
     """
-    Statistics of causal attention, exact and without the attention map: a few queries at a time get their
-    probabilities, which are reduced to four numbers each while they are in the cache. Extra memory is
-    `O(batch * heads * tokens)`, time is that of `query @ key.T` for the queries asked for.
+    Compute exact statistics of causal attention without storing the attention map. Probabilities are computed for a
+    few queries at a time, and reduced to four numbers per query while they are in the cache. Extra memory is `O(batch
+    * heads * tokens)`; the time is that of `query @ key.T` for the given queries.
 
-    The queries, of shape `(batch, heads, queries, head_dim)`, are those of the last positions; the keys, of shape
-    `(batch, heads, tokens, head_dim)`, are repeated for grouped queries, and `key_mask` marks the real tokens.
-    `softcap` is that of Gemma 2, `softcap * tanh(logits / softcap)`; `sink_logits`, one learned number a head, take
-    part in the denominator (GPT-OSS).
+    The queries, of shape `(batch, heads, queries, head_dim)`, are those of the last positions. The keys, of shape
+    `(batch, heads, tokens, head_dim)`, are repeated for grouped queries. `key_mask`, of shape `(batch, tokens)`, marks
+    real tokens. `softcap` is that of Gemma 2, `softcap * tanh(logits / softcap)`. `sink_logits`, of shape `(heads,)`,
+    are learned logits that take part in the denominator (GPT-OSS).
     """
     batch_size, num_heads, num_queries, _ = query.shape
     num_tokens = key.shape[2]
     query, key = query.float() * scaling, key.float()
     position = torch.arange(num_tokens, device=query.device)
-    # Padding on the right lies in the future of every real query; only what precedes a real token must be hidden.
+    # Padding on the right is in the future of every real query. Only padding before a real token must be masked.
     precedes_real = key_mask.flip(1).cumsum(1).flip(1) > 0
     hidden_columns = (~key_mask & precedes_real).any(dim=0).nonzero()
     num_hidden = int(hidden_columns.max()) + 1 if len(hidden_columns) else 0
-    # Column of the n-th real token of each row, `num_tokens` where a row has fewer.
+    # Column of the n-th real token of each row; `num_tokens` if a row has fewer.
     nth = torch.arange(1, num_sinks + 1, device=query.device).expand(batch_size, -1).contiguous()
     sinks = torch.searchsorted(key_mask.cumsum(1), nth)[:, None, None, :]
 
-    # Shorter chunks waste less on keys in the future of their queries, longer ones take fewer calls.
+    # Shorter chunks waste less work on keys in the future of their queries; longer ones need fewer calls.
     longest = 64 if query.device.type == "cpu" else 512
     chunk = max(1, min(longest, block_numel(query.device) // (batch_size * num_heads * num_tokens)))
     masses, waads, spans, newests = [], [], [], []
@@ -81,7 +81,7 @@ def attention_statistics(
         logits = query[:, :, offset : offset + len(rows)] @ key[:, :, first:stop].transpose(2, 3)
         if softcap is not None:
             logits = logits.div_(softcap).tanh_().mul_(softcap)
-        # Masks touch only the columns that need them: passes over the whole block are what this function costs.
+        # Masks are applied only to the columns that need them, as passes over the whole block dominate the time.
         logits[..., start - first :].masked_fill_(position[start:stop] > rows[:, None], float("-inf"))
         if sliding_window is not None:
             edge = position[first : first + len(rows)]
@@ -89,10 +89,10 @@ def attention_statistics(
         if num_hidden > first:
             is_hidden = ~key_mask[:, None, None, first:num_hidden]
             logits[..., : num_hidden - first].masked_fill_(is_hidden[..., : stop - first], float("-inf"))
-        # Padding rows before the first real token see nothing and turn into NaN, which is filled below.
+        # Padding rows before the first real token see no keys and become NaN, which is filled below.
         probabilities = logits.softmax(dim=-1)
 
-        # Distances are taken from the chunk's first row, so that rounding is relative to them, not to the position.
+        # Distances are relative to the chunk's first row, so that rounding errors do not grow with the position.
         behind = (start - position[first:stop]).float()
         span = probabilities @ behind + (rows - start)
         nearest = max(first, start - max(window, waad_window) + 1)

@@ -1,4 +1,4 @@
-"""Read long-range attention from a decoder with forward hooks."""
+"""Reads long-range attention from a decoder with forward hooks."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,18 +14,18 @@ from .attention import AttentionStatistics, attention_statistics
 from .layers import find_attention_modules, select_layers, sliding_window
 
 
-# Attention modules that are inside a traced forward pass.
+# Attention modules that are running inside a traced forward pass.
 _RUNNING: dict[nn.Module, "_LayerHooks"] = {}
 
 
 @dataclass
 class AttentionCapture:
     """
-    What hooks collected of attention during one forward pass.
+    Attention statistics that hooks collected during one forward pass.
 
     Attributes:
         layers (`dict[int, AttentionStatistics]`):
-            Per traced layer, tensors of shape `(rows, heads, queries)`.
+            Statistics of each traced layer, float32 tensors of shape `(rows, heads, queries)`.
     """
 
     layers: dict[int, AttentionStatistics] = field(default_factory=dict)
@@ -34,13 +34,13 @@ class AttentionCapture:
         self, name: str = "long_range_mass", heads: Mapping[int, Sequence[int] | None] | None = None
     ) -> torch.Tensor:
         """
-        One statistic averaged over heads.
+        Average one statistic over heads and layers.
 
         Args:
             name (`str`, *optional*, defaults to `"long_range_mass"`):
                 Field of [`AttentionStatistics`].
             heads (`Mapping[int, Sequence[int] | None]`, *optional*):
-                Places along the traced heads of each layer, `None` for all of a layer. Defaults to all of all layers.
+                Indices among the traced heads of each layer, `None` for all of a layer. Defaults to all heads.
 
         Returns:
             `torch.Tensor` of shape `(rows, queries)`, float32.
@@ -57,7 +57,7 @@ class AttentionCapture:
         for layer, places in (dict.fromkeys(self.layers) if heads is None else heads).items():
             tensor = getattr(self.layers[layer], name)
             tensors.append(tensor if places is None else tensor[:, list(places)])
-        # A model may be split over devices, layer by layer.
+        # The layers of a model may be on different devices.
         return torch.cat([tensor.to(tensors[0].device) for tensor in tensors], dim=1).mean(dim=1)
 
 
@@ -65,27 +65,26 @@ class AttentionTracer:
     """
     Traces the long-range attention of a few layers while a model runs.
 
-    During a capture each chosen attention module carries a pre-hook and a post-hook, which say whose turn it is, and
-    the attention function that the model asks transformers for is put behind another. This one calls that
-    function with the same arguments, returns its output untouched, and reduces queries and keys, which are then final
-    (projected by LoRA or 4-bit layers, normalised, rotated), to three numbers per head and query. Attention maps are
-    never stored, whatever the attention implementation. Steps of decoding with a KV cache and the second forward pass
-    of gradient checkpointing are left alone. A model compiled with `torch.compile` runs uncompiled inside a capture.
+    During a capture, each chosen attention module has a pre-hook and a post-hook, which mark the module that is
+    running, and the attention function of transformers is wrapped. The wrapper calls it with the same arguments and
+    returns its output unchanged. It also reduces the queries and keys, which are final at that point (projected by
+    LoRA or 4-bit layers, normalised, rotated), to four numbers per head and query. Attention maps are never stored,
+    whatever the attention implementation. Decoding steps with a KV cache and the second forward pass of gradient
+    checkpointing are ignored. A model compiled with `torch.compile` runs uncompiled inside a capture.
 
     Args:
         model ([`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             Causal language model.
         heads (`Mapping[int, Sequence[int] | None]`, *optional*):
-            Query heads to trace per layer index, `None` for all of a layer. Defaults to all heads of the
-            [`select_layers`] of those layers that see the whole sequence; where every layer has a sliding window, of
-            all layers.
+            Query heads to trace per layer index, `None` for all heads of a layer. Defaults to all heads of the layers
+            that [`select_layers`] chooses among those without a sliding window; if every layer has one, among all.
         window (`int`, *optional*, defaults to `16`):
             Distance in tokens from which attention counts as long-range.
         waad_window (`int`, *optional*, defaults to `10`):
-            Distance in tokens at which the windowed average attention distance stops counting.
+            Distance in tokens at which the windowed average attention distance is capped.
         num_sinks (`int`, *optional*, defaults to `4`):
-            Number of first tokens of each sequence whose attention is left out of the long-range mass: they attract
-            attention from everywhere, whatever they say (attention sinks).
+            Number of first tokens of each sequence that are left out of the long-range mass, as they attract attention
+            whatever their content (attention sinks).
 
     Raises:
         ValueError: if no attention module can be read, `heads` names a layer or head that does not exist, or a window
@@ -115,8 +114,8 @@ class AttentionTracer:
         modules = find_attention_modules(model)
         self.skipped_layers: dict[int, str] = {}
         if heads is None:
-            # A layer with a sliding window cannot look far back. Skipping it whatever the length of the sequences
-            # keeps the signals of short and long ones comparable.
+            # A layer with a sliding window cannot look far back. Skipping it for all lengths keeps the signals of
+            # short and long sequences comparable.
             sizes = {index: sliding_window(module) for index, module in modules.items()}
             sliding = {index: size for index, size in sizes.items() if size is not None}
             if len(sliding) < len(modules):
@@ -137,18 +136,22 @@ class AttentionTracer:
         self, attention_mask: torch.Tensor, rows: torch.Tensor | None = None, num_queries: int | None = None
     ) -> Iterator[AttentionCapture]:
         """
-        Trace the forward passes made inside the block; the last one counts. Hooks exist only inside it.
+        Trace the forward passes inside the block; the last one counts. Hooks exist only inside the block.
 
         Args:
             attention_mask (`torch.Tensor` of shape `(batch, keys)`):
-                1 for real tokens and 0 for padding, which may stand on the left, on the right or on both sides.
+                1 for real tokens and 0 for padding, which may be on the left, on the right or on both sides.
             rows (`torch.Tensor` of shape `(rows,)`, int64, *optional*):
                 Rows of the batch to trace. Defaults to all.
             num_queries (`int`, *optional*):
-                How many of the last positions to trace. Defaults to all.
+                Number of last positions to trace. Defaults to all.
 
         Yields:
-            [`AttentionCapture`], filled when the model has run.
+            [`AttentionCapture`]: filled when the model has run.
+
+        Raises:
+            RuntimeError: in the forward pass, if the mask does not fit the batch.
+            NotImplementedError: in the forward pass, if a layer adds a learned position bias to its attention.
         """
         capture = AttentionCapture()
         with ExitStack() as stack:
@@ -164,7 +167,7 @@ class AttentionTracer:
                 )
                 for handle in (
                     module.register_forward_pre_hook(hooks.enter),
-                    # Runs after exceptions too, so that a failed forward pass leaves nothing behind.
+                    # Also runs after exceptions, so that a failed forward pass leaves nothing behind.
                     module.register_forward_hook(hooks.leave, always_call=True),
                 ):
                     stack.callback(handle.remove)
@@ -180,7 +183,7 @@ class AttentionTracer:
 
 @dataclass
 class _LayerHooks:
-    """Hooks of one layer and the reduction of its attention."""
+    """The hooks of one layer, and the reduction of its attention."""
 
     layer: int
     tracer: AttentionTracer
@@ -192,7 +195,7 @@ class _LayerHooks:
 
     def enter(self, module: Any, args: tuple) -> None:
         if torch._C._current_graph_task_id() != -1:
-            return  # inside backward: gradient checkpointing repeats a forward pass that was traced already
+            return  # inside backward: gradient checkpointing repeats a forward pass that is already traced
         _RUNNING[module] = self
 
     def leave(self, module: Any, args: tuple, output: object) -> None:
@@ -202,7 +205,7 @@ class _LayerHooks:
     def reduce(self, query: torch.Tensor, key: torch.Tensor, scaling: float | None, options: dict) -> None:
         num_tokens = key.shape[2]
         if query.shape[2] != num_tokens:
-            return  # decoding with a KV cache: the whole response is traced afterwards, in one pass
+            return  # decoding with a KV cache: the whole response is traced later, in one pass
         if self.key_mask.shape != (query.shape[0], num_tokens):
             raise RuntimeError(
                 f"Layer {self.layer} attends to {num_tokens} positions in a batch of {query.shape[0]}, but the "
@@ -227,7 +230,7 @@ class _LayerHooks:
             query, key, key_mask = query[rows], key[rows], key_mask[rows]
         first_query = 0 if self.num_queries is None else num_tokens - self.num_queries
         sink_logits = options.get("s_aux")
-        # Autocast would take the products of queries and keys in half precision, the float32 casts notwithstanding.
+        # Autocast would multiply queries and keys in half precision, despite the casts to float32.
         with torch.autocast(device.type, enabled=False):
             self.capture.layers[self.layer] = attention_statistics(
                 query[:, :, first_query:][:, heads],
@@ -244,17 +247,17 @@ class _LayerHooks:
 
 
 def _interface(module: nn.Module) -> AttentionInterface:
-    """The table in which the file of a module looks attention functions up; most files share one."""
+    """The table of attention functions that the file of a module uses. Most files share one."""
     return inspect.unwrap(type(module).forward).__globals__["ALL_ATTENTION_FUNCTIONS"]
 
 
 @contextmanager
 def _shown_to_hooks(interface: AttentionInterface, name: str) -> Iterator[None]:
-    """Show the hooks what an attention function gets, for a while. Its name stays: masks and some models go by it."""
+    """Temporarily pass an attention function's arguments to the hooks. It keeps its name, as masks depend on it."""
     original = interface.get(name)
 
     def forward(module, query, key, value, attention_mask, *args, **kwargs):
-        # Eager attention is not in the table: each file has its own.
+        # Eager attention is not in the table, as each file has its own.
         function = original or inspect.unwrap(type(module).forward).__globals__["eager_attention_forward"]
         output = function(module, query, key, value, attention_mask, *args, **kwargs)
         if module in _RUNNING:
@@ -271,7 +274,7 @@ def _shown_to_hooks(interface: AttentionInterface, name: str) -> Iterator[None]:
 
 
 def _without_compilation(model: nn.Module) -> AbstractContextManager:
-    """Compiled code does not see hooks that were added after it was made: run such a model's own code instead."""
+    """Run a compiled model's own code for a while, as compiled code ignores hooks that were added later."""
     is_compiled = any(
         isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None
         for module in model.modules()

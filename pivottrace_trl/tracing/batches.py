@@ -1,4 +1,4 @@
-"""Finished rollouts to padded batches of similar length."""
+"""Puts finished rollouts into padded batches of similar length."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ import torch
 from .rollouts import Rollout
 
 
-# More rows than this do not make a pass over short rollouts faster.
+# Largest number of rows in a batch. More do not make a pass over short rollouts faster.
 _MAX_ROWS = 64
 
 
 @dataclass(frozen=True)
 class RolloutBatch:
     """
-    Rollouts in one tensor of shape `(batch, tokens)`: prompts padded on the left and responses on the right, so that
-    all responses begin at the same column. The `response_mask`, of shape `(batch, num_shown)`, is 1 where a response
-    token was produced, from the last position of the prompts on.
+    Rollouts in one tensor of shape `(batch, tokens)`. Prompts are padded on the left and responses on the right, so
+    that all responses begin at the same column. The `response_mask`, of shape `(batch, num_shown)`, begins at the last
+    position of the prompts and is 1 at positions that produced a response token.
     """
 
     indices: list[int]
@@ -29,8 +29,8 @@ class RolloutBatch:
 
 def plan_batches(rollouts: Sequence[Rollout], indices: Sequence[int], token_budget: int) -> list[list[int]]:
     """
-    Group the rollouts at `indices` by length, longest first: what does not fit into memory fails at once. A batch has
-    at most `token_budget` tokens, padding included; a rollout that is longer makes a batch of its own.
+    Group the rollouts at `indices` by length, longest first, so that a lack of memory shows at once. A batch has at
+    most `token_budget` tokens, padding included; a longer rollout gets its own batch.
     """
 
     def num_tokens(index: int) -> int:

@@ -1,4 +1,4 @@
-"""Read the way of the hidden states through the layers with forward hooks."""
+"""Reads the hidden states of all layers with forward hooks."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,9 +14,10 @@ from .layers import find_attention_modules
 @dataclass
 class HiddenStateCapture:
     """
-    What hooks collected of the hidden states during one forward pass: `means` over the tokens of each response, of
-    shape `(rows, hidden_size)`, as they enter the first layer and leave each layer, the last one normalised; and the
-    `last` states, of shape `(rows, queries, hidden_size)`, as the head of the model sees them.
+    Hidden states that hooks collected during one forward pass. `means` are averages over the tokens of each response,
+    of shape `(rows, hidden_size)`: one for the input of the first layer and one for the output of each layer, the last
+    one normalised. `last` are the final states, of shape `(rows, queries, hidden_size)`, as the model's head sees
+    them.
     """
 
     means: list[torch.Tensor] = field(default_factory=list)
@@ -24,20 +25,20 @@ class HiddenStateCapture:
 
 
 class HiddenStateTracer:
-    """Averages the hidden states of responses while a model runs. Hooks exist only during a capture."""
+    """Averages the hidden states of responses while a model runs. Hooks exist only inside a capture."""
 
     def __init__(self, model: nn.Module):
         by_module = {module: name for name, module in model.named_modules()}
         attention = [by_module[module] for module in find_attention_modules(model).values()]
-        # `decoder.layers.3.self_attn`: the module that holds the attention is a layer, what holds the list is the
-        # backbone, whose output has gone through the last normalisation.
+        # In `decoder.layers.3.self_attn`, the module that holds the attention is a layer, and the module that holds
+        # the list of layers is the backbone, whose output is normalised.
         self._layers = [model.get_submodule(name.rpartition(".")[0]) for name in attention]
         self._backbone = model.get_submodule(attention[0].rsplit(".", 3)[0])
 
     @contextmanager
     def capture(self, response_mask: torch.Tensor, rows: torch.Tensor | None = None) -> Iterator[HiddenStateCapture]:
         """
-        Trace the forward pass made inside the block, in all rows of the batch or in `rows`; the last pass counts. The
+        Trace the forward pass inside the block, for all rows of the batch or for `rows`. The last pass counts. The
         `response_mask`, of shape `(rows, queries)`, marks which of the last positions produced response tokens.
         """
         capture = HiddenStateCapture()
@@ -79,5 +80,5 @@ class HiddenStateTracer:
 
 
 def _is_backward() -> bool:
-    """Gradient checkpointing repeats forward passes, which were traced already, inside backward."""
+    """Whether this is the backward pass, in which gradient checkpointing repeats forward passes that are traced."""
     return torch._C._current_graph_task_id() != -1

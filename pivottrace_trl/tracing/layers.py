@@ -1,4 +1,4 @@
-"""Which modules of a decoder attend, and which of its layers stand for the network."""
+"""Finds the attention modules of a decoder, and chooses the layers to trace."""
 
 import inspect
 import math
@@ -12,8 +12,11 @@ def find_attention_modules(model: nn.Module) -> dict[int, nn.Module]:
     """
     Find the causal self-attention modules that go through the attention interface of transformers, by layer index.
 
-    They are looked up by what they do, not by class name: a module with a `layer_idx` whose `forward` asks the
-    interface for its attention function. LoRA and bitsandbytes replace the linear layers inside, never the module.
+    They are recognised by what they do, not by class name: a module with a `layer_idx` whose `forward` looks up its
+    attention function in the interface. LoRA and bitsandbytes replace the linear layers inside, never the module.
+
+    Raises:
+        ValueError: if the model has no such module.
     """
     found: dict[int, nn.Module] = {}
     for module in model.modules():
@@ -35,7 +38,7 @@ def find_attention_modules(model: nn.Module) -> dict[int, nn.Module]:
 
 
 def select_layers(num_layers: int, num_selected: int = 5) -> list[int]:
-    """Evenly spaced layers of the middle third (arXiv 2510.13554 uses five of them to stand for the network)."""
+    """Evenly spaced layers of the middle third (arXiv 2510.13554 represents the network by five of them)."""
     start, stop = num_layers // 3, max(num_layers // 3 + 1, (2 * num_layers + 2) // 3)
     count = min(num_selected, stop - start)
     steps = [start + round(i * (stop - 1 - start) / max(count - 1, 1)) for i in range(count)]
@@ -44,14 +47,14 @@ def select_layers(num_layers: int, num_selected: int = 5) -> list[int]:
 
 def middle_third(layers: list[int]) -> list[int]:
     """
-    The layers that RAUQ (arXiv 2505.20045) looks at: from a third of the depth to one layer past two thirds of it, as
-    its authors' code has it.
+    The layers that RAUQ (arXiv 2505.20045) uses: from one third of the depth to one layer past two thirds, as in its
+    authors' code.
     """
     return layers[len(layers) // 3 : math.ceil(len(layers) / 3 * 2) + 1]
 
 
 def sliding_window(module: nn.Module) -> int | None:
-    """How many keys a query of an attention module sees; `None` for all."""
+    """Number of keys that a query of an attention module sees; `None` for all."""
     if hasattr(module, "sliding_window"):
         return cast(int | None, module.sliding_window)  # models that mix both kinds of layers
     return getattr(module.config, "sliding_window", None)

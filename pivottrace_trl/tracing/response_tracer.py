@@ -1,4 +1,4 @@
-"""Everything that one forward pass shows of the responses in it."""
+"""Collects all signals of the responses in one forward pass."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,8 +17,8 @@ from .trace import ResponseTrace
 
 class ResponseTracer:
     """
-    Traces what the scores need of the responses that a model runs on. `heads` are those whose long-range attention is
-    averaged, by default all that an [`AttentionTracer`] traces; `signals` are the [`OPTIONAL_SIGNALS`] to trace.
+    Traces the signals that scores need while a model runs on responses. `heads` are those whose long-range attention
+    is averaged, by default all that an [`AttentionTracer`] traces. `signals` are the [`OPTIONAL_SIGNALS`] to trace.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class ResponseTracer:
         attention = AttentionTracer(model, heads, window=window)
         self.skipped_layers = attention.skipped_layers
         self.signals = frozenset(signals)
-        # RAUQ chooses among all heads of its layers, so that these are traced whole.
+        # RAUQ chooses among all heads of its layers, so all of them are traced.
         self.newest_layers = middle_third(list(find_attention_modules(model))) if "newest" in signals else []
-        # Heads to average, by their place among the traced ones; `None` for all of these.
+        # Heads to average, by index among the traced ones; `None` for all.
         self.averaged = {
             layer: kept if layer in self.newest_layers else None for layer, kept in attention.heads.items()
         }
@@ -49,8 +49,8 @@ class ResponseTracer:
         self, attention_mask: torch.Tensor, response_mask: torch.Tensor, rows: torch.Tensor | None = None
     ) -> Iterator["ResponseCapture"]:
         """
-        Trace the forward pass made inside the block, in all rows of the batch or in `rows`. The `response_mask`, of
-        shape `(rows, queries)`, marks which of the last positions produced response tokens.
+        Trace the forward pass inside the block, for all rows of the batch or for `rows`. The `response_mask`, of shape
+        `(rows, queries)`, marks which of the last positions produced response tokens.
         """
         with ExitStack() as stack:
             attention = stack.enter_context(
@@ -64,7 +64,7 @@ class ResponseTracer:
 
 @dataclass(frozen=True)
 class ResponseCapture:
-    """What one forward pass showed of the responses in it, to be read when the model has run."""
+    """Signals of the responses in one forward pass, available when the model has run."""
 
     tracer: ResponseTracer
     response_mask: torch.Tensor
@@ -75,8 +75,8 @@ class ResponseCapture:
         self, statistics: TokenStatistics, heads: Mapping[int, Sequence[int] | None] | None = None
     ) -> list[ResponseTrace]:
         """
-        Cut the capture and the statistics of the same positions, of shape `(rows, queries)`, into one trace a row.
-        Where the tracer averages whole layers, `heads` may choose some of their heads now.
+        Cut the capture and the statistics of the same positions, of shape `(rows, queries)`, into one trace per row.
+        If the tracer averages whole layers, `heads` may choose some of their heads now.
         """
         averaged = self.tracer.averaged if heads is None else heads
         signals = {
@@ -104,7 +104,8 @@ class ResponseCapture:
         ]
 
     def _newest(self) -> np.ndarray:
-        """Of each layer and response, the head that looks most at the newest token: `(rows, layers, queries)`."""
+        """For each layer and response, attention of the head that looks most at the newest token, of shape
+        `(rows, layers, queries)`."""
         # The first response token has no token before it in the response.
         later = self.response_mask.bool() & (self.response_mask.cumsum(dim=1) > 1)
         layers = []

@@ -1,4 +1,4 @@
-"""One batched pass over finished rollouts."""
+"""Traces finished rollouts in one batched pass."""
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,15 +22,16 @@ from .trace import OPTIONAL_SIGNALS, ResponseTrace, traces_from_table, traces_to
 
 logger = logging.get_logger(__name__)
 
-# Responses used to rank the heads by span: enough for a stable mean, negligible against the pool.
+# Number of responses used to rank the heads by span: enough for a stable mean, and cheap compared to the pool.
 _NUM_SPAN_RESPONSES = 32
 
 
 def choose_local_heads(spans: Mapping[int, torch.Tensor], ratio: float = 0.3) -> dict[int, list[int]]:
     """
-    Pick the heads that usually look close by: in them, a look far back stands out (arXiv 2510.13554 takes the 30% with
-    the shortest span). `spans` holds per layer the mean backward distance of each head, of shape `(heads,)`; `ratio`
-    is the share of the heads to take, over all layers together, at least one. Layers without a local head are absent.
+    Choose the local heads, which usually look at near tokens, so that a look far back stands out. arXiv 2510.13554
+    takes the 30% with the shortest span. `spans` holds the mean backward distance of each head per layer, of shape
+    `(heads,)`. `ratio` is the share of heads to take over all layers together, at least one head. Layers without a
+    local head are absent from the result.
     """
     ranked = sorted((float(span), layer, head) for layer in spans for head, span in enumerate(spans[layer]))
     chosen: dict[int, list[int]] = {}
@@ -53,47 +54,48 @@ def trace_rollouts(
     work: SharedWork | None = None,
 ) -> tuple[list[ResponseTrace], dict[int, list[int]]]:
     """
-    Pass finished rollouts once through the model and read attention and entropy at every response token.
+    Run the model once on finished rollouts, and read attention and entropy at every response token.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            Causal language model; it is put into evaluation mode for the pass and back afterwards.
+            Causal language model. It is in evaluation mode during the pass, and in its former mode afterwards.
         rollouts (`Sequence[Rollout]`):
             Rollouts to trace. An empty response gives an empty trace.
         pad_token_id (`int`):
             Padding token.
         heads (`Mapping[int, Sequence[int]]`, *optional*):
-            Query heads per layer index. Defaults to [`choose_local_heads`] by their spans in 32 of the rollouts, which
-            go first, evenly spaced.
+            Query heads per layer index. Defaults to [`choose_local_heads`], by the spans in 32 evenly spaced rollouts,
+            which are traced first.
         signals (`Collection[str]`, *optional*):
-            Which of [`OPTIONAL_SIGNALS`] to trace as well; `agreement` cannot be, it takes more than one response.
+            Further signals to trace, from [`OPTIONAL_SIGNALS`]. `agreement` cannot be traced, as it needs several
+            responses.
         window (`int`, *optional*, defaults to `16`):
             Distance in tokens from which attention counts as long-range.
         token_budget (`int`, *optional*, defaults to `2048`):
-            Tokens a forward pass, padding included: bounds the memory of the logits.
+            Largest number of tokens per forward pass, padding included. It bounds the memory of the logits.
         temperature (`float`, *optional*, defaults to `1.0`):
             Temperature at which the responses were sampled, for the entropy.
         autocast (`Callable`, *optional*):
-            Context manager for the forward passes, for mixed precision.
+            Returns a context manager for the forward passes, for mixed precision.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar.
         work ([`SharedWork`], *optional*):
-            Spreads the batches over processes and keeps what is finished. Defaults to this process alone.
+            Distributes the batches over processes, and stores finished ones. Defaults to this process alone.
 
     Returns:
-        `tuple[list[ResponseTrace], dict[int, list[int]]]`: one trace per rollout, in their order, and the heads. Of
-        several processes, only rank 0 gets the traces; on the others they are empty.
+        `tuple[list[ResponseTrace], dict[int, list[int]]]`: one trace per rollout, in the same order, and the heads.
+        With several processes, only rank 0 gets the traces; the list is empty on the others.
 
     Raises:
-        ValueError: if all responses are empty, or a signal is not known.
+        ValueError: if all responses are empty, or a signal is unknown.
     """
     if unknown := sorted(set(signals) - OPTIONAL_SIGNALS):
         raise ValueError(f"`signals` names {unknown}, but the optional signals are {sorted(OPTIONAL_SIGNALS)}.")
     answered = [index for index, rollout in enumerate(rollouts) if not rollout.is_empty]
     if not answered:
         raise ValueError(
-            f"All {len(rollouts)} responses are empty, so that there is nothing to score. Check the chat template, "
-            "the end-of-sequence token and the maximum completion length."
+            f"All {len(rollouts)} responses are empty, so there is nothing to score. Check the chat template, the "
+            "end-of-sequence token and the maximum completion length."
         )
     empty = np.zeros(0, np.float32)
     traces = [ResponseTrace(empty, empty, empty, empty)] * len(rollouts)
@@ -108,12 +110,12 @@ def trace_rollouts(
                 use_cache=False,
                 logits_to_keep=batch.num_shown,
             ).logits
-        # Position t - 1 produces token t; what the last position produces is not known.
+        # Position t - 1 produces token t. The token that the last position produces is not known.
         produced = batch.input_ids[:, -batch.num_shown :].roll(-1, dims=1)
         return capture, token_statistics(logits, produced, temperature)
 
     def trace_sample(_: int) -> tuple[list[ResponseTrace], dict[int, list[int]]]:
-        # All heads are traced in the sample and kept until it is known which of them to average.
+        # All heads are traced in the sample, and kept until it is known which of them to average.
         tracer = ResponseTracer(model, signals=signals, window=window)
         if tracer.skipped_layers:
             logger.info(f"Layers left out of the trace: {tracer.skipped_layers}.")
@@ -169,7 +171,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _mean_spans(captures: Sequence[ResponseCapture]) -> dict[int, torch.Tensor]:
-    """Mean backward distance of each head over the response tokens of all captures, up to a common factor."""
+    """Mean backward distance of each head over the response tokens of all captures, up to a common factor. Returns
+    tensors of shape `(heads,)` per layer index."""
     total: dict[int, torch.Tensor] = {}
     for capture in captures:
         mask = capture.response_mask[:, None, :]

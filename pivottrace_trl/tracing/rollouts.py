@@ -1,4 +1,4 @@
-"""Prompts to responses."""
+"""Generates responses to prompts."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -17,11 +17,11 @@ from ..progress import progress_bar
 @dataclass(frozen=True)
 class Rollout:
     """
-    One sampled response.
+    A prompt and a sampled response.
 
     Attributes:
-        prompt_ids (`list[int]`): tokens of the prompt, as the model read them.
-        completion_ids (`list[int]`): tokens of the response, up to and including the end-of-sequence token.
+        prompt_ids (`list[int]`): token ids of the prompt, as the model read them.
+        completion_ids (`list[int]`): token ids of the response, up to and including the end-of-sequence token.
     """
 
     prompt_ids: list[int]
@@ -29,15 +29,15 @@ class Rollout:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the response holds nothing, or nothing but the end-of-sequence token."""
+        """Whether the response is empty, or only the end-of-sequence token."""
         return len(self.completion_ids) <= 1
 
 
 def even_batches(prompt_ids: Sequence[list[int]], batch_size: int) -> list[list[int]]:
     """
-    Places of prompts of similar length, the longest first, in as many batches as needed, as even as can be. The last
-    prompt is repeated to fill the last batch: generation engines that serve several processes expect batches of one
-    size from all of them.
+    Divide prompts into batches of similar length and equal size, longest prompts first. Returns the indices of the
+    prompts of each batch. The last prompt is repeated to fill the last batch, as generation engines that serve several
+    processes expect batches of the same size from all of them.
     """
     order = sorted(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]), reverse=True)
     size = math.ceil(len(order) / max(1, math.ceil(len(order) / batch_size)))
@@ -53,9 +53,12 @@ def generate_rollouts(
     work: SharedWork | None = None,
 ) -> list[Rollout]:
     """
-    Generate one response per prompt. `generate` takes the token ids of the prompts of a batch and the number of the
-    batch, by which it may seed what it draws: then a response depends neither on what was generated before nor on the
-    number of processes.
+    Generate one response per prompt. `generate` takes the token ids of a batch of prompts, and the number of the
+    batch. If it uses that number as a seed, a response depends neither on earlier responses nor on the number of
+    processes.
+
+    Raises:
+        RuntimeError: if `generate` returns the wrong number of responses.
     """
 
     def make(number: int) -> list[list[int]]:
@@ -87,18 +90,18 @@ def transformers_generator(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, generation_config: GenerationConfig
 ) -> Callable[[list[list[int]]], list[list[int]]]:
     """
-    Make `model.generate` a function from the token ids of prompts to those of responses.
+    Wrap `model.generate` as a function from the token ids of prompts to those of responses.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             Causal language model.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer, for the padding token.
+            Tokenizer of the model, for the padding token.
         generation_config ([`~transformers.GenerationConfig`]):
-            How to generate. What it leaves open are the library's defaults, not the settings that the model ships.
+            Settings of the generation. Missing settings get the library's defaults, not those that the model ships.
 
     Returns:
-        `Callable[[list[list[int]]], list[list[int]]]`: batch of prompt ids to batch of response ids.
+        `Callable[[list[list[int]]], list[list[int]]]`: maps token ids of prompts to token ids of responses.
     """
     end_ids = generation_config.eos_token_id
     end_ids = {end_ids} if isinstance(end_ids, int) else set(end_ids or ())
@@ -107,7 +110,7 @@ def transformers_generator(
     def generate(prompts: list[list[int]]) -> list[list[int]]:
         batch = tokenizer.pad({"input_ids": prompts}, padding=True, padding_side="left", return_tensors="pt")
         batch = batch.to(model.device)
-        # `generate` fills what a configuration leaves open, such as a repetition penalty, from the model's own.
+        # `generate` takes missing settings, such as a repetition penalty, from the model's own configuration.
         shipped = owner.generation_config
         owner.generation_config = generation_config
         try:

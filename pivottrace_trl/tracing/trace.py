@@ -1,4 +1,4 @@
-"""What is kept of one response, and tables of it, so that responses need not pass through the model again."""
+"""The trace of a response, and tables of traces, so that responses need not pass through the model again."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,13 +15,12 @@ from ..files import reading, write_parquet
 @dataclass(frozen=True)
 class ResponseTrace:
     """
-    What one pass over a rollout showed, one number per response token. Entry `t` belongs to the position that
-    produced response token `t`. Arrays are float32. The fields from `self_certainty` on are `None` unless a score
-    needs them.
+    Signals of one rollout, with one number per response token. Entry `t` belongs to the position that produced
+    response token `t`. Arrays are float32. The fields from `self_certainty` on are `None` unless a score needs them.
 
     Attributes:
         long_range_mass (`np.ndarray` of shape `(num_tokens,)`):
-            Attention probability further back than the window, averaged over the traced heads.
+            Attention probability at or beyond the long-range window, averaged over the traced heads, in `[0, 1]`.
         waad (`np.ndarray` of shape `(num_tokens,)`):
             Windowed average attention distance in tokens (arXiv 2510.13554), averaged over the traced heads.
         entropy (`np.ndarray` of shape `(num_tokens,)`):
@@ -31,13 +30,13 @@ class ResponseTrace:
         self_certainty (`np.ndarray` of shape `(num_tokens,)`):
             Divergence in nats of the uniform distribution from the model's, see [`TokenStatistics`].
         newest (`np.ndarray` of shape `(num_layers, num_tokens)`):
-            Attention on the newest token while the next one is produced, in the layers of the middle third, of the
-            head in each that pays most of it in this response (RAUQ, arXiv 2505.20045).
+            Attention on the newest token while the next one is produced, for each layer of the middle third, from the
+            head that attends to it most in this response (RAUQ, arXiv 2505.20045).
         layer_gram (`np.ndarray` of shape `(num_layers + 1, num_layers + 1)`, float64):
-            Inner products between the layers of the hidden states averaged over the response, from the embeddings to
-            the last layer (normalised): all lengths and angles of their way through the layers.
+            Inner products between the hidden states of the layers, averaged over the response, from the embeddings to
+            the last layer (normalised). They determine all lengths and angles of the path through the layers.
         agreement (`float`):
-            Share of several responses to the prompt that give the majority answer.
+            Share of several responses to the prompt that give the majority answer, in `[0, 1]`.
     """
 
     long_range_mass: np.ndarray
@@ -60,10 +59,10 @@ class ResponseTrace:
             name (`str`): one of [`OPTIONAL_SIGNALS`].
 
         Returns:
-            Its value.
+            `np.ndarray` or `float`: value of the field.
 
         Raises:
-            ValueError: if it was not traced.
+            ValueError: if the field was not traced.
         """
         value = getattr(self, name)
         if value is None:
@@ -75,7 +74,7 @@ class ResponseTrace:
 
 
 OPTIONAL_SIGNALS = frozenset({"self_certainty", "newest", "layer_gram", "agreement"})
-"""Fields of [`ResponseTrace`] that are traced only where a score needs them."""
+"""Fields of [`ResponseTrace`] that are traced only if a score needs them."""
 
 _PER_TOKEN = pa.list_(pa.float32())
 _COLUMNS = {
@@ -91,27 +90,27 @@ _COLUMNS = {
 
 def traces_to_table(traces: Sequence[ResponseTrace], prompt_ids: Sequence[str] | None = None) -> pa.Table:
     """
-    Put traces into a table, one row each, with a column for every field that any of them has and for the ids of their
-    prompts, where given. `agreement` is left out: it says something of several responses.
+    Put traces into a table with one row per trace. It has a column for every field that any trace has, and one for the
+    prompt ids, if given. `agreement` is left out, as it belongs to several responses.
     """
     columns = {} if prompt_ids is None else {"prompt_id": pa.array(prompt_ids, pa.string())}
     for name, column_type in _COLUMNS.items():
         values = [getattr(trace, name) for trace in traces]
         if any(value is not None for value in values):
-            # Arrow takes arrays of one dimension, and lists of them.
+            # Arrow takes one-dimensional arrays, and lists of them.
             columns[name] = pa.array([list(v) if np.ndim(v) == 2 else v for v in values], column_type)
     return pa.table(columns)
 
 
 def traces_from_table(table: pa.Table) -> list[ResponseTrace]:
-    """Take traces out of a table that [`traces_to_table`] made. Their arrays are views of it."""
+    """Read traces from a table of [`traces_to_table`]. Their arrays are views of the table."""
     columns = {name: table[name].to_numpy() for name in _COLUMNS if name in table.column_names}
     rows = zip(*columns.values(), strict=True)
     return [ResponseTrace(**{name: _dense(value) for name, value in zip(columns, row, strict=True)}) for row in rows]
 
 
 def _dense(value: Any) -> Any:
-    """Arrow gives a matrix as an array of its rows."""
+    """Convert an array of rows, as Arrow returns a matrix, to a two-dimensional array."""
     return np.stack(list(value)) if value is not None and value.dtype == object else value
 
 
@@ -122,5 +121,5 @@ def save_traces(traces: Sequence[ResponseTrace], path: Path, prompt_ids: Sequenc
 
 def load_traces(path: Path) -> list[ResponseTrace]:
     """Read what [`save_traces`] wrote."""
-    with reading(path, "Remove it: the traces are made again."):
+    with reading(path, "Remove it, and the traces are made again."):
         return traces_from_table(pq.read_table(path))
