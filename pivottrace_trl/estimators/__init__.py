@@ -1,4 +1,4 @@
-"""Label-free uncertainty scores: one number for the trace of one response."""
+"""Label-free uncertainty scores: one number per response, computed from its trace."""
 
 from .base import CalibratedEstimator, Estimator, Score
 from .coe import CoE
@@ -27,7 +27,7 @@ ESTIMATORS: dict[str, type[Score]] = {
         TotalEntropy,
     )
 }
-"""The scores that ship, by name."""
+"""The scores of this package, by name."""
 
 __all__ = [
     "ESTIMATORS",
@@ -40,18 +40,18 @@ __all__ = [
 
 def get_estimator(estimator: Estimator | str | None = None) -> Estimator:
     """
-    Look a score up.
+    Find a score by its name.
 
     Args:
         estimator ([`Estimator`] or `str`, *optional*):
-            A name in [`ESTIMATORS`], or an estimator, which is returned as it is. Defaults to [`TotalEntropy`].
+            A name in [`ESTIMATORS`], or an estimator, which is returned unchanged. Defaults to [`TotalEntropy`].
 
     Returns:
         [`Estimator`]
 
     Raises:
-        ValueError: for a name that is not known.
-        TypeError: for anything else that is no dataclass or lacks `needs`, `fit(traces)` or `__call__(traces)`.
+        ValueError: if the name is unknown.
+        TypeError: if an object is not a dataclass, or lacks `needs`, `fit(traces)` or `__call__(traces)`.
     """
     if estimator is None:
         return TotalEntropy()

@@ -1,4 +1,4 @@
-"""What a score is."""
+"""The interface of scores."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -16,28 +16,28 @@ T = TypeVar("T", bound="Score")
 @runtime_checkable
 class Estimator(Protocol):
     """
-    A label-free uncertainty score: one number a prompt, from the trace of one response. Higher = less sure.
+    A label-free uncertainty score: one number per prompt, from the trace of one response. Higher = less sure.
 
-    Any dataclass with these members can be passed to [`PivotDensityCallback`] as `estimator`. Estimators are values:
-    `fit` returns a new one, so that a score keeps its meaning from epoch to epoch, and each trace is scored by itself,
-    since training traces a few responses at a time. What `fit` finds is kept in the fields of the dataclass, as values
-    that JSON can hold: they go into checkpoints and to other processes.
+    Any dataclass with these members can be passed to [`PivotDensityCallback`] as `estimator`. Estimators are
+    immutable: `fit` returns a new one, so that a score keeps its meaning from epoch to epoch. Each trace is scored
+    independently, since training traces a few responses at a time. What `fit` finds must be stored in fields of the
+    dataclass, as values that JSON can represent, since they go into checkpoints and to other processes.
 
     Attributes:
         needs (`frozenset[str]`):
-            The optional fields of [`ResponseTrace`] that the score reads; they are traced for it. Empty for a score
-            that gets by with long-range attention, entropy and log-probability.
+            The optional fields of [`ResponseTrace`] that the score reads, which are then traced. Empty for a score
+            that only reads long-range attention, entropy and log-probability.
     """
 
     needs: ClassVar[frozenset[str]]
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def fit(self, traces: Sequence[ResponseTrace]) -> "Estimator":
-        """Return the estimator with whatever it needs to know of the pool (a threshold, say)."""
+        """Return the estimator, fitted to the traces of a pool (with a threshold, for example)."""
         ...
 
     def __call__(self, traces: Sequence[ResponseTrace]) -> np.ndarray:
-        """Return one score a trace, shape `(num_traces,)`; NaN where there is nothing to score (empty response)."""
+        """Return one score per trace, shape `(num_traces,)`; NaN for an empty response."""
         ...
 
 
@@ -47,23 +47,23 @@ class CalibratedEstimator(Estimator, Protocol):
 
     def calibrate(self, traces: Sequence[ResponseTrace], was_right: np.ndarray) -> "CalibratedEstimator":
         """
-        Return the estimator with what the probes teach.
+        Return the estimator, fitted to the labels of the probe set.
 
         Args:
             traces (`Sequence[ResponseTrace]`): one trace per probe.
-            was_right (`np.ndarray` of shape `(num_probes,)`, `bool`): whether each response was right.
+            was_right (`np.ndarray` of shape `(num_probes,)`, bool): whether each response was right.
         """
         ...
 
     def score_probe(self, probe: int, trace: ResponseTrace) -> float:
-        """Return the score of a probe (its place in `calibrate`) without what its own label taught."""
+        """Return the score of a probe (by its index in `calibrate`) from a fit without its own label."""
         ...
 
 
 @dataclass(frozen=True)
 class Score(ABC):
     """
-    What the scores that ship share: a name, and one response at a time. Those that take nothing from the pool have
+    Base class of the scores of this package. It has a name and scores one response at a time. By default there is
     nothing to fit.
     """
 
@@ -75,16 +75,16 @@ class Score(ABC):
         return self
 
     def __call__(self, traces: Sequence[ResponseTrace]) -> np.ndarray:
-        """Return one score a trace, shape `(num_traces,)`; NaN for an empty response."""
+        """Return one score per trace, shape `(num_traces,)`; NaN for an empty response."""
         return np.array([self.score(trace) if len(trace) else np.nan for trace in traces], dtype=float)
 
     @abstractmethod
     def score(self, trace: ResponseTrace) -> float:
-        """Return the score of one response that is not empty."""
+        """Return the score of one non-empty response."""
 
 
 def check_probes(estimator: Estimator, num_probes: int, discard_ratio: float | None) -> None:
-    """Raise `ValueError` if the score learns from a probe set that is empty."""
+    """Raise `ValueError` if the score learns from the probe set, but there is none."""
     if isinstance(estimator, CalibratedEstimator) and num_probes == 0:
         raise ValueError(
             f"`estimator` is {type(estimator).__name__}, which learns from a probe set, but with "

@@ -1,4 +1,4 @@
-"""What every other score must beat: length, chance, and several responses instead of one."""
+"""Control scores that every other score must beat: length, chance, and several responses instead of one."""
 
 import zlib
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from .base import Score
 
 @dataclass(frozen=True)
 class ResponseLength(Score):
-    """Number of response tokens: long answers tend to be unsure ones."""
+    """Number of response tokens, as long answers tend to be less sure."""
 
     name = "length"
 
@@ -23,11 +23,11 @@ class ResponseLength(Score):
 @dataclass(frozen=True)
 class RandomScore(Score):
     """
-    A number in `[0, 1)` drawn for each response. Any other score must beat it under the same budget.
+    A random number in `[0, 1)` for each response. Any other score must beat it under the same budget.
 
     Args:
         seed (`int`, *optional*, defaults to `0`):
-            Seed of the draw. The same response gets the same number, whatever it is scored together with.
+            Random seed. A response always gets the same number, whatever else is scored.
     """
 
     name = "random"
@@ -35,7 +35,7 @@ class RandomScore(Score):
     seed: int = 0
 
     def score(self, trace: ResponseTrace) -> float:
-        """Return a number that depends on the seed and the response only."""
+        """Return a number in `[0, 1)` that depends only on the seed and the response."""
         digest = zlib.crc32(trace.entropy.tobytes() + trace.long_range_mass.tobytes())
         return float(np.random.default_rng([self.seed, digest]).random())
 
@@ -43,9 +43,9 @@ class RandomScore(Score):
 @dataclass(frozen=True)
 class Consistency(Score):
     """
-    One minus the share of sampled responses that give the majority answer (self-consistency, arXiv 2203.11171). The
-    only score that needs several responses a prompt: a group of them for the first routing; from then on the groups
-    that training samples anyway.
+    One minus the share of sampled responses that give the majority answer (self-consistency, arXiv 2203.11171). This
+    is the only score that needs several responses per prompt: a group for the first routing, and later the groups that
+    training samples anyway.
     """
 
     name = "consistency"

@@ -1,4 +1,4 @@
-"""What the distributions behind the tokens say: entropies and self-certainty."""
+"""Scores from next-token distributions: entropies and self-certainty."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from .base import Score
 
 @dataclass(frozen=True)
 class MeanEntropy(Score):
-    """Mean over the response tokens of the entropy in nats: the usual baseline of uncertainty."""
+    """Mean entropy over the response tokens, in nats: the usual baseline of uncertainty."""
 
     name = "entropy"
 
@@ -20,9 +20,9 @@ class MeanEntropy(Score):
 @dataclass(frozen=True)
 class TotalEntropy(Score):
     """
-    Sum over the response tokens of the entropy in nats. Its expectation over responses is the entropy of the
-    distribution over responses (chain rule), so that one response gives an unbiased estimate of how many different
-    things the model might have said.
+    Sum of the entropy over the response tokens, in nats. By the chain rule, its expectation over responses is the
+    entropy of the distribution over whole responses. One response therefore gives an unbiased estimate of how varied
+    the model's responses are.
     """
 
     name = "total_entropy"
@@ -35,7 +35,7 @@ class TotalEntropy(Score):
 @dataclass(frozen=True)
 class ForkingTokens(Score):
     """
-    Number of response tokens with high entropy, the "forking tokens" of arXiv 2506.01939. Needs no attention.
+    Number of response tokens with high entropy, the "forking tokens" of arXiv 2506.01939. It does not use attention.
 
     Args:
         min_entropy (`float`, *optional*, defaults to `0.5`):
@@ -54,14 +54,13 @@ class ForkingTokens(Score):
 @dataclass(frozen=True)
 class SelfCertainty(Score):
     """
-    Self-certainty (arXiv 2502.18581, equation 8) with its sign turned, since higher is to mean less sure: minus the
-    mean over the response tokens of the divergence in nats of the uniform distribution from the model's,
-    `-mean_v log p_v - log V`.
+    Self-certainty (arXiv 2502.18581, equation 8), negated so that higher means less sure: minus the mean over the
+    response tokens of `-mean_v log p_v - log V`, the divergence of the uniform distribution from the model's, in nats.
     """
 
     name = "self_certainty"
     needs = frozenset({"self_certainty"})
 
     def score(self, trace: ResponseTrace) -> float:
-        """Return minus the mean self-certainty in nats, at most 0."""
+        """Return the negative mean self-certainty in nats, at most 0."""
         return -float(trace.read("self_certainty").mean())

@@ -1,4 +1,4 @@
-"""What the jumps of long-range attention say (arXiv 2606.04503)."""
+"""Scores from the jumps of long-range attention (arXiv 2606.04503)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +17,14 @@ T = TypeVar("T", bound="PivotScore")
 @dataclass(frozen=True)
 class PivotScore(Score):
     """
-    A score made from the pivots of a response (arXiv 2606.04503), the places where long-range attention jumps. The
-    size that a jump must exceed is found once for the pool.
+    Base class of scores from the pivots of a response (arXiv 2606.04503), the tokens where long-range attention jumps.
+    The size that a jump must exceed is determined once for the pool.
 
     Args:
         quantile (`float`, *optional*, defaults to `0.8`):
-            Share of the pool's jumps that are not pivots.
+            Share of the pool's jumps that are not pivots, in `(0, 1)`.
         threshold (`float`, *optional*):
-            Size a jump must exceed, in attention probability; set by `fit`.
+            Size that a jump must exceed, in attention probability; set by `fit`.
     """
 
     quantile: float = 0.8
@@ -35,7 +35,15 @@ class PivotScore(Score):
         return replace(self, threshold=pivot_threshold([trace.long_range_mass for trace in traces], self.quantile))
 
     def pivots(self, trace: ResponseTrace) -> np.ndarray:
-        """Which tokens of a response are pivots, shape `(num_tokens,)`, `bool`."""
+        """
+        Mark the tokens of a response that are pivots.
+
+        Returns:
+            `np.ndarray` of shape `(num_tokens,)`, bool.
+
+        Raises:
+            RuntimeError: if the score was not fitted.
+        """
         if self.threshold is None:
             name = type(self).__name__
             raise RuntimeError(f"`{name}` has no threshold yet: call `fit(traces)` and use what it returns.")
@@ -43,7 +51,7 @@ class PivotScore(Score):
 
 
 class PivotCount(PivotScore):
-    """Number of pivots in a response: how often long-range attention jumps; long answers count more."""
+    """Number of pivots in a response, that is, of jumps of long-range attention. Long answers have more."""
 
     name = "pivot_count"
 
@@ -53,20 +61,20 @@ class PivotCount(PivotScore):
 
 
 class PivotDensity(PivotScore):
-    """Pivots per response token: how often long-range attention jumps while the model answers."""
+    """Pivots per response token, that is, how often long-range attention jumps while the model answers."""
 
     name = "pivot_density"
 
     def score(self, trace: ResponseTrace) -> float:
         """Return pivots per token, in `[0, 1]`."""
-        # A signal that is not a number has no jumps: that must not look like certainty.
+        # A signal of NaN has no jumps, which must not look like certainty.
         return float(self.pivots(trace).mean()) if np.isfinite(trace.long_range_mass).all() else np.nan
 
 
 class PivotEntropy(PivotScore):
     """
-    Entropy in nats summed over the pivots of a response: weighs the tokens where the model both moves its attention
-    and hesitates. This weighting is ours; it is not in arXiv 2606.04503.
+    Sum of the entropy over the pivots of a response, in nats. It counts the tokens where the model both moves its
+    attention and hesitates. This weighting is ours; it is not in arXiv 2606.04503.
     """
 
     name = "pivot_entropy"

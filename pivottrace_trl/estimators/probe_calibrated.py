@@ -1,4 +1,4 @@
-"""A small fit on the labels of the probe set."""
+"""A score that is fitted to the labels of the probe set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,29 +11,29 @@ from ..tracing.trace import ResponseTrace
 from .base import Score
 
 
-# Probes left out at a time when they are scored themselves.
+# Number of folds of the probe set. A probe is scored by the fit without its fold.
 _NUM_FOLDS = 8
 
 
 @dataclass(frozen=True)
 class ProbeCalibrated(Score):
     """
-    Logistic regression of "the answer is wrong" on simple signals of one response, fitted on the labels of the probe
-    set. Each signal is one that rises with uncertainty, so that no weight may be negative; a ridge draws the weights
-    towards those of [`TotalEntropy`] alone, which is what the score is before it has seen a label. A probe is scored
-    by a fit on the other probes. Our own construction.
+    Logistic regression of "the answer is wrong" on simple signals of one response, fitted to the labels of the probe
+    set. Every signal rises with uncertainty, so weights are not negative. A ridge penalty pulls the weights towards
+    those of [`TotalEntropy`] alone, which is also the score before any label is known. A probe is scored by a fit to
+    the other probes. The score is our own construction.
 
     Args:
         strength (`float`, *optional*, defaults to `3.0`):
-            Weight of the ridge against the log-likelihood.
+            Weight of the ridge penalty against the log-likelihood.
         threshold (`float`, *optional*):
-            Size that a jump of long-range attention must exceed to be a pivot; set by `fit`.
+            Size that a jump of long-range attention must exceed to be a pivot, in attention probability; set by `fit`.
         centre (`list[float]`, *optional*):
             Mean of each signal over the pool; set by `fit`.
         scale (`list[float]`, *optional*):
             Standard deviation of each signal over the pool; set by `fit`.
         weights (`list[list[float]]`, *optional*):
-            Weight of each signal, of the fit on all probes and of those without each fold of them; set by
+            Weights of the signals: first for the fit to all probes, then for the fits without each fold; set by
             `calibrate`.
     """
 
@@ -46,7 +46,7 @@ class ProbeCalibrated(Score):
     weights: list[list[float]] | None = None
 
     def fit(self, traces: Sequence[ResponseTrace]) -> "ProbeCalibrated":
-        """Return the score with the threshold and the spread of each signal in the pool."""
+        """Return the score with the pivot threshold, and the mean and standard deviation of each signal, set."""
         threshold = pivot_threshold([trace.long_range_mass for trace in traces], 0.8)
         signals = np.array([_signals(trace, threshold) for trace in traces if len(trace)])
         return replace(
@@ -58,7 +58,7 @@ class ProbeCalibrated(Score):
         )
 
     def calibrate(self, traces: Sequence[ResponseTrace], was_right: np.ndarray) -> "ProbeCalibrated":
-        """Return the score with the weights that separate the probes answered rightly from the others."""
+        """Return the score with weights that separate the probes with right answers from the others."""
         signals = np.array([self._standardised(trace) for trace in traces])
         is_wrong = ~np.asarray(was_right, bool)
         fold = np.arange(len(traces)) % _NUM_FOLDS
@@ -66,7 +66,7 @@ class ProbeCalibrated(Score):
         return replace(self, weights=[_fit(signals[k], is_wrong[k], self.strength).tolist() for k in kept])
 
     def score(self, trace: ResponseTrace) -> float:
-        """Return the log-odds of failure up to a constant."""
+        """Return the log-odds of failure, up to a constant."""
         return self._score(trace, 0)
 
     def score_probe(self, probe: int, trace: ResponseTrace) -> float:
@@ -80,12 +80,12 @@ class ProbeCalibrated(Score):
 
     def _standardised(self, trace: ResponseTrace) -> np.ndarray:
         if self.threshold is None:
-            raise RuntimeError("`ProbeCalibrated` knows no pool yet: call `fit(traces)` and use what it returns.")
+            raise RuntimeError("`ProbeCalibrated` is not fitted yet: call `fit(traces)` and use what it returns.")
         return (_signals(trace, self.threshold) - np.array(self.centre)) / np.array(self.scale)
 
 
 def _signals(trace: ResponseTrace, threshold: float) -> np.ndarray:
-    """Signals of one response, each rising with uncertainty. Counts and sums grow by factors: take logarithms."""
+    """Signals of one response, each rising with uncertainty. Counts and sums are taken as logarithms."""
     is_pivot = find_pivots(trace.long_range_mass, threshold)
     return np.array(
         [
@@ -100,12 +100,12 @@ def _signals(trace: ResponseTrace, threshold: float) -> np.ndarray:
 
 
 def _prior(num_signals: int) -> np.ndarray:
-    """Nothing but the summed entropy counts."""
+    """Prior weights, with all weight on the summed entropy."""
     return np.eye(num_signals)[0]
 
 
 def _fit(signals: np.ndarray, is_wrong: np.ndarray, strength: float) -> np.ndarray:
-    """Penalised maximum likelihood with an intercept; weights not below zero."""
+    """Penalised maximum likelihood with an intercept and non-negative weights."""
     num_signals = signals.shape[1]
     prior = _prior(num_signals)
     sign = np.where(is_wrong, 1.0, -1.0)

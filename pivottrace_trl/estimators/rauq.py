@@ -1,4 +1,4 @@
-"""Token probability passed on along attention to the previous token."""
+"""A score that propagates token probabilities along attention to the previous token."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from .base import Score
 class RAUQ(Score):
     """
     Recurrent attention-based uncertainty (RAUQ, arXiv 2505.20045). In each layer `l` of the middle third, the head
-    that looks most at the previous token passes confidence on from token to token,
+    that attends most to the previous token propagates confidence from token to token,
 
         c_l(0) = p(0),  c_l(t) = alpha * p(t) + (1 - alpha) * a_l(t) * c_l(t - 1),
 
@@ -38,5 +38,5 @@ class RAUQ(Score):
         for token in range(1, len(trace)):
             passed_on = attention[:, token] * confidence[:, token - 1]
             confidence[:, token] = self.alpha * probability[token] + (1 - self.alpha) * passed_on
-        # A token of probability 0 is only ever seen through rounding.
+        # A probability of 0 can only come from rounding.
         return float((-np.log(confidence.clip(min=1e-12))).mean(axis=1).max())
