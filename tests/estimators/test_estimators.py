@@ -264,5 +264,5 @@ def test_a_probe_is_scored_without_its_own_label():
     assert one.score_probe(5, traces[5]) == other.score_probe(5, traces[5])
     assert one([traces[5]]) != other([traces[5]])
     assert one.score_probe(4, traces[4]) != other.score_probe(4, traces[4])
-    with pytest.raises(RuntimeError, match="knows no pool yet"):
+    with pytest.raises(RuntimeError, match="is not fitted yet"):
         ProbeCalibrated()(traces)

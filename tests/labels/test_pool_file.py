@@ -75,7 +75,7 @@ def test_other_questions_under_the_same_ids_are_told(tmp_path, caplog):
 def test_a_damaged_pool_is_named(run):
     folder, _ = run
     (folder / POOL_FILE).write_bytes(b"no table")
-    with pytest.raises(ValueError, match=r"pool\.parquet cannot be read .*Start the run or the triage once more"):
+    with pytest.raises(ValueError, match=r"pool\.parquet cannot be read .*Start the run or the triage again"):
         take(folder, [("p9", "1")])
 
 
