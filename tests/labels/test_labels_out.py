@@ -127,7 +127,7 @@ def test_a_dataset_of_ones_own(pool, tmp_path):
     with pytest.raises(ValueError, match="`columns` names `levels`, but the dataset has"):
         ledger.to_dataset(pool, columns=["levels"])
     for name in ("score", "solution"):
-        with pytest.raises(ValueError, match=f"`columns` names `{name}`, but the result has another column of that name"):
+        with pytest.raises(ValueError, match=f"`columns` names `{name}`, but the result has another"):
             ledger.to_dataset(pool, columns=["prompt", name])
 
 
