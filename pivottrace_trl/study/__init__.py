@@ -1,1 +1,1 @@
-"""How well the scores rank a labelled pool. Reads every label of its pool: for research only."""
+"""Measures how well the scores rank a labelled pool. Reads every label of the pool: for research only."""

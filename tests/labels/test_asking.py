@@ -82,7 +82,7 @@ def test_without_prices_no_price_is_promised(run, endpoint, capsys):
     [
         (["--model", "a", "--prices", "1", "4"], "--prices is given 2 times for 1 models"),
         (["--model", "a", "--model", "a"], "must be at least two with different names"),
-        (["--model", "a", "--min-agreement", "0.3"], "`min_agreement` is 0.3"),
+        (["--model", "a", "--min-agreement", "0.3"], "--min-agreement is 0.3"),
         (["--model", "a", "--prices", "-1", "4"], "is not a price of at least 0"),
     ],
 )
