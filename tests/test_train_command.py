@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -133,6 +134,9 @@ def test_it_goes_on_from_a_checkpoint():
         ({"zzz": None}, [], "`zzz` is no option of `trl grpo`"),
         ({}, ["--tau-hihg", "0.9"], "`tau-hihg` is no option"),
         ({}, ["--annotation_budge", "0.9"], "Did you mean `annotation_budget`?"),
+        ({}, ["--config"], "`--config` is the last word"),
+        ({}, ["other.yaml"], "'other.yaml' belongs to no option. A file of settings is named by `--config`"),
+        ({"multi_gpu": True}, [], "'True' belongs to no option."),
         ({}, ["--num_processes", "2"], "['--num_processes', '2'] is for `accelerate launch`, which runs already"),
         ({"model_name_or_path": MISSING}, [], "No model is named. Add `model_name_or_path`"),
         ({"datasets": MISSING}, [], "No dataset is named. Add `dataset_name`"),
@@ -188,6 +192,44 @@ def test_debug_shows_where_settings_are_refused_and_an_interrupt_is_a_line(monke
     assert "interrupted. What was scored and bought is in `output_dir`" in capsys.readouterr().err
 
 
+def test_a_file_of_trl_grpo_is_read_whole(launched):
+    """What people have in such files: PEFT, quantization, trackers, vLLM, templates, settings of other libraries."""
+    write(
+        env={"PIVOTTRACE_TEST": 1},
+        accelerate_config="multi_gpu",
+        num_processes=4,
+        dtype="bfloat16",
+        attn_implementation="sdpa",
+        model_init_kwargs={"low_cpu_mem_usage": True},
+        chat_template_kwargs={"enable_thinking": False},
+        load_in_4bit=True,
+        lora_target_modules="all-linear",
+        use_dora=True,
+        report_to=["wandb", "trackio"],
+        log_completions=True,
+        use_vllm=True,
+        vllm_mode="colocate",
+        vllm_gpu_memory_utilization=0.3,
+        reward_funcs="accuracy_reward",
+        reward_weights=[1.0],
+        lr_scheduler_type="cosine_with_min_lr",
+        lr_scheduler_kwargs={"min_lr_rate": 0.1},
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        generation_kwargs={"min_p": 0.1},
+        test_split_size=0.1,
+        dataset_streaming=False,
+        push_to_hub=True,
+        hub_model_id="me/model",
+    )
+    assert main(["train", "--config", "grpo.yaml"]) == 0
+    (args,) = launched
+    assert (
+        args.num_processes == 4
+        and Path(args.config_file).stem == "multi_gpu"
+        and os.environ.pop("PIVOTTRACE_TEST") == "1"
+    )
+
+
 @pytest.fixture
 def launched(monkeypatch):
     """What is given to `accelerate launch`, which starts nothing here."""
@@ -213,6 +255,8 @@ def test_an_unknown_option_is_refused_before_anything_starts(launched, refusal):
     assert "`anotation_budget` is no option" in refusal("--num_processes", "2", "--anotation_budget", "300")
     write(num_proceses=2)
     assert "`num_proceses` is no option" in refusal()
+    write(reward_funcs=MISSING)
+    assert "No reward function is named" in refusal("--num_processes", "2")
     assert launched == []
 
 

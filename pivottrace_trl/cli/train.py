@@ -80,13 +80,17 @@ def train(args: argparse.Namespace) -> None:
     )
     # The parser knows the flag only as a word of its own.
     argv = [part for arg in args.options for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
+    if argv[-1:] == ["--config"]:
+        raise ValueError("`--config` is the last word, and names no file: `--config grpo.yaml`.")
     try:
         *configs, in_file, in_flags = parser.parse_args_and_config(
             argv, return_remaining_strings=True, separate_remaining_strings=True
         )
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+    script_args, training_args, model_args, dataset_args, config = configs
     launch = _read_launch(parser, argv, in_file, in_flags)
+    _check_is_named(script_args, model_args, dataset_args)
     if is_launched and in_flags:
         raise ValueError(
             f"{in_flags} is for `accelerate launch`, which runs already. Put it before `-m pivottrace_trl`."
@@ -94,8 +98,7 @@ def train(args: argparse.Namespace) -> None:
     if not is_launched:
         launch_command(launch)
         return
-    script_args, training_args, model_args, dataset_args, config = configs
-    trainer = make_trainer(script_args, training_args, model_args, dataset_args)
+    trainer = _make_trainer(script_args, training_args, model_args, dataset_args)
     trainer.add_callback(config.make_callback(trainer))
     try:
         trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
@@ -132,25 +135,45 @@ def _read_launch(parser: TrlParser, argv: list[str], in_file: list[str], in_flag
             + (f" Did you mean `{near[0]}`?" if near else "")
             + " `pivottrace train --help` lists them."
         )
+    if args.training_script != "pivottrace_trl":
+        raise ValueError(
+            f"{args.training_script!r} belongs to no option. A file of settings is named by `--config`; options of "
+            "`accelerate launch` that take no value, such as `--multi_gpu`, stand in flags and not in the file."
+        )
     return args
 
 
-def make_trainer(
+def _check_is_named(
+    script_args: GRPOScriptArguments, model_args: ModelConfig, dataset_args: DatasetMixtureConfig
+) -> None:
+    """`ValueError` if the model, a reward function or the dataset is missing, or the dataset is a stream."""
+    if model_args.model_name_or_path is None:
+        raise ValueError(
+            "No model is named. Add `model_name_or_path`, a folder or a hub id such as Qwen/Qwen2.5-0.5B-Instruct."
+        )
+    if not script_args.reward_funcs and script_args.reward_model_name_or_path is None:
+        raise ValueError(
+            f"No reward function is named. Add `reward_funcs`: of {[*_REWARDS]}, or yours as package.module.function."
+        )
+    if not dataset_args.datasets and script_args.dataset_name is None:
+        raise ValueError(
+            "No dataset is named. Add `dataset_name`, a folder or a hub id, or `datasets`, such as `datasets: [{path: "
+            "json, data_files: pool.jsonl}]`."
+        )
+    if script_args.dataset_streaming or dataset_args.streaming:
+        raise ValueError(
+            "`dataset_streaming` and `streaming` leave no pool that could be ranked as a whole. Leave them out, or "
+            "rank its beginning by `pivottrace triage --streaming --limit N`."
+        )
+
+
+def _make_trainer(
     script_args: GRPOScriptArguments,
     training_args: GRPOConfig,
     model_args: ModelConfig,
     dataset_args: DatasetMixtureConfig,
 ) -> GRPOTrainer:
-    """
-    The trainer that `trl grpo` makes of its configurations.
-
-    Raises:
-        ValueError: if a model, a dataset or a reward function is missing, and for what TRL refuses.
-    """
-    if model_args.model_name_or_path is None:
-        raise ValueError(
-            "No model is named. Add `model_name_or_path`, a folder or a hub id such as Qwen/Qwen2.5-0.5B-Instruct."
-        )
+    """The trainer that `trl grpo` makes of its configurations."""
     reward_funcs = _find_rewards(script_args)
     dataset = _load_dataset(script_args, dataset_args)
     training_args.model_init_kwargs = {
@@ -162,7 +185,7 @@ def make_trainer(
     }
     evaluates = training_args.eval_strategy != "no"
     return GRPOTrainer(
-        model=model_args.model_name_or_path,
+        model=cast(str, model_args.model_name_or_path),
         reward_funcs=reward_funcs,
         args=training_args,
         train_dataset=_split(dataset, "dataset_train_split", script_args.dataset_train_split),
@@ -178,7 +201,8 @@ def _find_rewards(script_args: GRPOScriptArguments) -> list[Any]:
     sys.path.insert(0, os.getcwd())
     if script_args.reward_model_name_or_path:
         found.append(script_args.reward_model_name_or_path)
-    for name in script_args.reward_funcs or []:
+    names = script_args.reward_funcs or []
+    for name in [names] if isinstance(names, str) else names:  # YAML may hold one name instead of a list
         if name in _REWARDS:
             found.append(_REWARDS[name])
             continue
@@ -190,28 +214,14 @@ def _find_rewards(script_args: GRPOScriptArguments) -> list[Any]:
                 f"`reward_funcs` names {name!r}, which cannot be imported ({error}). Name one of {[*_REWARDS]}, or a "
                 "function of yours as package.module.function, from the folder in which you start."
             ) from error
-    if not found:
-        raise ValueError(
-            f"No reward function is named. Add `reward_funcs`: of {[*_REWARDS]}, or yours as package.module.function."
-        )
     return found
 
 
 def _load_dataset(script_args: GRPOScriptArguments, dataset_args: DatasetMixtureConfig) -> DatasetDict:
-    if script_args.dataset_streaming or dataset_args.streaming:
-        raise ValueError(
-            "`dataset_streaming` and `streaming` leave no pool that could be ranked as a whole. Leave them out, or "
-            "rank its beginning by `pivottrace triage --streaming --limit N`."
-        )
     if dataset_args.datasets:
         if script_args.dataset_name:
             logger.warning("`datasets` is used, and `dataset_name` is not: only one of them can be. Take one out.")
         return get_dataset(dataset_args)
-    if script_args.dataset_name is None:
-        raise ValueError(
-            "No dataset is named. Add `dataset_name`, a folder or a hub id, or `datasets`, such as `datasets: [{path: "
-            "json, data_files: pool.jsonl}]`."
-        )
     return load_dataset(script_args.dataset_name, name=script_args.dataset_config)
 
 
