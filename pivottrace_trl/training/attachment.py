@@ -1,4 +1,4 @@
-"""Attach to a `GRPOTrainer` or an `RLOOTrainer` and detach again."""
+"""Attaches to a `GRPOTrainer` or an `RLOOTrainer`, and detaches again."""
 
 import asyncio
 import inspect
@@ -31,7 +31,7 @@ from .training_pass import TracedTrainingPass
 
 
 class _WithheldRewardFilter(python_logging.Filter):
-    """Drops TRL's warning about rows without a reward where the reward was withheld on purpose."""
+    """Drops TRL's warning about rows without a reward when the reward was withheld on purpose."""
 
     def __init__(self, has_withheld: Callable[[], bool]):
         super().__init__()
@@ -43,10 +43,10 @@ class _WithheldRewardFilter(python_logging.Filter):
 
 class TrainerAttachment:
     """
-    The changes made to one trainer that passed [`check_trainer`], and their undoing.
+    Makes the changes to a trainer that passed [`check_trainer`], and undoes them.
 
     Attributes:
-        resume_path (`Path` or `None`): checkpoint from which the running `train()` resumes.
+        resume_path (`Path` or `None`): checkpoint from which the current `train()` resumes.
     """
 
     def __init__(
@@ -78,11 +78,11 @@ class TrainerAttachment:
         before_save: Callable[[Path], None],
     ) -> None:
         """
-        Put the blind dataset, the routed reward functions and the routed sampler in place.
+        Install the dataset without labels, the routed reward functions and the routed sampler.
 
-        The reward function `verifier` says whether a response is right. `on_traces` gets rows of the pool and the
-        trace of one rollout each, as training goes on; `before_save` gets, in every process, the folder of a
-        checkpoint that is about to be saved.
+        The reward function `verifier` decides whether a response is right. During training, `on_traces` is called with
+        rows of the pool and the trace of one rollout for each. In every process, `before_save` is called with the
+        folder of a checkpoint that is about to be saved.
         """
         trainer = self.trainer
         train, save_checkpoint = trainer.train, trainer._save_checkpoint
@@ -91,7 +91,7 @@ class TrainerAttachment:
         def needs_locked(reward_func: Callable | nn.Module) -> bool:
             return bool(required_parameters(reward_func) & set(self._locked))
 
-        # Where votes cannot be verified, nothing else is to reward them.
+        # If votes cannot be verified, no other function may reward them.
         label_router.has_pseudo_labels = not needs_locked(self.reward_funcs[verifier])
 
         def route(index: int, reward_func: Callable | nn.Module) -> Callable | nn.Module:
@@ -109,13 +109,13 @@ class TrainerAttachment:
             rows = [example[ROW_COLUMN] for example in inputs]
             batch = label_router.resolve(rows, completions, trainer._log_metric)
             rewards = calculate_rewards(inputs, prompts, completions, *args)
-            # A reward model sees no rows; without a label it is not to drive the policy alone.
+            # A reward model sees no rows. Without a label, it must not drive the policy alone.
             is_withheld = torch.tensor([label is None for label in batch.labels], device=rewards.device)
             rewards[gather(is_withheld)] = torch.nan
             return rewards
 
         def train_and_note_resume(resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any):
-            # One process decides: the others may see the folder a moment later.
+            # One process decides, as the others may see the folder a moment later.
             self.resume_path = self._processes.on_main(
                 lambda: find_checkpoint(Path(trainer.args.output_dir), resume_from_checkpoint)
             )
@@ -128,7 +128,7 @@ class TrainerAttachment:
 
         def save_state_and_checkpoint(model: Any, trial: Any, *args: Any, **kwargs: Any) -> None:
             folder = f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
-            # Before the trainer saves and deletes older checkpoints: there is always one that is complete.
+            # Before the trainer saves and deletes older checkpoints, so that one is always complete.
             before_save(Path(trainer._get_output_dir(trial=trial)) / folder)
             save_checkpoint(model, trial, *args, **kwargs)
 
@@ -153,8 +153,8 @@ class TrainerAttachment:
         """
         if self._is_training:
             raise RuntimeError(
-                "`detach()` was called while training runs, whose batches hold no labels that the bare reward "
-                "functions could read. Call it when `train()` has returned: `control.should_training_stop = True` "
+                "`detach()` was called while training runs: its batches have no labels for the original reward "
+                "functions to read. Call it when `train()` has returned; `control.should_training_stop = True` "
                 "ends it."
             )
         self.trainer.train_dataset = self._pool.dataset
@@ -167,7 +167,7 @@ class TrainerAttachment:
             self._logger.removeFilter(self._filter)
 
     def _check_foreign(self, inputs: list[dict[str, Any]]) -> None:
-        """Refuse a batch without row numbers that is trained on, or that holds prompts of the pool."""
+        """Raise if a batch without row numbers is used for training, or holds prompts of the pool."""
         if self.trainer.model.training:
             raise RuntimeError(
                 "A batch of training does not come from the pool: `train_dataset` was replaced after the "
@@ -177,12 +177,12 @@ class TrainerAttachment:
 
     @property
     def _logger(self) -> python_logging.Logger:
-        """Where TRL warns of rows without a reward."""
+        """The logger that TRL uses to warn of rows without a reward."""
         kind = "rloo" if isinstance(self.trainer, RLOOTrainer) else "grpo"
         return python_logging.getLogger(f"trl.trainer.{kind}_trainer")
 
     def rows(self, rows: Sequence[int]) -> Iterator[dict[str, Any]]:
-        """What an oracle may know of the given rows: prompt and free columns."""
+        """What an oracle may see of the given rows: prompt and free columns."""
         return read_rows(self._blind_dataset.remove_columns(ROW_COLUMN), rows)
 
     @property
@@ -192,8 +192,8 @@ class TrainerAttachment:
 
     def start_trackers(self) -> None:
         """
-        Start the trackers that take nothing before they are started. The trainer starts them after it has built the
-        data loader; the pool is answered before, and both TRL and reward functions of the user's own log meanwhile.
+        Start the trackers that accept nothing before they are started. The trainer starts them after it has built the
+        data loader. The pool is answered earlier, and TRL and the user's reward functions may log during that time.
         """
         trainer = self.trainer
         for callback in trainer.callback_handler.callbacks:
@@ -202,13 +202,13 @@ class TrainerAttachment:
 
     def reward(self, index: int, rows: Sequence[int], responses: Sequence[str], rollouts: Sequence[Rollout], labels):
         """
-        Ask one of the user's reward functions about scored responses.
+        Call one of the user's reward functions on scored responses.
 
         Args:
-            index (`int`): which reward function.
+            index (`int`): index of the reward function.
             rows (`Sequence[int]`): rows of the pool.
             responses (`Sequence[str]`): one response per row.
-            rollouts (`Sequence[Rollout]`): their tokens.
+            rollouts (`Sequence[Rollout]`): tokens of the responses.
             labels (`Sequence[dict[str, Any]]`): bought label of each row, with its locked columns.
 
         Returns:
@@ -231,6 +231,6 @@ class TrainerAttachment:
             **columns,
         )
         if inspect.iscoroutine(rewards):
-            # On the trainer's loop, since clients are bound to the loop that they were first used on.
+            # On the trainer's event loop, since clients are bound to the loop on which they were first used.
             rewards = asyncio.run_coroutine_threadsafe(rewards, self.trainer.async_loop).result()
         return rewards

@@ -1,4 +1,4 @@
-"""The label of every group in a batch: a bought one, the group's own majority answer, or none."""
+"""Finds the label of every group in a batch: a bought one, the group's own majority answer, or none."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ from ..routing.router import PoolRouter
 
 logger = logging.getLogger(__name__)
 
-# Reward from which a response counts as right by default: accuracy rewards give 1 or 0.
+# By default a response counts as right from this reward on. Accuracy rewards are 1 or 0.
 _SUCCESS_THRESHOLD = 0.5
 
 
 def check_success_threshold(threshold: float | Callable[[float], bool] | None) -> None:
-    """Raise `ValueError` for what is neither a finite number nor a function that tells a right response."""
+    """Raise `ValueError` if the threshold is neither `None`, a finite number, nor a function."""
     is_number = isinstance(threshold, Real) and not isinstance(threshold, bool) and isfinite(threshold)
     if not (threshold is None or is_number or callable(threshold)):
         raise ValueError(
@@ -38,16 +38,16 @@ def check_success_threshold(threshold: float | Callable[[float], bool] | None) -
 @dataclass(frozen=True)
 class BatchLabels:
     """
-    What the reward functions may see of one batch. The groups are those of all processes, as a group may straddle
-    two of them; the labels are for the completions of this one.
+    What the reward functions may see of one batch. Groups are those of all processes, as a group may be split over two
+    processes. Labels are for the completions of this process.
 
     Attributes:
         labels (`list[dict[str, Any] | None]`): label column and locked columns -> value for each completion; `None`
-            where there is neither a bought label nor a vote to trust, so that no reward is given.
-        is_bought (`list[bool]`): whether each completion's label is a bought one.
-        votes (`list[Vote]`): the vote of each group; none in evaluation, which leaves no evidence.
-        rows (`list[int]`): the pool's row of each group.
-        is_annotated (`list[bool]`): whether each group's labels are bought ones.
+            without a bought label or a trusted vote, so that no reward is given.
+        is_bought (`list[bool]`): whether the label of each completion was bought.
+        votes (`list[Vote]`): vote of each group; empty in evaluation, which adds no evidence.
+        rows (`list[int]`): row of the pool for each group.
+        is_annotated (`list[bool]`): whether the label of each group was bought.
     """
 
     labels: list[dict[str, Any] | None]
@@ -60,27 +60,28 @@ class BatchLabels:
 @dataclass
 class LabelRouter:
     """
-    Finds the label of every group in a batch, the bought one from the ledger or else the majority answer of the group,
-    and takes up votes and rewards as evidence.
+    Finds the label of every group in a batch, from the ledger or else as the majority answer of the group, and records
+    votes and rewards as evidence.
 
     Args:
         router ([`PoolRouter`]): routes, ledger and evidence of the pool.
-        label_column (`str`): where the reward functions expect the answer; pseudo-labels go there.
-        locked_columns (`Sequence[str]`): columns that come with a bought label only; elsewhere they are `None`.
-        vault ([`LabelVault`], *optional*): where they are. Without one they never come.
+        label_column (`str`): column under which the reward functions expect the label, also for pseudo-labels.
+        locked_columns (`Sequence[str]`): columns that are shown only with a bought label; otherwise they are `None`.
+        vault ([`LabelVault`], *optional*): holds the locked columns. Without one they are never shown.
         num_generations (`int`): size of a group.
-        answer_format ([`AnswerFormat`]): finds answers, compares them, and turns the majority's into a label.
+        answer_format ([`AnswerFormat`]): finds answers, compares them, and converts the majority answer to a label.
         label_feature (`datasets.Value`, *optional*): type of the label column. Defaults to a string.
-        processes ([`Processes`]): between which the batch is spread.
-        is_training (`Callable[[], bool]`): whether the batch at hand is trained on; in evaluation, bought labels are
-            shown, and nobody votes.
-        success_threshold (`float` or `Callable[[float], bool]`, *optional*): reward from which a response counts as
-            right, or a function that tells. Defaults to 0.5.
-        buy (`Callable[[list[int]], list[int]]`, *optional*): buys labels for the groups of some rows, on rank 0, once
-            their votes are known, and returns the rows that it bought.
-        has_pseudo_labels (`bool`): whether votes are labels at all; not where the verifier requires a locked column.
-        num_withheld (`int`): groups of the latest batch that got no reward.
-        monitor ([`CollapseMonitor`]): pauses the pseudo-labels when they do harm.
+        processes ([`Processes`]): processes over which the batch is distributed.
+        is_training (`Callable[[], bool]`): whether the current batch is used for training. In evaluation, bought
+            labels are shown and there are no votes.
+        success_threshold (`float` or `Callable[[float], bool]`, *optional*): reward from which on a response counts as
+            right, or a function that decides. Defaults to 0.5.
+        buy (`Callable[[list[int]], list[int]]`, *optional*): buys labels for the groups of some rows on rank 0, once
+            their votes are known, and returns the rows of the bought labels.
+        has_pseudo_labels (`bool`): whether votes are used as labels. They are not if the verifier requires a locked
+            column.
+        num_withheld (`int`): number of groups of the latest batch that got no reward.
+        monitor ([`CollapseMonitor`]): pauses pseudo-labels when they do harm.
     """
 
     router: PoolRouter
@@ -106,18 +107,18 @@ class LabelRouter:
         log_metric: Callable[[str, float], None] | None = None,
     ) -> BatchLabels:
         """
-        Find the labels of a batch and, in training, take up its votes as evidence.
+        Find the labels of a batch and, in training, record its votes as evidence.
 
         Args:
-            rows (`Sequence[int]`): row of the pool of each completion; the completions of a group follow each other,
-                from one process to the next.
+            rows (`Sequence[int]`): row of the pool for each completion. The completions of a group are consecutive,
+                also from one process to the next.
             completions (`Sequence`): completions of this process, plain or conversational.
             log_metric (`Callable[[str, float], None]`, *optional*): logs a scalar with the trainer's metrics.
 
         Raises:
-            RuntimeError: if the completions do not come in whole groups.
+            RuntimeError: if the completions do not form whole groups.
         """
-        # All reward functions are called with the same list in turn; the vote is held once.
+        # All reward functions are called with the same list in turn, and the vote takes place once.
         if self._latest is not None and self._latest[0] is completions:
             return self._latest[1]
         if self.is_training():
@@ -129,7 +130,7 @@ class LabelRouter:
         return batch
 
     def unlocked(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        """Label and locked columns of rows whose label was bought; nothing where it does not fit its column."""
+        """Label and locked columns of rows whose label was bought; empty if the label does not fit its column."""
         return [label or {} for label in self._with_locked(rows, self._bought(rows))]
 
     def _hold_votes(
@@ -149,7 +150,7 @@ class LabelRouter:
         group_rows = [group[0] for group in groups]
 
         def hold() -> list[Vote]:
-            # In one process: how hostile answers compare depends on the time that it takes.
+            # In one process only, as the comparison of hostile answers depends on the time that it takes.
             starts = range(0, len(all_answers), size)
             return [vote_on(all_answers[start : start + size], self.answer_format) for start in starts]
 
@@ -174,7 +175,7 @@ class LabelRouter:
         return BatchLabels(shown, self._is_bought(rows), votes, group_rows, is_annotated)
 
     def _buy(self, buy: Callable[[list[int]], list[int]], rows: list[int]) -> int:
-        """Buy labels on rank 0, and let every process know of them."""
+        """Buy labels on rank 0, and send them to every process."""
         router = self.router
         bought = self.processes.on_main(
             lambda: [(row, router.ledger.label(router.prompt_ids[row]) or {}) for row in buy(rows)]
@@ -187,7 +188,7 @@ class LabelRouter:
     def _with_locked(
         self, rows: Sequence[int], labels: Sequence[dict[str, Any] | None]
     ) -> list[dict[str, Any] | None]:
-        """Put the locked columns beside the labels: those of the row where its label was bought, else `None`."""
+        """Add the locked columns to the labels: the values of the row if its label was bought, otherwise `None`."""
         bought = list(dict.fromkeys(row for row in rows if self.router.label(row) is not None))
         locked: dict[int, dict[str, Any]] = {}
         if self.vault is not None and bought:
@@ -207,7 +208,7 @@ class LabelRouter:
         return [None if label is None else self._typed(label.get(self.label_column)) for label in labels]
 
     def _typed(self, value: Any) -> dict[str, Any] | None:
-        """What people typed is a text, whatever the column holds; what the dataset held has its type."""
+        """A label in the type of its column: what people typed is a text, what the dataset held has its type."""
         is_text = self.label_feature is None or self.label_feature in (Value("string"), Value("large_string"))
         if isinstance(value, str) and not is_text:
             try:
@@ -218,7 +219,7 @@ class LabelRouter:
         return {self.label_column: value}
 
     def is_success(self, reward: float | None) -> bool:
-        """Whether a reward says that the response is right; `None`, which is no judgement, does not."""
+        """Whether a reward says that the response is right. `None` is no judgement, and counts as no success."""
         if reward is None:
             return False
         if callable(self.success_threshold):
@@ -226,7 +227,7 @@ class LabelRouter:
         return float(reward) >= (_SUCCESS_THRESHOLD if self.success_threshold is None else self.success_threshold)
 
     def label_of(self, answer: str) -> dict[str, Any] | None:
-        """The label that an answer makes; `None` if it is not of the type of labels ("about 5" for an integer)."""
+        """The label for an answer; `None` if it does not fit the type of labels ("about 5" for an integer)."""
         try:
             return {self.label_column: self._to_label(answer, self.label_feature)}
         except ValueError:
@@ -246,7 +247,7 @@ class LabelRouter:
         return self.label_of(vote.answer)
 
     def _to_label(self, answer: str, feature: Any) -> Any:
-        if isinstance(feature, List | LargeList):  # every answer that counts as right
+        if isinstance(feature, List | LargeList):  # a list of accepted answers
             return [self._to_label(answer, feature.feature)]
         return self.answer_format.to_label(answer, feature)
 
@@ -254,8 +255,9 @@ class LabelRouter:
         self, batch: BatchLabels, rewards: Sequence[float | None], log_metric: Callable[[str, float], None] | None
     ) -> None:
         """
-        Take up the rewards of annotated groups, one for each completion of this process by the function that reads the
-        label, as pass rates; compare their votes with the labels, and let the monitor look for a collapse.
+        Record the rewards of annotated groups as pass rates, compare their votes with the labels, and let the monitor
+        check for a collapse. The rewards are those of the function that reads the label, one for each completion of
+        this process.
         """
         if not batch.votes:
             return
@@ -273,7 +275,7 @@ class LabelRouter:
                 continue
             accuracies.append(share)
             vote_is_right.append(bool(vote.members) and is_right[vote.members[0]])
-            # The first group that the label verifies was cast by a policy that was not trained on it.
+            # Only the first group that a label verifies comes from a policy that was not trained on the label.
             if vote.members and self.router.evidence.num_verified[row] < size:
                 p_failure = self.router.values.p_failure[row]
                 self.router.values.errors.update(vote.agreement, p_failure, not vote_is_right[-1])

@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from, and the answers that are kept beside all of them."""
+"""Finds the checkpoint to resume from, and saves the answers that all checkpoints share."""
 
 import json
 from pathlib import Path
@@ -18,8 +18,7 @@ logger = logging.get_logger(__name__)
 
 def is_complete(checkpoint: Path) -> bool:
     """
-    Whether a checkpoint was saved to its end: the trainer's own state is written after everything else, and ours
-    before it.
+    Whether a checkpoint was saved completely. The trainer's own state is written last, after ours.
     """
     try:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
@@ -30,11 +29,11 @@ def is_complete(checkpoint: Path) -> bool:
 
 def find_checkpoint(output_dir: Path, resume_from: str | bool | None) -> Path | None:
     """
-    Find the checkpoint to resume from: the folder that is named, or with `True` the newest that is complete. `None` if
+    Find the checkpoint to resume from: the given folder, or with `True` the newest complete one. Returns `None` if
     nothing is to be resumed, or the run was killed before its first checkpoint was complete.
 
     Raises:
-        ValueError: if there is no checkpoint, or the one that is named was cut short while it was being saved.
+        ValueError: if there is no checkpoint, or the given one was cut short while it was being saved.
     """
     if not resume_from:
         return None
@@ -61,7 +60,7 @@ def find_checkpoint(output_dir: Path, resume_from: str | bool | None) -> Path | 
 
 
 def save_suggestions(path: Path, router: PoolRouter) -> None:
-    """Save the policy's own answers in the private folder, for the people who are asked later."""
+    """Save the policy's own answers in the private folder, as suggestions for people."""
     rows = sorted(router.suggestions)
     columns = {
         "prompt_id": pa.array([router.prompt_ids[row] for row in rows], pa.string()),
@@ -71,7 +70,7 @@ def save_suggestions(path: Path, router: PoolRouter) -> None:
 
 
 def load_suggestions(path: Path, router: PoolRouter) -> None:
-    """Put saved answers back, if there are any: those of the latest save, whichever checkpoint is resumed."""
+    """Restore saved answers, if there are any. They are those of the latest save, whichever checkpoint is resumed."""
     if not path.is_file():
         return
     with reading(path, "It is damaged: remove it. The people who are asked then see no suggestions at first."):
@@ -82,8 +81,9 @@ def load_suggestions(path: Path, router: PoolRouter) -> None:
 
 def begin_run(path: Path, survey: str, last_event: int) -> int:
     """
-    Note in a file that a run begins with a survey, and return the latest event of the ledger then: that of an earlier
-    run with the same survey if it was interrupted before its first checkpoint, since this one goes on with it.
+    Record in a file that a run begins with a survey, and return the latest event of the ledger at that time. If an
+    earlier run with the same survey was interrupted before its first checkpoint, this run continues it, and the event
+    is that of the earlier run.
     """
     began = json.loads(path.read_text()) if path.is_file() else {}
     if began.get("survey") != survey:
@@ -93,5 +93,5 @@ def begin_run(path: Path, survey: str, last_event: int) -> int:
 
 
 def end_run(path: Path) -> None:
-    """Note that the run came to its end, so that another one is not taken for its continuation."""
+    """Record that the run has ended, so that the next one does not count as its continuation."""
     path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Which trainers can be attached to."""
+"""Checks whether a trainer can be attached to."""
 
 from typing import Any, cast
 
@@ -18,13 +18,17 @@ logger = logging.get_logger(__name__)
 
 def check_trainer(trainer: GRPOTrainer | RLOOTrainer) -> None:
     """
-    Refuse what cannot be attached to, before anything is changed: `TypeError` for another trainer, `RuntimeError` if
-    training began, a callback is attached already, or TRL changed something we rely on, `NotImplementedError` for
-    set-ups that are not supported, `ValueError` for a model without attention that can be traced.
+    Check that a trainer can be attached to, before anything is changed.
+
+    Raises:
+        TypeError: if it is another kind of trainer.
+        RuntimeError: if training has begun, a callback is attached already, or TRL changed something we rely on.
+        NotImplementedError: if the set-up is not supported.
+        ValueError: if the model has no attention that can be traced.
     """
     name = type(trainer).__name__
-    # `import unsloth` puts a generated copy of the class, `UnslothGRPOTrainer`, in the place of TRL's own, also where
-    # this package imports it from: only the names in the line of descent tell.
+    # `import unsloth` replaces TRL's class by a generated copy, `UnslothGRPOTrainer`, even where this package imports
+    # it from. Only the names in the inheritance chain show this.
     if any("Unsloth" in ancestor.__name__ for ancestor in type(trainer).__mro__):
         raise NotImplementedError(
             f"`trainer` is a `{name}`, which Unsloth put in the place of TRL's own class: it computes the loss with "
@@ -62,7 +66,7 @@ def check_trainer(trainer: GRPOTrainer | RLOOTrainer) -> None:
 
 
 def check_is_added(trainer: Any, callback: TrainerCallback) -> None:
-    """Refuse to train where the callback that was made for a trainer would not hear of its epochs, or twice."""
+    """Raise `RuntimeError` unless the callback is among the trainer's callbacks exactly once."""
     if trainer.callback_handler.callbacks.count(callback) != 1:
         raise RuntimeError(
             "The PivotDensityCallback was made for this trainer but is not among its callbacks exactly once. Add "
@@ -71,7 +75,7 @@ def check_is_added(trainer: Any, callback: TrainerCallback) -> None:
 
 
 def _refuse_multi_turn(trainer: GRPOTrainer) -> None:
-    """What makes a rollout more than one response to the prompt; `RLOOTrainer` has none of it."""
+    """Raise if rollouts are more than one response to the prompt. `RLOOTrainer` has no such options."""
     if trainer.environment_factories:
         raise NotImplementedError(
             "PivotDensityCallback does not support `environment_factory`: an environment decides by itself what the "

@@ -1,4 +1,4 @@
-"""Which columns of a pool the reward functions may see, and which function verifies."""
+"""Finds the columns of a pool that reward functions may see, and the function that verifies."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
 
-# Keyword arguments that the trainer itself passes to reward functions: a column of that name never reaches them.
+# Keyword arguments that the trainer itself passes to reward functions. A column with such a name never reaches them.
 _TRL_ARGUMENTS = frozenset(
     {
         "prompts",
@@ -26,18 +26,18 @@ _TRL_ARGUMENTS = frozenset(
         "completion",
     }
 )
-# Columns that are inputs of the policy, wherever a reward function names them.
+# Columns that are inputs of the policy, even if a reward function names them.
 _INPUTS = frozenset({"image", "images"})
-# Types of a label column that the ledger keeps and a majority answer can have, by the beginning of their names.
+# Types of a label column that the ledger can store and a majority answer can have, by the beginning of their names.
 _LABEL_TYPES = ("string", "large_string", "int", "uint", "float", "bool", "null")
 
 
 @dataclass(frozen=True)
 class PoolColumns:
     """
-    What becomes of the columns of a pool; `prompt` stays. The reward functions expect the answer under `label`, which
-    the pool need not have; `free` columns stay in the training data, by the user's word; `locked` ones, all others, go
-    away with the label and come back with a bought one only.
+    The roles of a pool's columns; `prompt` always stays. The reward functions expect the answer under `label`, which
+    the pool need not have. `free` columns stay in the training data, as the user declared. All other columns are
+    `locked`: they are removed with the label, and returned only with a bought one.
     """
 
     label: str
@@ -54,9 +54,11 @@ def find_columns(
     has_annotator: bool,
 ) -> PoolColumns:
     """
-    Tell what becomes of the columns of a pool, and warn of those that reward functions read and that are locked up.
-    `ValueError` if the label column is missing, ambiguous or of a type that is not supported, if a free column is
-    missing, or if a reward function cannot do without a column that would never be shown.
+    Find the roles of a pool's columns, and warn of locked columns that reward functions read.
+
+    Raises:
+        ValueError: if the label column is missing, ambiguous or of an unsupported type; if a free column is missing;
+            or if a reward function requires a column that would never be shown.
     """
     free = _check_free(free_columns, features)
     label = _find_label(reward_funcs, list(features), label_column, free, has_annotator)
@@ -78,7 +80,7 @@ def find_columns(
 
 
 def required_parameters(reward_func: Callable | nn.Module) -> set[str]:
-    """Columns without which a reward function cannot be called; a reward model reads none."""
+    """Columns that a reward function requires. A reward model requires none."""
     return {p.name for p in _column_parameters(reward_func) if p.default is p.empty}
 
 
@@ -145,7 +147,7 @@ def _is_label_type(feature: Any) -> bool:
 def _warn_of_locked(
     reward_funcs: Sequence[Callable | nn.Module], names: Sequence[str], columns: PoolColumns, has_annotator: bool
 ) -> None:
-    """Name the locked columns that reward functions read."""
+    """Warn of locked columns that reward functions read, or raise if they require one that is never shown."""
     readers: dict[str, list[str]] = {}
     never: dict[str, list[str]] = {}
     for reward, name in zip(reward_funcs, names, strict=True):
@@ -175,8 +177,11 @@ def _warn_of_locked(
 
 def find_verifier(reward_funcs: Sequence[Callable | nn.Module], label_column: str) -> int:
     """
-    Position of the reward function that says whether a response is right: the first that names the label column, or
-    the only one there is (it may take the column through `**kwargs`).
+    Index of the reward function that decides whether a response is right: the first that names the label column, or
+    the only function (which may take the column through `**kwargs`).
+
+    Raises:
+        ValueError: if none of several reward functions names the label column.
     """
     functions = [i for i, reward in enumerate(reward_funcs) if not isinstance(reward, nn.Module)]
     naming = [i for i in functions if label_column in inspect.signature(cast(Any, reward_funcs[i])).parameters]

@@ -1,4 +1,4 @@
-"""Scores of the rollouts that training traces, until all processes take them over together."""
+"""Collects scores of training rollouts until all processes merge them."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from ..tracing.trace import ResponseTrace
 
 
 class FreshScores:
-    """Collects scores in each process; the plan of the running epoch is frozen and stays."""
+    """Collects scores in each process. The plan of the current epoch does not change meanwhile."""
 
     def __init__(self, router: PoolRouter, scorer: PoolScorer, processes: Processes):
         self._router, self._scorer, self._processes = router, scorer, processes
@@ -20,8 +20,8 @@ class FreshScores:
         self._scores: dict[int, tuple[int, float, float]] = {}
 
     def add(self, rows: Sequence[int], traces: Sequence[ResponseTrace], step: int) -> None:
-        """Score rollouts that this process traced at a step of training, one for each row of the pool."""
-        # With `mask_truncated_completions`, TRL blanks completions that were cut off: there is nothing to score.
+        """Score rollouts that this process traced at a training step, one rollout per row of the pool."""
+        # With `mask_truncated_completions`, TRL masks completions that were cut off, so there is nothing to score.
         shown = [i for i, trace in enumerate(traces) if len(trace) > 0]
         if not shown:
             return
@@ -34,7 +34,7 @@ class FreshScores:
             self._scores[row] = (step, float(score), float(density))
 
     def merge(self) -> None:
-        """Take over the scores of all processes since the last time, the latest of each row; all processes call it."""
+        """Merge the scores of all processes since the last call, keeping the latest of each row. All must call it."""
         merged: dict[int, tuple[int, float, float]] = {}
         for share in self._processes.gather(self._scores):
             for row, scored in share.items():
@@ -45,5 +45,5 @@ class FreshScores:
             self._router.update_traced(list(merged), np.array(scores), np.array(densities))
 
     def clear(self) -> None:
-        """Forget what was not taken over."""
+        """Drop the scores that were not merged."""
         self._scores = {}

@@ -1,4 +1,4 @@
-"""Before money is spent: does the reward read what a vote reads, and does the policy get anywhere?"""
+"""Checks before money is spent: does the reward read the answers that a vote reads, and is the policy ever right?"""
 
 from typing import Any
 
@@ -16,37 +16,38 @@ from .rewards import check_number
 
 logger = logging.get_logger(__name__)
 
-# Responses at most whose own answer the reward function is asked about: it may be slow, or cost money itself.
+# Largest number of responses on which the reward function is tried, as it may be slow or cost money.
 _NUM_ASKED = 64
-# Share of them that it does not pay from which that is told, and from which nothing is bought at all.
+# Shares of unrewarded responses from which on there is a warning, and from which on nothing is bought.
 _SHARE_TO_TELL, _SHARE_TO_STOP = 0.03, 0.9
-# The policy gets nowhere if no response is right, and of a policy that is right once in ten times (where responses are
-# cut off: once in four) so many responses would all be wrong by chance once in twenty times at most.
+# Nothing is bought if no response is right, and chance would explain this in at most one of twenty cases for a policy
+# that is right once in ten times (once in four for responses that are cut off).
 _CHANCE, _RARELY_RIGHT, _RARELY_RIGHT_CUT_OFF = 0.05, 0.1, 0.25
 
 
 def say(text: str) -> None:
-    """Print one line, as it is."""
+    """Print one line unchanged."""
     Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 class SpendingGate:
     """
-    Says before labels are bought whether they are worth their money.
+    Decides before labels are bought whether they are worth the money.
 
     Args:
         attachment ([`TrainerAttachment`]):
-            The trainer.
+            The attached trainer.
         verifier (`int`):
-            Which of its reward functions says whether a response is right.
+            Index of the reward function that decides whether a response is right.
         label_router ([`LabelRouter`]):
-            Makes labels of answers and knows which rewards count as right; its router holds the evidence.
+            Converts answers to labels, and knows which rewards count as right. Its router holds the evidence.
 
     Attributes:
-        responses ([`Responses`]): the first responses to the pool; `None` before there are any.
-        verdict (`dict[str, float]`): of the first responses: `probes` (those whose label is there) and `right` of
-            them, `cut_off` and `unanswered` (shares of all first responses). Empty before there are any.
-        is_scale_unclear (`bool`): whether a reward is neither 0 nor 1 nor -1, and the user did not say what is right.
+        responses ([`Responses`] or `None`): the first responses to the pool; `None` before there are any.
+        verdict (`dict[str, float]`): statistics of the first responses: `probes` (number with a known label), `right`
+            (number of these that are right), `cut_off` and `unanswered` (shares of all first responses, in `[0, 1]`).
+            Empty before there are any.
+        is_scale_unclear (`bool`): whether a reward is not 0, 1 or -1, and the user did not set `success_threshold`.
     """
 
     def __init__(self, attachment: TrainerAttachment, verifier: int, label_router: LabelRouter):
@@ -61,11 +62,11 @@ class SpendingGate:
         self._is_scale_told = False
 
     def look_at(self, responses: Responses) -> None:
-        """Take over the first responses of a run that begins or, after [`load_state_dict`], goes on."""
+        """Set the first responses of a run that begins or, after [`load_state_dict`], is resumed."""
         self.responses = responses
         trainer = self._attachment.trainer
         limit, end = trainer.args.max_completion_length, trainer._tokenizer.eos_token_id
-        # Once: where labels are bought in training, `objection` is asked with every batch.
+        # Computed once, as `objection` is called for every batch if labels are bought during training.
         self._is_cut_off = np.array(
             [len(r.completion_ids) >= limit and r.completion_ids[-1] != end for r in responses.rollouts], bool
         )
@@ -78,18 +79,18 @@ class SpendingGate:
 
     def check_answers(self) -> None:
         """
-        Ask the reward function about responses with their own answers as labels, as a vote makes them. It takes no
-        bought label. A function that is never shown votes is not asked.
+        Call the reward function on responses with their own answers as labels, as a vote would make them. This needs
+        no bought label. A function that is never shown votes is not called.
 
         Raises:
             RuntimeError: if the function fails on them.
-            ValueError: if it pays hardly any of them.
+            ValueError: if it rewards hardly any of them.
         """
         assert self.responses is not None
         if not self._label_router.has_pseudo_labels:
             return
         texts, nothing = self.responses.texts, dict.fromkeys(self._label_router.locked_columns)
-        # What a response says before it is cut off is no answer of its own.
+        # A response that was cut off has no final answer.
         labels = {
             row: nothing | label
             for row, answer in enumerate(self.responses.answers)
@@ -105,7 +106,7 @@ class SpendingGate:
             rewards = self._reward(rows, [labels[row] for row in rows])
         except Exception as error:
             raise RuntimeError(
-                f"{self._name} fails where the label is the answer of the response itself ({type(error).__name__}: "
+                f"{self._name} fails when the label is the answer of the response itself ({type(error).__name__}: "
                 f"{error}), as it is for prompts without a bought label. Nothing was bought. Let it return 0 for what "
                 "it cannot read, or pass an `answer_format` that finds answers only where they can be labels."
             ) from error
@@ -129,7 +130,7 @@ class SpendingGate:
 
     def verify(self, rows: list[int]) -> list[bool]:
         """Whether the first response to each row is right, by its label."""
-        # A bought label that does not fit the type of its column is shown to nobody, and proves nothing right.
+        # A bought label that does not fit the type of its column is not used, and verifies nothing.
         labels = {row: label for row, label in zip(rows, self._label_router.unlocked(rows), strict=True) if label}
         rewards = self._reward(list(labels), list(labels.values())) if labels else []
         check_number(self._function, rewards, len(labels))
@@ -153,7 +154,7 @@ class SpendingGate:
         self.is_scale_unclear = not set(values) <= {-1.0, 0.0, 1.0}
 
     def objection(self) -> str | None:
-        """Why no label is worth its money now, by what was verified so far; `None` if nothing speaks against it."""
+        """The reason why no label should be bought now, given what was verified so far; `None` if there is none."""
         verified = self._router.evidence.num_verified > 0
         num, num_right = self._count(verified)
         share = self.verdict["cut_off"]
@@ -179,10 +180,10 @@ class SpendingGate:
 
     def judge(self, calibration: Calibration) -> None:
         """
-        Take down how the probes did, and print it if more of them are known than before.
+        Record the results on the probes, and print them if more probes are known than before.
 
         Args:
-            calibration ([`Calibration`]): of the routing that was just made.
+            calibration ([`Calibration`]): calibration of the latest routing.
 
         Raises:
             RuntimeError: if nothing in the run can be rewarded.
@@ -204,7 +205,7 @@ class SpendingGate:
             f"{interval.low:.0%} to {interval.high:.0%}), {auroc}; of all first responses "
             f"{self.verdict['cut_off']:.0%} cut off, {self.verdict['unanswered']:.0%} without an answer"
         )
-        # Another reward, for the form say, can still teach the policy to answer where the label was bought.
+        # Another reward, such as one for the format, can still train the policy on prompts with bought labels.
         is_alone = len(self._attachment.reward_funcs) == 1
         is_hopeless = _are_all_wrong(sum(outcomes), len(outcomes), _RARELY_RIGHT)
         if is_alone and is_hopeless and self.verdict["unanswered"] == 1.0:
@@ -216,11 +217,11 @@ class SpendingGate:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, as plain values."""
+        """State for a checkpoint, as plain values."""
         return {"verdict": self.verdict, "is_scale_unclear": self.is_scale_unclear}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self.verdict, self.is_scale_unclear = dict(state["verdict"]), state["is_scale_unclear"]
 
     def _count(self, rows: np.ndarray) -> tuple[int, int]:
@@ -245,5 +246,5 @@ class SpendingGate:
 
 
 def _are_all_wrong(num_right: int, num: int, rate: float) -> bool:
-    """Whether none is right, where of a policy that is right at a rate so many would hardly all be wrong."""
+    """Whether none of `num` responses is right, although that is unlikely for a policy that is right at this rate."""
     return num_right == 0 and (1 - rate) ** num <= _CHANCE

@@ -1,4 +1,4 @@
-"""Models that are spread over processes: what is supported, and where the whole weights are."""
+"""Models that are distributed over processes: checks what is supported, and finds the whole weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ from ..scoring.policy import fingerprint_weights
 
 def check_parallelism(trainer: Any) -> None:
     """
-    Refuse ways of spreading a model under which attention cannot be read: ZeRO-3, FSDP 1, and tensor, context or
-    sequence parallelism.
+    Raise `NotImplementedError` for kinds of parallelism in which attention cannot be read: ZeRO-3, FSDP 1, and tensor,
+    context or sequence parallelism.
     """
     state = trainer.accelerator.state
     deepspeed, fsdp = getattr(state, "deepspeed_plugin", None), getattr(state, "fsdp_plugin", None)
@@ -38,14 +38,16 @@ def check_parallelism(trainer: Any) -> None:
 @contextmanager
 def whole_model(trainer: Any, processes: Processes) -> Iterator[Any]:
     """
-    The policy before it is wrapped for training, on the device that computes: under FSDP it waits on the CPU until
-    then. `RuntimeError` if the processes hold different weights.
+    The policy before it is wrapped for training, on the device that computes. With FSDP, it is on the CPU until then.
+
+    Raises:
+        RuntimeError: if the processes hold different weights.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     if len(set(weights := processes.gather(fingerprint_weights(model)))) > 1:
         raise RuntimeError(
-            f"The processes hold different weights ({', '.join(weights)}), so that each would score another policy. "
-            "With FSDP, set `fsdp_cpu_ram_efficient_loading: false`; else load the same checkpoint everywhere."
+            f"The processes hold different weights ({', '.join(weights)}), so each would score another policy. With "
+            "FSDP, set `fsdp_cpu_ram_efficient_loading: false`; otherwise load the same checkpoint everywhere."
         )
     if getattr(trainer.accelerator.state, "fsdp_plugin", None) is None:
         yield model

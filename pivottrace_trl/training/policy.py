@@ -18,7 +18,7 @@ _SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "ma
 
 
 class TrainerPolicy:
-    """The policy of a trainer that passed [`check_trainer`], see [`~scoring.survey.Policy`]."""
+    """The policy of a trainer that passed [`check_trainer`], as a [`~scoring.survey.Policy`]."""
 
     def __init__(self, trainer: Any):
         self._trainer = trainer
@@ -26,21 +26,21 @@ class TrainerPolicy:
     @property
     def batch_size(self) -> int:
         """
-        Prompts per call of the generation engine in each process. It does not depend on the number of processes, so
-        that the responses do not either: vLLM schedules for itself; elsewhere the cache of four times the batch of
-        the loss takes less memory than the logits and activations of that loss.
+        Number of prompts per call of the generation engine in each process. It does not depend on the number of
+        processes, so responses do not depend on it either. vLLM schedules by itself. Otherwise it is four times the
+        batch of the loss, as the KV cache for that takes less memory than the logits and activations of the loss.
         """
         args = self._trainer.args
         return _VLLM_BATCH_SIZE if args.use_vllm else 4 * args.per_device_train_batch_size
 
     def tokenize(self, prompts: Sequence[Any]) -> list[list[int]]:
-        """Token ids of prompts, as the trainer makes them."""
+        """Token ids of prompts, as the trainer tokenizes them."""
         return [list(ids) for ids in self._trainer._tokenize_prompts(list(prompts))[0]]
 
     def generate(self, prompt_ids: list[list[int]], number: int) -> list[list[int]]:
         """
         One response to each prompt from the trainer's own engine (transformers or vLLM). The random state of the
-        process is put back: with and without a survey, training draws the same numbers.
+        process is restored, so that training draws the same numbers with and without a survey.
         """
         trainer = self._trainer
         was_training = trainer.model.training
@@ -60,7 +60,7 @@ class TrainerPolicy:
     def trace(
         self, rollouts: Sequence[Rollout], signals: Collection[str], work: SharedWork, progress: bool
     ) -> tuple[list[ResponseTrace], dict[int, list[int]]]:
-        """Traces by the trainer's model, at its temperature and precision, see [`trace_rollouts`]."""
+        """Trace responses with the trainer's model, at its temperature and precision, see [`trace_rollouts`]."""
         return trace_rollouts(
             self._model,
             rollouts,
@@ -74,7 +74,7 @@ class TrainerPolicy:
 
     @property
     def temperature(self) -> float:
-        """At which responses are drawn, and entropies are taken."""
+        """Temperature at which responses are sampled and entropies are computed."""
         return self._trainer.temperature
 
     @property
@@ -91,15 +91,15 @@ class TrainerPolicy:
 
     @property
     def _model(self) -> Any:
-        """The policy, without what wraps it for training."""
+        """The policy without its wrapper for training."""
         return self._trainer.accelerator.unwrap_model(self._trainer.model)
 
 
 def _generate_once(trainer: Any, prompt_ids: list[list[int]]) -> list[list[int]]:
     if has_parameter(trainer, "_generate_single_turn", "num_generations"):
         return _ids(trainer._generate_single_turn(prompt_ids, None, {}, 1))
-    # RLOOTrainer, and GRPOTrainer up to 1.14.0, read the number from the trainer, and vLLM is given the first of every
-    # so many prompts.
+    # RLOOTrainer, and GRPOTrainer up to 1.14.0, read the number of generations from the trainer, and give vLLM only
+    # the first of each group of equal prompts.
     number = trainer.num_generations_eval
     trainer.num_generations_eval = 1
     try:
@@ -109,5 +109,5 @@ def _generate_once(trainer: Any, prompt_ids: list[list[int]]) -> list[list[int]]
 
 
 def _ids(generated: Any) -> list[list[int]]:
-    # GRPOTrainer returns log-probabilities as well.
+    # GRPOTrainer also returns log-probabilities.
     return [list(ids) for ids in (generated[0] if isinstance(generated, tuple) else generated)]

@@ -1,12 +1,12 @@
-"""What the package uses of TRL's trainers beyond their public interface, and a check that it is there."""
+"""The private names of TRL's trainers that the package uses, and a check that they exist."""
 
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 
-# Methods that we call, or shadow with an attribute of the instance: their first parameters, in order. Optional ones
-# that follow are TRL's own affair; where we shadow a method, they are handed on.
+# Methods that we call, or shadow with an instance attribute, with their first parameters in order. Further optional
+# parameters are left to TRL; where we shadow a method, they are passed on.
 METHODS: dict[str, tuple[str, ...]] = {
     "_calculate_rewards": ("inputs", "prompts", "completions", "completion_ids_list"),
     "_generate_and_score_completions": ("inputs",),
@@ -20,7 +20,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "compute_loss": ("model", "inputs"),
     "train": ("resume_from_checkpoint",),
 }
-# Parameters that follow in some of the supported versions only, and that we pass where they do.
+# Parameters that exist only in some of the supported versions, and that we pass if they do.
 SOMETIMES = {"_generate_single_turn": "num_generations"}
 # Attributes that we read.
 ATTRIBUTES = ("_tokenizer",)
@@ -33,7 +33,8 @@ def has_parameter(trainer: Any, name: str, parameter: str) -> bool:
 
 def find_differences(trainer: Any) -> list[str]:
     """
-    What a trainer lacks of what is used of it, or takes otherwise, in words; empty for one that can be attached to.
+    Describe which private names a trainer lacks, and which methods have other parameters. Empty if it can be attached
+    to.
     """
     found = [f"there is no `{name}`" for name in ATTRIBUTES if not hasattr(trainer, name)]
     for name, expected in METHODS.items():
@@ -47,17 +48,17 @@ def find_differences(trainer: Any) -> list[str]:
 
 
 def _parameters(method: Callable) -> list[inspect.Parameter]:
-    """Parameters of a method of a class, without `self`, annotations and defaults of several lines."""
+    """Parameters of a method of a class, without `self`, annotations and multi-line defaults."""
     parameters = inspect.signature(method).parameters.values()
     return [parameter.replace(annotation=parameter.empty) for parameter in parameters if parameter.name != "self"]
 
 
 def _takes(method: Callable, expected: tuple[str, ...], sometimes: str | None) -> bool:
-    """Whether a method takes the expected parameters by position, and needs no other."""
+    """Whether a method takes the expected parameters by position, and requires no others."""
     parameters = _parameters(method)
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     names = tuple(p.name for p in named[: len(expected)])
-    # `*args` takes the rest: TRL 1.14 has the method on log-probabilities so.
+    # `*args` takes the rest, as in TRL 1.14's method for log-probabilities.
     takes_rest = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     others = [p for p in parameters if p.name not in expected and p.name != sometimes]
     needed = [p for p in others if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

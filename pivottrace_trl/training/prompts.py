@@ -1,4 +1,4 @@
-"""What prompts may not be: their own answers, the pool's in evaluation, texts where conversations are read."""
+"""Checks of prompts: no labels in them, none of the pool in evaluation, and the form that reward functions read."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -12,18 +12,20 @@ from ..pool import Questions, read_rows
 from .columns import PoolColumns, required_parameters
 
 
-# What chat templates read of a message, and of a part of its content.
+# Fields that chat templates read, of a message and of a part of its content.
 _MESSAGE_KEYS = frozenset({"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "thinking"})
 _PART_KEYS = frozenset({"type", "text"})
-# Rows that an error lists.
+# Largest number of rows that an error lists.
 _NUM_LISTED = 10
 
 
 def check_prompts(prompts: Sequence[Any], vault: LabelVault | None) -> None:
     """
-    Refuse prompts that tell their label, which policy and reward functions would see without a purchase: those that
-    hold it as an answer, see [`gives_away`] (not without a vault: the user says that they may), and messages with more
-    fields than chat templates read.
+    Check that prompts do not reveal their label, as the policy and reward functions would see it without a purchase.
+
+    Raises:
+        ValueError: if a prompt holds its label as an answer, see [`gives_away`] (not checked without a vault, as the
+            user allowed it), or a message has more fields than chat templates read.
     """
     for row, prompt in enumerate(prompts):
         for message in [] if isinstance(prompt, str) else prompt:
@@ -47,8 +49,8 @@ def check_prompts(prompts: Sequence[Any], vault: LabelVault | None) -> None:
 
 def check_evaluation_data(eval_dataset: Any, questions: Questions, places: dict[str, int]) -> None:
     """
-    Refuse an evaluation set, or one of several, that shares questions with the pool, see [`check_not_in_pool`].
-    Streamed ones are checked batch by batch, when they are evaluated on.
+    Raise `ValueError` if an evaluation set, or one of several, shares questions with the pool, see
+    [`check_not_in_pool`]. Streamed sets are checked batch by batch during the evaluation.
     """
     sets = eval_dataset if isinstance(eval_dataset, dict) else {None: eval_dataset}
     for key, dataset in sets.items():
@@ -61,8 +63,8 @@ def check_evaluation_data(eval_dataset: Any, questions: Questions, places: dict[
 
 def check_not_in_pool(name: str, rows: Iterable[dict[str, Any]], questions: Questions, places: dict[str, int]) -> None:
     """
-    Refuse rows of evaluation that ask what rows of the pool ask; `name` says what holds them, and `places` the row of
-    every question of the pool.
+    Raise `ValueError` if rows of an evaluation set have questions of the pool. `name` describes the set, and `places`
+    maps every question of the pool to its row.
     """
     found = ([places[key] for key in keys if key in places] for keys in questions.asked_in(rows))
     shared = [(place, rows_of_pool[0]) for place, rows_of_pool in enumerate(found) if rows_of_pool]
@@ -84,8 +86,8 @@ def check_form_of_prompts(
     trainer_state: Any,
 ) -> None:
     """
-    Refuse plain-text prompts under a reward function that reads conversations. Only for such prompts, each function
-    that is not `async` is called once or twice, with a made-up completion and label.
+    Raise `ValueError` if prompts are plain text, but a reward function reads conversations. For plain-text prompts,
+    each function that is not `async` is called once or twice, with a made-up completion and label.
     """
     first = dataset.with_format(None).select_columns(["prompt", *columns.free])[0]
     if not isinstance(first["prompt"], str):
@@ -115,7 +117,7 @@ def check_form_of_prompts(
             continue
         if works(reward_func, [{"role": "assistant", "content": "0"}]):
             raise ValueError(
-                "The prompts of the pool are plain texts, so that completions are texts as well, but the reward "
+                "The prompts of the pool are plain texts, so completions are texts as well, but the reward "
                 f"function `{name}` reads conversations. Make the prompts conversations: `dataset.map(lambda row: "
                 "{'prompt': [{'role': 'user', 'content': row['prompt']}]})`, or let the function read texts."
             )

@@ -1,4 +1,4 @@
-"""The user's reward functions, shown only the labels that a batch may have."""
+"""Wraps the user's reward functions, so that they see only the labels that a batch may have."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -6,12 +6,12 @@ from typing import Any
 from .batch_labels import LabelRouter
 
 
-# Column that tells which row of the pool a training example is; absent from evaluation data.
+# Column with the pool's row of each training example. Evaluation data does not have it.
 ROW_COLUMN = "pivottrace_row"
 
 
 def check_number(reward_func: Callable, rewards: Sequence[float | None], num_completions: int) -> None:
-    """Raise `ValueError` if there are more or fewer rewards than completions, so that they cannot be told apart."""
+    """Raise `ValueError` if the numbers of rewards and completions differ."""
     if len(rewards) != num_completions:
         raise ValueError(
             f"The reward function {reward_func!r} returned {len(rewards)} rewards for {num_completions} "
@@ -21,12 +21,12 @@ def check_number(reward_func: Callable, rewards: Sequence[float | None], num_com
 
 class RoutedReward:
     """
-    A reward function that never receives a label that was not bought, nor anything else of a row that might tell it.
+    A reward function that never receives a label that was not bought, nor anything else that might reveal it.
 
-    Batches of the pool carry its row numbers. Completions without a label to trust get `None` and are not shown to
-    the function; the others are passed on with the bought label or the pseudo-label in the label column. Batches
-    without row numbers (evaluation on other data) are passed on untouched. Of one that is `is_verifier`, the rewards
-    on annotated rows tell whether a response is right; one that `needs_locked` columns is shown annotated rows only.
+    Batches of the pool carry its row numbers. Completions without a trusted label get `None`, and the function does
+    not see them. The others are passed on with the bought label or the pseudo-label in the label column. Batches
+    without row numbers (evaluation on other data) are passed on unchanged. If the function `is_verifier`, its rewards
+    on annotated rows decide whether a response is right. If it `needs_locked` columns, it sees annotated rows only.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class RoutedReward:
     def __call__(
         self, prompts: list, completions: list, completion_ids: list[list[int]], **kwargs: Any
     ) -> list[float | None]:
-        """Return one reward a completion, `None` for those that get none."""
+        """Return one reward per completion; `None` for completions without a reward."""
         columns, spread = self._prepare(prompts, completions, completion_ids, **kwargs)
         return spread(self.reward_func(**columns) if columns else [])
 
     def _prepare(
         self, prompts: list, completions: list, completion_ids: list[list[int]], **kwargs: Any
     ) -> tuple[dict[str, Any], Callable[[Sequence[float | None]], list[float | None]]]:
-        """Arguments of the function, none if it is not to be called, and what spreads its rewards over the batch."""
+        """Arguments for the function (`None` if it is not called), and what spreads its rewards over the batch."""
         everything = {"prompts": prompts, "completions": completions, "completion_ids": completion_ids}
         rows = kwargs.pop(ROW_COLUMN, None)
         if rows is None:
@@ -66,7 +66,7 @@ class RoutedReward:
             columns |= _select(kwargs, shown, length=len(completions))
             columns |= {column: [label[column] for label in labels] for column in labels[0]}
             if log_extra is not None:
-                # The completions table needs one value for every completion of the batch.
+                # The completions table needs one value per completion of the batch.
                 columns["log_extra"] = lambda name, values: log_extra(name, _scatter(values, shown, len(completions)))
 
         def spread(given: Sequence[float | None]) -> list[float | None]:
@@ -80,18 +80,18 @@ class RoutedReward:
 
 
 class AsyncRoutedReward(RoutedReward):
-    """An `async` reward function; otherwise a [`RoutedReward`]."""
+    """A [`RoutedReward`] for an `async` reward function."""
 
     async def __call__(  # type: ignore[override]
         self, prompts: list, completions: list, completion_ids: list[list[int]], **kwargs: Any
     ) -> list[float | None]:
-        """Return one reward a completion, `None` for those that get none."""
+        """Return one reward per completion; `None` for completions without a reward."""
         columns, spread = self._prepare(prompts, completions, completion_ids, **kwargs)
         return spread(await self.reward_func(**columns) if columns else [])
 
 
 def _select(columns: Mapping[str, Any], indices: list[int], length: int | None = None) -> dict[str, Any]:
-    """Pick the given entries of every per-completion list; other values (trainer state, loggers) pass as they are."""
+    """Select entries of every per-completion list. Other values (trainer state, loggers) are passed unchanged."""
     return {
         name: [value[i] for i in indices] if isinstance(value, list) and length in (None, len(value)) else value
         for name, value in columns.items()

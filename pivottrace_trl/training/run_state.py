@@ -1,6 +1,6 @@
 """
-What a run knows, kept by its owners: one state for the checkpoint and for the other processes. Beside a checkpoint,
-plain values are JSON and arrays columns of a Parquet table, one row a prompt. No pickle.
+The state of a run, for checkpoints and for the other processes. In a checkpoint, plain values are stored as JSON, and
+arrays as columns of a Parquet table with one row per prompt. Nothing is pickled.
 """
 
 import hashlib
@@ -30,8 +30,8 @@ from ..scoring.scorer import PoolScorer
 logger = logging.get_logger(__name__)
 
 _NOT_SAVED = (
-    "What {name} learnt of the pool cannot be saved, as its fields are no plain values: keep what `fit` finds in "
-    "Python's own numbers, strings, lists and dictionaries."
+    "What {name} learnt of the pool cannot be saved, as its fields are not plain values: store what `fit` finds as "
+    "Python numbers, strings, lists and dictionaries."
 )
 _DAMAGED = "It is damaged: resume from another checkpoint."
 _FORMAT = 5
@@ -50,19 +50,21 @@ def open_ledger(
     texts: Callable[[Sequence[int]], Iterable[str]],
 ) -> LedgerView:
     """
-    Open the ledger of a run on rank 0, with the pool beside it; the other processes get a view of it.
+    Open the ledger of a run on rank 0, and write the pool file beside it. The other processes get a view of the
+    ledger.
 
     Args:
         folder (`Path`): private folder of the run.
         processes ([`Processes`]): the processes of the run.
-        vault ([`LabelVault`]): its labels are the user's own where an annotator is asked for the others; else it may
-            have corrections of labels that were bought from it.
+        vault ([`LabelVault`]): labels of the dataset. With an annotator, they are the user's own; without one, they
+            may include corrections of labels that were bought.
         has_annotator (`bool`): whether there is an annotator.
         budget, prompt_ids, label_column, answer_format: see [`AnnotationLedger`].
-        texts (`Callable[[Sequence[int]], Iterable[str]]`): what some rows of the pool ask, for people.
+        texts (`Callable[[Sequence[int]], Iterable[str]]`): returns the questions of some rows, for people.
 
     Raises:
-        ValueError: if a ledger lies where the trainer would upload it, or another run's cannot be gone on with.
+        ValueError: if a ledger is in a place from which the trainer would upload it, or the ledger of another run
+            cannot be continued.
     """
     opened: list[AnnotationLedger] = []
 
@@ -89,29 +91,28 @@ def open_ledger(
 
 
 class Stateful(Protocol):
-    """Keeps state of its own: plain values by name, and the router also arrays with one entry a prompt."""
+    """Has a state: plain values by name, and for the router also arrays with one entry per prompt."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What another process needs to go on from here; no texts, since a checkpoint may go to the hub."""
+        """The state that another process needs. It has no texts, since a checkpoint may go to the hub."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         ...
 
 
 @dataclass(frozen=True)
 class Position:
     """
-    Where a run is, as far as no owner of state knows it.
+    The position of a run, besides what the stateful objects know.
 
     Attributes:
-        seed (`int`): its seed.
-        epoch (`int`): epoch that the routes are for.
-        num_prompts (`int`): prompts an epoch.
-        num_scoring_tokens (`int`): tokens spent on scoring.
-        survey (`str`): identifies the first responses to the pool, by which labels that are bought later are
-            verified.
+        seed (`int`): seed of the run.
+        epoch (`int`): epoch of the routes.
+        num_prompts (`int`): number of prompts per epoch.
+        num_scoring_tokens (`int`): number of tokens spent on scoring.
+        survey (`str`): identity of the first responses to the pool, which labels that are bought later verify.
     """
 
     seed: int
@@ -124,12 +125,12 @@ class Position:
 @dataclass(frozen=True)
 class RunState:
     """
-    Everything of a run that has state.
+    All objects of a run that have a state.
 
     Attributes:
         router ([`PoolRouter`]): scores, evidence, routes.
         scorer ([`PoolScorer`]): heads, thresholds, estimator.
-        others (`Mapping[str, Stateful]`): whatever else has state, by name.
+        others (`Mapping[str, Stateful]`): the other objects, by name.
     """
 
     router: PoolRouter
@@ -141,7 +142,7 @@ class RunState:
         return {"scorer": self.scorer, "router": self.router, **self.others}
 
     def share(self, processes: Processes) -> None:
-        """Give what rank 0 decided and learnt to the others, which get a view of its ledger."""
+        """Send the state of rank 0 to the other processes, which get a view of its ledger."""
         if processes.size == 1:
             return
         states = {name: owner.state_dict() for name, owner in self._owners.items()}
@@ -152,7 +153,7 @@ class RunState:
                 owner.load_state_dict(states[name])
 
     def save(self, checkpoint: Path, position: Position) -> None:
-        """Save what the next routing and the sampler need in the folder of a checkpoint."""
+        """Save the state that the next routing and the sampler need in the folder of a checkpoint."""
         states: dict[str, Any] = {name: owner.state_dict() for name, owner in self._owners.items()}
         columns = {name: value for name, value in states["router"].items() if isinstance(value, np.ndarray)}
         states["router"] = {name: value for name, value in states["router"].items() if name not in columns}
@@ -161,7 +162,7 @@ class RunState:
         except TypeError:
             logger.warning_once(self._not_saved + " This run cannot be resumed.")
             states["scorer"] = None
-        # A checkpoint that is saved again must not look complete by what is left of the last time.
+        # A checkpoint that is saved again must not look complete because of files from the last time.
         (checkpoint / TRAINER_STATE_NAME).unlink(missing_ok=True)
         write_parquet(checkpoint / _PARQUET, {"prompt_id": self.router.prompt_ids, **columns})
         content = {"pool_id": pool_fingerprint(self.router.prompt_ids), "position": asdict(position), **states}
@@ -171,12 +172,12 @@ class RunState:
 
     def load(self, checkpoint: Path, seed: int) -> Position:
         """
-        Put a saved state back into fresh owners.
+        Restore a saved state.
 
         Raises:
             FileNotFoundError: if the checkpoint holds no routing state.
-            ValueError: if it is damaged, belongs to another pool, seed or estimator, or an estimator whose fields are
-                no plain values.
+            ValueError: if the state is damaged; if it belongs to another pool, seed or estimator; or if the fields of
+                the estimator are not plain values.
         """
         if not (checkpoint / _JSON).is_file():
             raise FileNotFoundError(
@@ -196,7 +197,7 @@ class RunState:
             if saved["digest"] != _digest(content, checkpoint / _PARQUET):
                 raise ValueError("its digest is another")
             table = pq.read_table(checkpoint / _PARQUET)
-        # From here on nothing is damaged: what fails is a mistake of ours, and says so itself.
+        # From here on the data is intact, so any error is a bug of ours and is raised as it is.
         position = Position(**content["position"])
         self._check(checkpoint, content, table["prompt_id"].to_pylist(), position.seed, seed)
         columns = {name: table[name].to_numpy() for name in table.column_names if name != "prompt_id"}
@@ -208,7 +209,7 @@ class RunState:
     def _check(
         self, checkpoint: Path, content: dict[str, Any], prompt_ids: list[str], saved_seed: int, seed: int
     ) -> None:
-        """Refuse the state of another run."""
+        """Raise `ValueError` if the state belongs to another run."""
         pool_id = pool_fingerprint(self.router.prompt_ids)
         if content["pool_id"] != pool_id:
             raise ValueError(
@@ -222,7 +223,7 @@ class RunState:
             )
         if content["scorer"] is None:
             raise ValueError(f"{self._not_saved} {checkpoint} therefore lacks it; start a new run.")
-        # The order of prompts and the first responses go by rows.
+        # The order of prompts and the first responses refer to rows.
         if prompt_ids != self.router.prompt_ids:
             raise ValueError(
                 f"{checkpoint} was saved with the same prompts in another order. Shuffle with the seed of that run, "

@@ -1,4 +1,4 @@
-"""The first responses of a trainer's policy to its pool: made, taken over from a triage, or read again."""
+"""The first responses of a trainer's policy to its pool: generated, reused from a triage, or read again."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -14,8 +14,8 @@ from .policy import TrainerPolicy
 
 class TrainerSurvey:
     """
-    A survey by a trainer, in a folder where a triage may have left its own. A score that reads agreement takes a group
-    of responses to each prompt; the first of them is traced.
+    A survey with a trainer's policy, in a folder where a triage may have left its own. A score that reads the
+    agreement needs a group of responses per prompt, of which the first is traced.
     """
 
     def __init__(
@@ -33,14 +33,14 @@ class TrainerSurvey:
         self._survey = Survey(folder / "training", TrainerPolicy(trainer), prompts, answer_format, signals, size)
 
     def run(self) -> Responses:
-        """Take over what a triage found, or answer and trace what is not finished; all processes call it."""
+        """Reuse the responses of a triage, or answer and trace what is not finished. All processes must call it."""
         progress = not self._trainer.args.disable_tqdm
         with whole_model(self._trainer, self._processes):
             found = self._adopt(progress)
             return self._survey.run(self._processes, progress) if found is None else found
 
     def load(self, identity: str) -> Responses | None:
-        """Read what an earlier process used, see [`Survey.load`]."""
+        """Read the results that an earlier process used, see [`Survey.load`]."""
         greedy, _, samples = identity.partition("+")
         responses = self._survey.load(identity) or self._survey.load(greedy, self._folder / GREEDY)
         if responses is None or not samples:
@@ -49,7 +49,7 @@ class TrainerSurvey:
         return None if sampled is None else with_agreement(responses, sampled)
 
     def _adopt(self, progress: bool) -> Responses | None:
-        """The responses of a triage, if there is one and they will do, which is told."""
+        """The responses of a triage, if there are any that can be used. Prints which is the case."""
         triaged = self._folder / GREEDY
         if not self._processes.on_main(lambda: triaged.is_dir() and not self._survey.is_begun()):
             return None

@@ -1,4 +1,4 @@
-"""The pool of a trainer as it is read once, when a callback is made: ids, columns, labels put away, checks."""
+"""Reads the pool of a trainer once, when a callback is made: ids, columns, hidden labels, checks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ from .prompts import check_evaluation_data, check_form_of_prompts, check_prompts
 @dataclass(frozen=True)
 class TrainerPool:
     """
-    The pool of a trainer, whose `dataset` stays as it is. The `vault` holds what the prompts do not tell; the reward
-    function `verifier` says whether a response is right.
+    The pool of a trainer. Its `dataset` is not changed. The `vault` hides everything but the prompts. `verifier` is
+    the index of the reward function that decides whether a response is right.
     """
 
     dataset: Dataset
@@ -69,8 +69,11 @@ def read_pool(
     trainer: Any, questions: Questions, label_column: str | None, free_columns: Sequence[str], has_annotator: bool
 ) -> TrainerPool:
     """
-    Read the pool of a trainer and put its labels away. `TypeError` or `ValueError` for a pool, columns or evaluation
-    data that cannot be used.
+    Read the pool of a trainer and hide its labels.
+
+    Raises:
+        TypeError: if the dataset cannot be indexed.
+        ValueError: if the pool, its columns or the evaluation data cannot be used.
     """
     dataset: Dataset = trainer.train_dataset
     if isinstance(dataset, Dataset) and "prompt" not in dataset.column_names:

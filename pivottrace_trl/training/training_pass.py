@@ -1,4 +1,4 @@
-"""Trace rollouts inside the forward pass that the trainer makes for its loss anyway."""
+"""Traces rollouts inside the forward pass that the trainer makes for its loss anyway."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,18 +15,19 @@ from .rewards import ROW_COLUMN
 
 # Row number of completions that are not to be traced.
 NOT_TRACED = -1
-# Nats by which log-probabilities may differ from the trainer's: half precision rounds logits to a few hundredths.
+# Largest difference of log-probabilities from the trainer's, in nats. Half precision rounds logits to some hundredths.
 _TOLERANCE = 0.5
 
 
 class TracedTrainingPass:
     """
     Traces the first completion of every group when the policy's loss is computed on it for the first time. The
-    trainer's own pass gives the entropy as well, at its sampling temperature, so that a trace costs the reduction of a
-    few attention heads for one completion in a group and no forward pass. With dropout in the policy, the trace is
-    that of the thinned network which the loss sees.
+    trainer's own pass also gives the entropy, at its sampling temperature. A trace therefore needs no forward pass of
+    its own, only the reduction of a few attention heads for one completion per group. With dropout in the policy, the
+    trace is that of the network with dropout, which the loss also sees.
 
-    The tracer is made when the first batch is trained on; `on_traces` gets rows of the pool and as many traces.
+    The tracer is made with the first training batch. `on_traces` is called with rows of the pool and one trace for
+    each.
     """
 
     def __init__(
@@ -39,11 +40,11 @@ class TracedTrainingPass:
         self._make_tracer = make_tracer
         self._on_traces = on_traces
         self._tracer: ResponseTracer | None = None
-        # Row numbers of the batch whose loss is being computed.
+        # Row numbers of the batch for which the loss is being computed.
         self._rows: torch.Tensor | None = None
 
     def attach(self) -> None:
-        """Put the three steps in front of the trainer's own methods."""
+        """Wrap three of the trainer's methods."""
         trainer = self._trainer
         generate_and_score = trainer._generate_and_score_completions
         compute_loss, run_policy = trainer.compute_loss, trainer._get_per_token_logps_and_entropies
@@ -56,7 +57,7 @@ class TracedTrainingPass:
                 # A group may begin on one process and end on the next.
                 places = trainer.accelerator.process_index * len(rows) + torch.arange(len(rows))
                 is_first = places % trainer.num_generations == 0
-                # TRL shuffles and splits every tensor of a batch in the same way, this one too.
+                # TRL shuffles and splits all tensors of a batch in the same way, including this one.
                 batch[ROW_COLUMN] = rows.where(is_first, torch.tensor(NOT_TRACED))
             return batch
 
@@ -67,7 +68,8 @@ class TracedTrainingPass:
             finally:
                 self._rows = None
             if ROW_COLUMN in inputs:
-                # With `num_iterations > 1` the batch comes again, when the policy is not the one that sampled it.
+                # With `num_iterations > 1` the batch comes again, when the policy is no longer the one that sampled
+                # it.
                 inputs[ROW_COLUMN].fill_(NOT_TRACED)
             return loss
 
@@ -80,8 +82,8 @@ class TracedTrainingPass:
             if self._tracer is None:
                 self._tracer = self._make_tracer(trainer.accelerator.unwrap_model(model))
             traced = (self._rows != NOT_TRACED).nonzero().flatten().to(attention_mask.device)
-            # Position t - 1 produces token t, so that the mask of the tokens is that of the positions before them;
-            # what the last position produces is not in the batch.
+            # Position t - 1 produces token t, so the mask of the tokens is that of the positions before them. The
+            # token that the last position produces is not in the batch.
             response_mask = pad(attention_mask[traced, -logits_to_keep:], (0, 1))
             with self._tracer.capture(attention_mask, response_mask, rows=traced) as capture:
                 outputs = run()
@@ -113,7 +115,8 @@ def _self_certainty(
     model: Any, capture: ResponseCapture, token_ids: torch.Tensor, temperature: float, log_prob: torch.Tensor
 ) -> torch.Tensor | None:
     """
-    The trainer's head returns log-probabilities and entropies only: apply the model's head to the traced rows again.
+    The self-certainty of the traced rows. The trainer computes only log-probabilities and entropies, so the model's
+    head is applied again.
     """
     hidden_states = capture.hidden_states
     assert hidden_states is not None and hidden_states.last is not None
@@ -127,6 +130,6 @@ def _self_certainty(
     if error > _TOLERANCE:
         raise NotImplementedError(
             f"The head of {type(model).__name__} alone gives log-probabilities that are off by {error:.2g} nats: it "
-            "scales its logits in a way that is not known here. Use a score that does not need `self_certainty`."
+            "scales its logits in a way that is not supported. Use a score that does not need `self_certainty`."
         )
     return statistics.self_certainty

@@ -1,4 +1,4 @@
-"""Supported versions of the libraries we reach into."""
+"""Supported versions of the libraries whose private names we use."""
 
 from importlib.metadata import version
 
