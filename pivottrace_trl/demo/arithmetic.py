@@ -8,7 +8,7 @@ from datasets import Dataset
 
 
 MIN_TERMS, MAX_TERMS = 2, 8
-# Share of chains with 2, 3, ..., 8 terms in a pool: of its prompts the embedded model masters about a quarter (8 of 8
+# Shares of chains with 2, 3, ..., 8 terms in a pool. The embedded model masters about a quarter of such a pool (8 of 8
 # answers right), and about a twentieth is out of its reach (0 of 8).
 POOL_WEIGHTS = np.array([0.36, 0.22, 0.14, 0.10, 0.08, 0.06, 0.04])
 _PROBLEM = re.compile(r"(\d+)((?:[+-]\d+)+)=\?")
@@ -25,7 +25,7 @@ def sample_problem(rng: np.random.Generator, num_terms: int) -> str:
             Number of operands, the level of the problem.
 
     Returns:
-        `str`: operands have one or two digits, and no partial sum leaves the range from 0 to 199.
+        `str`: a problem whose operands have one or two digits and whose partial sums are between 0 and 199.
     """
     total = int(rng.integers(1, 100))
     problem = str(total)
@@ -46,16 +46,16 @@ def work_out(problem: str, rng: np.random.Generator | None = None, carelessness:
         problem (`str`):
             Problem such as `"17+5-8=?"`.
         rng (`np.random.Generator`, *optional*):
-            Source of mistakes; without one there are none.
+            Source of mistakes. Without it there are none.
         carelessness (`float`, *optional*, defaults to `0.0`):
-            Probability of forgetting the carry (or the borrow) in a step that has one; later steps go on from the
+            Probability of forgetting the carry (or the borrow) in a step that has one. Later steps continue from the
             wrong sum.
 
     Returns:
         `tuple[str, str]`: chain of thought such as `"17+5=22;22-8=14;\boxed{14}"`, and the answer.
 
     Raises:
-        ValueError: if it is no chain of additions and subtractions.
+        ValueError: if the problem is not a chain of additions and subtractions.
     """
     match = _PROBLEM.fullmatch(problem)
     if match is None:
@@ -78,13 +78,13 @@ def _has_carry(total: int, term: int) -> bool:
 
 
 def num_terms(problem: str) -> int:
-    """Level of a problem: its number of operands."""
+    """Level of a problem, which is its number of operands."""
     return len(re.findall(r"\d+", problem))
 
 
 def has_carry(problem: str) -> bool:
-    """Whether any step of a problem carries or borrows: what the embedded model is careless about."""
-    # A solver who forgets every carry goes wrong exactly where there is one.
+    """Whether any step of a problem carries or borrows, where the embedded model makes mistakes."""
+    # A solver who forgets every carry is wrong exactly if there is one.
     return work_out(problem, np.random.default_rng(0), carelessness=1.0) != work_out(problem)
 
 
@@ -92,7 +92,8 @@ def _distinct_problems(rng: np.random.Generator, excluded: set[str], easy_ratio:
     seen = set(excluded)
     levels = np.arange(MIN_TERMS, MAX_TERMS + 1)
     while True:
-        # Without easy ones no random number is drawn for the choice: pools of earlier seeds stay what they were.
+        # Without easy problems, no random number is drawn for the choice, so that the pools of all seeds stay the
+        # same.
         is_easy = easy_ratio > 0 and rng.random() < easy_ratio
         problem = sample_problem(rng, MIN_TERMS if is_easy else int(rng.choice(levels, p=POOL_WEIGHTS)))
         while is_easy and (has_carry(problem) or problem in seen):
@@ -110,14 +111,15 @@ def make_pool(num_prompts: int, seed: int, exclude: Dataset | None = None, easy_
         num_prompts (`int`):
             Size of the pool.
         seed (`int`):
-            Seed.
+            Random seed.
         exclude ([`~datasets.Dataset`], *optional*):
-            Pool whose problems must not occur, for held-out problems.
+            Pool whose problems are excluded, to make held-out problems.
         easy_ratio (`float`, *optional*, defaults to `0.0`):
-            Share of the pool that is replaced by two-term problems without a carry, which the embedded model masters.
+            Share of the pool that is replaced by two-term problems without a carry, which the embedded model masters,
+            in `[0, 1]`.
 
     Returns:
-        [`~datasets.Dataset`] with columns `prompt` (conversation) and `solution` (string).
+        [`~datasets.Dataset`]: columns `prompt` (conversation) and `solution` (string).
     """
     excluded = set() if exclude is None else {prompt[0]["content"] for prompt in exclude["prompt"]}
     problems = _distinct_problems(np.random.default_rng(seed), excluded, easy_ratio)

@@ -1,4 +1,4 @@
-"""What the demo compares, as plain data: quick to import, unlike what trains it."""
+"""The arms of the demo as plain data, without slow imports."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ ANNOTATION_BUDGET = 0.293
 
 @dataclass(frozen=True)
 class Size:
-    """How large the demo is: prompts, optimizer steps of each arm, steps between evaluations."""
+    """Size of the demo: prompts, optimizer steps of each arm, steps between evaluations."""
 
     pool: int = 256
     held_out: int = 128
@@ -22,15 +22,16 @@ class Size:
 @dataclass
 class Arm:
     """
-    What one arm did.
+    Results of one arm.
 
     Attributes:
         name (`str`): name of the arm.
-        labels (`int`): labels used.
-        steps (`list[int]`): optimizer steps at which it was evaluated, 0 first.
-        accuracies (`list[float]`): held-out accuracy at those steps, averaged over the samples of each problem.
-        rollout_tokens (`list[int]`): tokens generated up to those steps, scoring included, evaluation not.
-        seconds (`float`): wall-clock time, evaluation included.
+        labels (`int`): number of labels used.
+        steps (`list[int]`): optimizer steps at which it was evaluated, starting with 0.
+        accuracies (`list[float]`): held-out accuracy at those steps, averaged over the samples of each problem, in
+            `[0, 1]`.
+        rollout_tokens (`list[int]`): tokens generated up to those steps, with scoring and without evaluation.
+        seconds (`float`): wall-clock seconds, with evaluation.
     """
 
     name: str
@@ -42,6 +43,6 @@ class Arm:
 
 
 def first_step_at(arm: Arm, accuracy: float) -> int | None:
-    """First evaluated step after the start at which an arm reached an accuracy, `None` if it never did."""
+    """First evaluated step after the start at which an arm reached an accuracy; `None` if it never did."""
     points = zip(arm.steps, arm.accuracies, strict=True)
     return next((step for step, reached in points if step > 0 and reached >= accuracy), None)

@@ -1,4 +1,4 @@
-"""Answers of a Llama with LoRA, token by token, without what a model of a million parameters waits for."""
+"""Fast generation for a small Llama with LoRA, without the overhead that dominates at a million parameters."""
 
 from typing import Any, cast
 
@@ -8,17 +8,17 @@ from torch.nn.functional import linear, pad, silu
 from transformers import GenerationConfig
 
 
-# The cache has room for so many tokens; then it is copied, without the answers that have ended.
+# The cache grows by this many tokens at a time. When it is copied, answers that have ended are dropped.
 _ROOM = 4
-# What is not done here, and the values that ask for nothing.
+# Settings that are not supported here, with the values that have no effect.
 _UNSUPPORTED = {"top_k": (None, 0), "top_p": (None, 1.0), "min_p": (None,), "repetition_penalty": (None, 1.0)}
 
 
 def generate_quickly(model: Any) -> None:
     """
-    Replace `generate` of a Llama with LoRA. It gives what the model's own gives, from the same distribution: adapters
-    are merged, weights that see the same input are joined, equal prompts are read once, and an answer that has ended
-    is not carried along. Random numbers are drawn in another order.
+    Replace `generate` of a Llama with LoRA by a faster version that samples from the same distribution. Adapters are
+    merged, weights with the same input are joined, equal prompts are read once, and answers that have ended are
+    dropped. Random numbers are drawn in another order.
 
     Args:
         model ([`~peft.PeftModel`]): a small policy in full precision, on the CPU.
@@ -44,7 +44,7 @@ def generate_quickly(model: Any) -> None:
 def _generate(
     model: "_Llama", input_ids: torch.Tensor, attention_mask: torch.Tensor, config: GenerationConfig
 ) -> torch.Tensor:
-    """Token ids of the answers, `(rows, tokens)`, padded behind their ends."""
+    """Token ids of the answers, of shape `(rows, tokens)`, padded on the right."""
     prompts, inverse = torch.unique(torch.stack([input_ids, attention_mask]), dim=1, return_inverse=True)
     logits = model.read(prompts[0], prompts[1], config.max_new_tokens)[inverse]
     model.keep(inverse)
@@ -70,7 +70,7 @@ def _generate(
 
 
 class _Llama:
-    """The merged weights of a Llama, with the keys and values of what it has read."""
+    """The merged weights of a Llama, with its cache of keys and values."""
 
     def __init__(self, model: Any):
         config = model.config
@@ -81,11 +81,11 @@ class _Llama:
         self._layers = [_Layer(layer) for layer in model.layers]
 
     def read(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, num_more: int) -> torch.Tensor:
-        """Read prompts padded on the left, and give the logits behind them; leave room for so many tokens more."""
+        """Read prompts padded on the left, and return the next logits. The cache gets room for `num_more` tokens."""
         length = input_ids.shape[1]
-        # Only the distance between positions counts, so that a position is a column, padding included.
+        # Only the distance between positions matters, so a position is simply a column, padding included.
         self._cosine, self._sine = self._rotary(self._embedding, torch.arange(length + num_more)[None])
-        # Not minus infinity: a position of padding sees nothing, and nothing sees it.
+        # Not minus infinity, as a padding position sees no keys (and no query sees it).
         self._bias = torch.zeros(attention_mask.shape).masked_fill(attention_mask == 0, -1e9)[:, None, None]
         for layer in self._layers:
             layer.keys, layer.values = torch.empty(2, len(input_ids), self._num_kv_heads, length, self._head_size)
@@ -93,11 +93,11 @@ class _Llama:
         return self._run(input_ids, self._bias + torch.full((length, length), -1e9).triu(1))
 
     def add(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Read one token more in every row, and give the logits behind it."""
+        """Read one more token in every row, and return the next logits."""
         return self._run(tokens[:, None], self._bias[..., : self._length + 1])
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Go on with these rows, in this order; a row may come several times."""
+        """Continue with these rows, in this order. A row may occur several times."""
         self._bias = pad(self._bias[rows, :, :, : self._length], (0, _ROOM))
         for layer in self._layers:
             layer.keys = pad(layer.keys[rows, :, : self._length], (0, 0, 0, _ROOM))
@@ -123,7 +123,7 @@ class _Llama:
 
     def _attend(self, queries: torch.Tensor, layer: "_Layer", bias: torch.Tensor) -> torch.Tensor:
         keys, values = layer.keys[:, :, : self._length], layer.values[:, :, : self._length]
-        # The queries that share keys are one matrix.
+        # Queries that share keys form one matrix.
         scores = queries.reshape(*keys.shape[:2], -1, self._head_size) @ keys.transpose(2, 3)
         weights = torch.softmax(scores.view(*queries.shape[:3], -1) + bias, dim=-1)
         return (weights.view(scores.shape) @ values).view(queries.shape)
@@ -134,8 +134,8 @@ class _Llama:
 
 class _Layer:
     """
-    Merged weights of one layer, what precedes or scales their product taken in, and its cache of shape
-    `(rows, heads, positions, head size)`.
+    Merged weights of one layer, with the norms and scales folded in, and its cache of shape
+    `(rows, heads, positions, head_size)`.
     """
 
     keys: torch.Tensor
@@ -152,7 +152,7 @@ class _Layer:
 
 
 def _merge(projection: Any) -> torch.Tensor:
-    """Weight of a linear layer, its adapters included."""
+    """Weight of a linear layer, including its adapters."""
     if not isinstance(projection, BaseTunerLayer):
         return projection.weight
     weight = cast(Any, projection).get_base_layer().weight

@@ -1,4 +1,4 @@
-"""Rewards of the arms that the reproduction compares, quick to verify."""
+"""Reward functions of the arms that the reproduction compares, with fast verification."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from ..answers import majority_vote
 from ..routing.triage import TriageConfig
 
 
-# A worked solution as the demo's model writes it; two whole numbers are compared without an algebra system.
+# A worked solution in the form of the demo's model. Two integers are compared without an algebra system.
 _WORKED = re.compile(r"[0-9+=;-]*\\boxed\{(\d+)\}")
 
 
@@ -29,15 +29,14 @@ def _accuracy(text: str, solution: str) -> float | None:
 @wraps(accuracy_reward)
 def cached_accuracy_reward(completions, solution, **kwargs):
     """
-    TRL's `accuracy_reward`; a completion that was verified before is not verified again, and a whole number is not
-    parsed as algebra.
+    TRL's `accuracy_reward` with a cache of verified completions, and without parsing integers as algebra.
 
     Args:
-        completions (`list[list[dict[str, str]]]`): one message each.
-        solution (`list[str]`): their labels.
+        completions (`list[list[dict[str, str]]]`): completions with one message each.
+        solution (`list[str]`): label of each completion.
 
     Returns:
-        `list[float or None]`: 1.0 if right, 0.0 if not, `None` where the label cannot be read.
+        `list[float or None]`: 1.0 if right, 0.0 if wrong, `None` if the label cannot be read.
     """
     return [
         _accuracy(completion[0]["content"], label) for completion, label in zip(completions, solution, strict=True)
@@ -46,8 +45,8 @@ def cached_accuracy_reward(completions, solution, **kwargs):
 
 class VoteReward:
     """
-    Rewards by the majority of each group, without a label, and evaluates with TRL's `accuracy_reward`. Labels of the
-    evaluation set are in a column `solution`; the training data has no such column.
+    Rewards agreement with the majority answer of each group, without labels, and evaluates with TRL's
+    `accuracy_reward`. The evaluation set has its labels in a column `solution`; the training data has no such column.
 
     Args:
         num_generations (`int`): size of a group in training.
@@ -55,11 +54,11 @@ class VoteReward:
 
     def __init__(self, num_generations: int):
         self._size = num_generations
-        # By this name TRL logs it.
+        # TRL logs the reward under this name.
         self.__name__ = "accuracy_reward"
 
     def __call__(self, completions, solution=None, **kwargs):
-        """Reward of each completion, see [`VoteReward`]; the completions of a group follow each other."""
+        """Reward of each completion, see [`VoteReward`]. The completions of a group are consecutive."""
         if solution is not None:
             return cached_accuracy_reward(completions, solution)
         starts = range(0, len(completions), self._size)
@@ -73,15 +72,15 @@ class VoteReward:
 
 class DearestLabelReward(VoteReward):
     """
-    A ceiling, which reads all labels: a share of the groups seen so far gets its label, after the rollout and where
-    the label changes the advantages most. The other groups are rewarded by their votes where these agree as much as a
-    [`TriageConfig`] asks for by default, and not at all elsewhere.
+    An upper bound that reads all labels. After the rollout, a share of the groups seen so far gets its label, namely
+    the groups whose advantages the label changes most. The other groups are rewarded by their votes if these reach the
+    default agreement of a [`TriageConfig`], and otherwise not at all.
 
     The labels of the training data are in a column `truth`, those of the evaluation set in `solution`.
 
     Args:
         num_generations (`int`): size of a group in training.
-        share (`float`): labels for each prompt seen.
+        share (`float`): number of labels per prompt seen.
     """
 
     def __init__(self, num_generations: int, share: float):
@@ -91,7 +90,7 @@ class DearestLabelReward(VoteReward):
         self._bought: set[str] = set()
 
     def __call__(self, completions, solution=None, prompts=None, truth=None, **kwargs):
-        """Reward of each completion, see [`DearestLabelReward`]; the completions of a group follow each other."""
+        """Reward of each completion, see [`DearestLabelReward`]. The completions of a group are consecutive."""
         by_vote = super().__call__(completions, solution)
         if truth is None:
             return by_vote
@@ -110,20 +109,20 @@ class DearestLabelReward(VoteReward):
 
 
 def _distance(first: list[float | None], second: list[float | None]) -> float:
-    """Between the advantages of a group under two rewards."""
+    """Distance between the advantages of a group under two rewards."""
     return float(np.linalg.norm(_advantages(first) - _advantages(second)))
 
 
 def _advantages(rewards: list[float | None]) -> np.ndarray:
-    """As TRL scales them; a group without a reward has none."""
+    """Advantages of a group as TRL scales them; 0 for a group without a reward."""
     values = np.array([0.0 if reward is None else reward for reward in rewards])
     return (values - values.mean()) / (values.std(ddof=1) + 1e-4)
 
 
 def right_vote_reward(pool: Dataset) -> Callable[..., Any]:
     """
-    A ceiling, which reads all labels: TRL's `accuracy_reward`, but none where the label that it is given is not the
-    pool's, which is where a vote is wrong.
+    An upper bound that reads all labels: TRL's `accuracy_reward`, but without a reward if the given label is not that
+    of the pool, that is, if a vote is wrong.
 
     Args:
         pool ([`~datasets.Dataset`]): prompts and solutions, before a callback takes the solutions out.

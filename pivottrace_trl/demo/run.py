@@ -1,4 +1,4 @@
-"""Two arms under the same steps, side by side: full supervision, and PivotTrace on 29.3% of the labels."""
+"""Runs two arms side by side for the same number of steps: full supervision, and PivotTrace on 29.3% of the labels."""
 
 import json
 import os
@@ -24,7 +24,7 @@ LOG_FILE = "log.txt"
 
 def run_demo(output_dir: Path, seed: int = 0, max_steps: int | None = None) -> list[Arm]:
     """
-    Run both arms, each in a process of its own, and show what came out, whichever wins.
+    Run both arms, each in its own process, and show the results.
 
     Args:
         output_dir (`Path`): folder for `results.json`, `learning_curves.png` and the runs.
@@ -35,14 +35,14 @@ def run_demo(output_dir: Path, seed: int = 0, max_steps: int | None = None) -> l
         `list[Arm]`: full supervision and PivotTrace.
 
     Raises:
-        RuntimeError: if an arm fails; the other one is ended with it.
+        RuntimeError: if an arm fails. The other one is then stopped, too.
     """
     size = SIZE if max_steps is None else replace(SIZE, max_steps=max_steps)
     names = ("full supervision", "PivotTrace")
     folders = {name: output_dir / name.lower().replace(" ", "-") for name in names}
     for folder in folders.values():
-        # Each demo is an experiment of its own: labels bought in an earlier one must not be known in this one.
-        # With the write-ahead log of a run that was killed.
+        # Each demo is a separate experiment, which must not know the labels that an earlier one bought. A run that was
+        # killed leaves its write-ahead log, too.
         for path in (folder / PRIVATE_FOLDER).glob("ledger.sqlite*"):
             path.unlink()
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def _run_side_by_side(folders: dict[str, Path], seed: int, size: Size) -> dict[s
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(target=_run_arm, args=(name, folder, seed, size, sender), daemon=True)
             process.start()
-            sender.close()  # the process has its own end, so that this one reads the end of the pipe when it dies
+            sender.close()  # the other process has its own copy; this one sees the end of the pipe when that dies
             processes[name], receivers[name] = process, receiver
         with progress_bar("Training both arms", 2 * size.max_steps) as advance:
             while len(arms) < len(folders):
@@ -87,13 +87,13 @@ def _run_side_by_side(folders: dict[str, Path], seed: int, size: Size) -> dict[s
 
 
 def _run_arm(name: str, folder: Path, seed: int, size: Size, sender: Connection) -> None:
-    """The body of a process: what it prints goes into a file, and steps, the arm or what went wrong to `sender`."""
+    """The body of a process. Its output goes to a file; steps, results and errors go to `sender`."""
     with (folder / LOG_FILE).open("w") as log:
         for stream in (1, 2):
             os.dup2(log.fileno(), stream)
         warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
         try:
-            from .trainer import run_arm  # takes ten seconds, in both processes at the same time
+            from .trainer import run_arm  # takes ten seconds, so both processes import at the same time
 
             sender.send(run_arm(name, folder, seed, size, lambda: sender.send(1)))
         except Exception as error:
@@ -103,7 +103,7 @@ def _run_arm(name: str, folder: Path, seed: int, size: Size, sender: Connection)
 
 def _show(console: Console, arms: list[Arm], output_dir: Path, seed: int) -> None:
     full, pivot = arms
-    # Standard error of a mean over independent problems, at worst (accuracy 0.5, samples of a problem all alike).
+    # Largest standard error of a mean over independent problems (accuracy 0.5, all samples of a problem equal).
     error = 0.5 / SIZE.held_out**0.5
     table = Table(title=f"Held-out accuracy (avg@{SIZE.eval_samples} of {SIZE.held_out} problems, seed {seed})")
     for column in ("arm", "labels", "before", "after", "best", "rollout tokens", "seconds"):

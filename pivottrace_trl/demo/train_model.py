@@ -3,8 +3,8 @@ Train the demo's model from scratch.
 
     python -m pivottrace_trl.demo.train_model --output DIR
 
-Its teacher forgets carries now and then and rarely shows long chains, so that some problems come out mastered, some
-out of reach, and most in between, with doubt where there is a carry.
+Its training data has forgotten carries and few long chains. The model therefore masters some problems, has others out
+of reach, and is unsure about most, above all where there is a carry.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from .arithmetic import MAX_TERMS, MIN_TERMS, sample_problem, work_out
 
 
 SEED = 0
-# The learning rate would reach zero at `SCHEDULE_STEPS`; training stops earlier, before everything is mastered.
+# The learning rate would reach zero at `SCHEDULE_STEPS`. Training stops earlier, before everything is mastered.
 SCHEDULE_STEPS = 1200
 NUM_STEPS = 750
 BATCH_SIZE = 96
@@ -76,14 +76,14 @@ def make_model() -> LlamaForCausalLM:
 
 
 def batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches of careless worked solutions; the loss is on the solutions only."""
+    """Batches of worked solutions with mistakes. The loss covers only the solutions."""
     rng = np.random.default_rng(SEED)
     levels = np.arange(MIN_TERMS, MAX_TERMS + 1)
     while True:
         problems = [sample_problem(rng, int(level)) for level in rng.choice(levels, BATCH_SIZE, p=LEVEL_WEIGHTS)]
         texts = [f"<user>{p}<assistant>{work_out(p, rng, CARELESSNESS)[0]}<eos>" for p in problems]
         batch = tokenizer(texts, padding=True, padding_side="right", return_tensors="pt")
-        # <user>, one token a character, <assistant>
+        # <user>, one token per character, <assistant>
         prompt_lengths = torch.tensor([len(problem) + 2 for problem in problems])
         is_prompt = torch.arange(batch["input_ids"].shape[1])[None, :] < prompt_lengths[:, None]
         labels = batch["input_ids"].masked_fill((batch["attention_mask"] == 0) | is_prompt, -100)
@@ -92,13 +92,13 @@ def batches(tokenizer: PreTrainedTokenizerFast) -> Iterator[dict[str, torch.Tens
 
 def train(num_steps: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """
-    Train from scratch, always with the same result on the same machine.
+    Train from scratch. The result is always the same on the same machine.
 
     Args:
-        num_steps (`int`): optimizer steps.
+        num_steps (`int`): number of optimizer steps.
 
     Returns:
-        Tuple of the model in float32 and its tokenizer.
+        `tuple[LlamaForCausalLM, PreTrainedTokenizerFast]`: the model in float32, and its tokenizer.
     """
     set_seed(SEED)
     tokenizer, model = make_tokenizer(), make_model()
@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=NUM_STEPS)
     args = parser.parse_args()
     model, tokenizer = train(args.steps)
-    # A fresh tokenizer: the one that was trained with has its padding written into it.
+    # A new tokenizer, as the one used in training has its padding settings stored.
     save(model, make_tokenizer(), args.output)
     print("terms  pass rate  mastered (>= 0.9)  out of reach (<= 0.1)")
     for level in range(MIN_TERMS, MAX_TERMS + 1):

@@ -1,4 +1,4 @@
-"""TRL's trainer without what a tiny model on a processor waits for, and one arm of the demo trained with it."""
+"""TRL's trainer with shortcuts for a tiny model on a CPU, and one arm of the demo trained with it."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from .generation import generate_quickly
 from .rewards import cached_accuracy_reward
 
 
-# Settings of a loss to which a rollout without advantage adds nothing, and which sums over parts of a batch.
+# Settings for which rollouts without advantage add nothing to the loss, and the loss is a sum over parts of a batch.
 _SIMPLE_LOSS = {
     "beta": 0.0,
     "num_iterations": 1,
@@ -36,24 +36,24 @@ _SIMPLE_LOSS = {
 
 class QuickTrainer(GRPOTrainer):
     """
-    `GRPOTrainer` that trains on what has a gradient only, and evaluates without a loss.
+    A `GRPOTrainer` that trains only on rollouts with a gradient, and evaluates without a loss.
 
-    A rollout whose advantage is zero adds nothing to the gradient; it is left out of forward and backward pass. The
-    others go through them in two halves, so that short ones are not padded to the longest. The loss is what it was: it
-    is divided by the tokens of all rollouts. Where the loss is another one, rollouts serve several steps, or there are
-    several processes, it is TRL's step. The logged entropy and clip ratios are means over the halves, and
-    `step_time` is that of a half, without its rollouts.
+    A rollout whose advantage is zero adds nothing to the gradient, and is left out of the forward and backward pass.
+    The others are processed in two halves, so that short ones are not padded to the longest. The loss does not change,
+    as it is divided by the tokens of all rollouts. With another loss, with rollouts that serve several steps, or with
+    several processes, TRL's own step is used. The logged entropy and clip ratios are means over the halves, and
+    `step_time` is that of one half, without generation.
 
-    Evaluation answers prompts of like length together and leaves out the loss, which says nothing of an evaluation and
-    is logged as 0. Its random numbers are its own: the same in every arm, and none taken from training. It takes the
-    arguments of `GRPOTrainer`, and an `eval_dataset` that has a length.
+    Evaluation answers prompts of similar length together, and leaves out the loss, which is logged as 0. Its random
+    numbers are the same in every arm, and separate from those of training. The trainer takes the arguments of
+    `GRPOTrainer`, and an `eval_dataset` with a length.
     """
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """TRL's step in two passes, each over rollouts of like length."""
+        """TRL's step in two passes, each over rollouts of similar length."""
         if not self._can_be_shortened():
             return super().training_step(model, inputs, num_items_in_batch)
-        model.train()  # after an evaluation: TRL asks the model whether it makes rollouts for training
+        model.train()  # after an evaluation, as TRL checks the model's mode when it generates rollouts
         parts = split_by_length(leave_out_silent(self._prepare_inputs(inputs)))
         losses = []
         for part in parts:
@@ -63,15 +63,15 @@ class QuickTrainer(GRPOTrainer):
         return torch.stack(losses).sum()
 
     def _can_be_shortened(self) -> bool:
-        """Whether the loss is a plain sum, nothing stands beside the tokens, and no other process waits for a pass."""
+        """Whether the loss is a plain sum without further terms, and there is only one process."""
         args: Any = self.args
         is_simple = all(getattr(args, name) == value for name, value in _SIMPLE_LOSS.items())
-        # Otherwise TRL keeps the probabilities with which older weights gave the tokens.
+        # Otherwise TRL stores the log-probabilities of the older weights that sampled the tokens.
         is_fresh = args.gradient_accumulation_steps % args.steps_per_generation == 0
         return is_simple and is_fresh and self.accelerator.num_processes == 1
 
     def _prepare_inputs(self, generation_batch):
-        # A part of a batch comes here again.
+        # The parts of a batch come here again.
         return generation_batch if "advantages" in generation_batch else super()._prepare_inputs(generation_batch)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -81,20 +81,20 @@ class QuickTrainer(GRPOTrainer):
             return super().evaluate(*args, **kwargs)
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """Answer and reward, nothing else."""
+        """Generate and reward completions, without a loss."""
         self._prepare_inputs(inputs)
         return torch.zeros((), device=self.args.device), None, None
 
     def _get_eval_sampler(self, eval_dataset: Dataset) -> Any:
-        # A batch is generated until its longest answer ends.
+        # Generation of a batch takes until its longest answer ends, so answers of similar length belong together.
         order = np.argsort([-len(str(prompt)) for prompt in eval_dataset["prompt"]], kind="stable")
         return [int(row) for row in order for _ in range(self.num_generations_eval or 1)]
 
 
 def leave_out_silent(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """
-    A batch of TRL's without the rows whose advantage is zero, but for those that are to be traced. One row always
-    stays, so that there is something to train on.
+    Remove the rows of a TRL batch whose advantage is zero, except those that are to be traced. At least one row is
+    kept, so that there is something to train on.
     """
     is_kept = inputs["advantages"] != 0
     if ROW_COLUMN in inputs:
@@ -105,7 +105,7 @@ def leave_out_silent(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 
 def split_by_length(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Tensor]]:
-    """The shorter and the longer half of a batch, each without the columns that are padding in all of its rows."""
+    """Split a batch into its shorter and its longer half, each without columns that are padding in all of its rows."""
     order = (inputs["prompt_mask"].sum(dim=1) + inputs["completion_mask"].sum(dim=1)).argsort()
     parts = [_select(inputs, rows) for rows in order.tensor_split(2) if len(rows)]
     for part in parts:
@@ -119,12 +119,12 @@ def split_by_length(inputs: dict[str, torch.Tensor]) -> list[dict[str, torch.Ten
 
 
 def _select(inputs: dict[str, torch.Tensor], rows: torch.Tensor) -> dict[str, torch.Tensor]:
-    # The number of tokens of the whole batch, by which the loss is divided, has no dimension.
+    # The number of tokens of the whole batch, by which the loss is divided, is a scalar and stays.
     return {name: value[rows] if value.ndim else value for name, value in inputs.items()}
 
 
 class _StepCallback(TrainerCallback):
-    """Tells of every step."""
+    """Calls a function after every step."""
 
     def __init__(self, tell: Callable[[], None]):
         self._tell = tell
@@ -136,7 +136,7 @@ class _StepCallback(TrainerCallback):
 def make_trainer(
     pool: Dataset, output_dir: Path, seed: int, size: Size, held_out: Dataset | None = None
 ) -> GRPOTrainer:
-    """The ordinary script that both arms share: TRL's trainer and reward, and LoRA. Evaluates where `held_out`."""
+    """Make the trainer that both arms share, with TRL's reward and LoRA. It evaluates if `held_out` is given."""
     args = GRPOConfig(
         output_dir=str(output_dir),
         max_steps=size.max_steps,
@@ -175,9 +175,9 @@ def make_trainer(
 
 
 def run_arm(name: str, output_dir: Path, seed: int, size: Size, tell_step: Callable[[], None]) -> Arm:
-    """Train `"full supervision"` or `"PivotTrace"` on one thread; the function is called after every step."""
+    """Train `"full supervision"` or `"PivotTrace"` on one thread. `tell_step` is called after every step."""
     start = time.perf_counter()
-    # The other arm has the other core: threads of every small operation would wait for each other.
+    # The other arm uses the other core. With more threads, small operations would wait for each other.
     torch.set_num_threads(1)
     pool = make_pool(size.pool, seed)
     held_out = make_pool(size.held_out, seed + 10_000, exclude=pool)
@@ -192,7 +192,7 @@ def run_arm(name: str, output_dir: Path, seed: int, size: Size, tell_step: Calla
     trainer.add_callback(_StepCallback(tell_step))
     trainer.train()
     history = trainer.state.log_history
-    # Not every version of transformers evaluates after the last step.
+    # Some versions of transformers do not evaluate after the last step.
     if not any("eval_reward" in entry and entry["step"] == trainer.state.global_step for entry in history):
         trainer.evaluate()
     scoring_tokens = 0

@@ -1,4 +1,4 @@
-"""What every score is worth on a pool whose labels are all known."""
+"""Measures every score on a pool whose labels are all known."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,21 +13,22 @@ from .metrics import Interval, auroc, bootstrap, purchase, spearman, without_len
 
 
 SHARES = (0.10, 0.293, 0.50)
-"""Annotated shares for which the study says what a score would have bought; the middle one is the paper's."""
+"""Annotated shares of the pool for which the study evaluates purchases. The middle one is the paper's."""
 
 
 @dataclass(frozen=True)
 class LabelledPool:
     """
-    What is known of a pool whose labels are all there. Arrays have shape `(num_prompts,)`.
+    Traces and outcomes of a pool with all its labels. Arrays have shape `(num_prompts,)`.
 
     Attributes:
-        traces (`list[ResponseTrace]`): of the greedy responses, with `agreement` where there are samples.
-        is_wrong (`np.ndarray`, `bool`): whether the greedy response is wrong.
-        pass_rate (`np.ndarray`, float): share of the samples that are right; NaN without samples.
-        vote_is_right (`np.ndarray`, `bool`): whether the majority of the samples is right; `None` without samples.
-        num_tokens (`np.ndarray`, int): tokens of the greedy response.
-        num_sampled_tokens (`np.ndarray`, int): tokens of all samples together.
+        traces (`list[ResponseTrace]`): traces of the greedy responses, with `agreement` if there are samples.
+        is_wrong (`np.ndarray`, bool): whether the greedy response is wrong.
+        pass_rate (`np.ndarray`, float): share of the samples that are right, in `[0, 1]`; NaN without samples.
+        vote_is_right (`np.ndarray`, bool, or `None`): whether the majority answer of the samples is right; `None`
+            without samples.
+        num_tokens (`np.ndarray`, int): number of tokens of the greedy response.
+        num_sampled_tokens (`np.ndarray`, int): number of tokens of all samples together.
     """
 
     traces: list[ResponseTrace]
@@ -41,18 +42,19 @@ class LabelledPool:
 @dataclass(frozen=True)
 class ScoreReport:
     """
-    What one score is worth on one pool.
+    Quality of one score on one pool.
 
     Attributes:
-        scores (`np.ndarray` of shape `(num_prompts,)`): higher = less sure.
-        auroc ([`Interval`]): for "the greedy response is wrong".
-        auroc_less_length ([`Interval`]): the same after regressing length out.
+        scores (`np.ndarray` of shape `(num_prompts,)`, float): the scores, higher = less sure.
+        auroc ([`Interval`]): AUROC for "the greedy response is wrong".
+        auroc_less_length ([`Interval`]): AUROC after regressing response length out of the score.
         auroc_less_baseline ([`Interval`]): AUROC minus that of the response length, paired over prompts.
-        spearman ([`Interval`]): rank correlation with failure over the samples; NaN without samples.
-        tokens_per_prompt (`float`): tokens generated for it.
-        calibration ([`Calibration`]): curve from the probe set.
-        calibration_error (`float`): mean distance of that curve from the truth over ten equal stretches of the pool.
-        purchases (`list[Purchase]`): what it buys at each of [`SHARES`].
+        spearman ([`Interval`]): rank correlation with the failure rate of the samples; NaN without samples.
+        tokens_per_prompt (`float`): number of generated tokens per prompt that the score needs.
+        calibration ([`Calibration`]): calibration on the probe set.
+        calibration_error (`float`): mean absolute difference between that curve and the observed success over ten
+            equal sections of the ranking.
+        purchases (`list[Purchase]`): results of buying at each of [`SHARES`].
     """
 
     scores: np.ndarray
@@ -67,7 +69,8 @@ class ScoreReport:
 
 
 def measure(pool: LabelledPool, seed: int = 0) -> dict[str, ScoreReport]:
-    """Score a verified pool with every estimator that its traces suffice for: by name, the best AUROC first."""
+    """Score a verified pool with every estimator for which its traces suffice. Returns reports by name, best AUROC
+    first."""
     has_samples = pool.vote_is_right is not None
     names = [name for name, kind in ESTIMATORS.items() if has_samples or "agreement" not in kind.needs]
     lengths = pool.num_tokens.astype(float)
@@ -98,9 +101,9 @@ def measure(pool: LabelledPool, seed: int = 0) -> dict[str, ScoreReport]:
 
 def score_pool(estimator: Any, pool: LabelledPool) -> tuple[np.ndarray, np.ndarray]:
     """
-    Score a pool as the callback does: fit, choose the probe set for a budget of 29.3%, let the estimator learn from it
-    if it can, cross-fitted. Empty responses score as high as the highest. Returns the scores, of shape
-    `(num_prompts,)`, and the probes.
+    Score a pool as the callback does: fit, choose the probe set for a budget of 29.3%, and let the estimator learn
+    from it if it can (cross-fitted). Empty responses get the highest score. Returns the scores, of shape
+    `(num_prompts,)`, and the indices of the probes.
     """
     shown = [len(trace) > 1 for trace in pool.traces]
     fitted = estimator.fit(pool.traces)

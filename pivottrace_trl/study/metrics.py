@@ -1,4 +1,4 @@
-"""How well a score ranks a labelled pool. Pure numpy: knows no model."""
+"""Metrics of how well a score ranks a labelled pool. Only NumPy: no model."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,10 @@ class Interval:
 
 
 def auroc(scores: np.ndarray, is_wrong: np.ndarray) -> float:
-    """Probability that a wrong response scores higher than a right one, ties counted half; NaN without either kind."""
+    """
+    Probability that a wrong response scores higher than a right one, where ties count half. NaN if all responses are
+    right or all are wrong. Arrays have shape `(num_prompts,)`.
+    """
     num_wrong, num_right = int(is_wrong.sum()), int((~is_wrong).sum())
     if not num_wrong or not num_right:
         return float("nan")
@@ -28,20 +31,21 @@ def auroc(scores: np.ndarray, is_wrong: np.ndarray) -> float:
 
 def without_length(scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """
-    What a score says beyond response length: its ranks less their regression on the ranks of length and their square.
-    Arrays have shape `(num_prompts,)`.
+    The part of a score that response length does not explain: its ranks minus their regression on the ranks of the
+    length and their squares. Arrays have shape `(num_prompts,)`.
     """
     length = rankdata(lengths) / len(lengths)
     design = np.stack([np.ones_like(length), length, length**2], axis=1)
     ranks = rankdata(scores)
-    # Rounded, so that rounding errors of a score that is nothing but length do not count as an order.
+    # Rounded, so that rounding errors do not count as a ranking if the score is a function of length.
     return np.round(ranks - design @ np.linalg.lstsq(design, ranks, rcond=None)[0], 6)
 
 
 def bootstrap(statistic, *columns: np.ndarray, num_resamples: int = 1000, seed: int = 0) -> Interval:
     """
     Estimate a statistic of some columns, each of shape `(num_prompts,)`, with a percentile interval over resampled
-    prompts. Resamples without a value (all right) are left out. With one seed, two scores see the same resamples.
+    prompts. Resamples without a value (all right, for example) are left out. With the same seed, all scores see the
+    same resamples.
     """
     rng = np.random.default_rng(seed)
     draws = [rng.integers(0, len(columns[0]), len(columns[0])) for _ in range(num_resamples)]
@@ -53,7 +57,7 @@ def bootstrap(statistic, *columns: np.ndarray, num_resamples: int = 1000, seed: 
 
 
 def spearman(scores: np.ndarray, pass_rate: np.ndarray) -> float:
-    """Rank correlation of a score with failure, `1 - pass_rate`; NaN where one of them is constant."""
+    """Rank correlation of a score with the failure rate, `1 - pass_rate`; NaN if either is constant."""
     if np.ptp(scores) == 0 or np.ptp(pass_rate) == 0:
         return float("nan")
     return float(spearmanr(scores, 1 - pass_rate).statistic)
@@ -61,12 +65,12 @@ def spearman(scores: np.ndarray, pass_rate: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Purchase:
-    """What a score buys: the most uncertain share of the pool is annotated, the least uncertain is discarded."""
+    """Result of annotating the most uncertain share of the pool, and discarding the least uncertain one."""
 
-    share: float  # annotated
-    recall: float  # share of all wrong responses that is annotated
+    share: float  # annotated share of the pool
+    recall: float  # share of all wrong responses that are annotated
     purity: float  # share of right responses among the discarded; NaN if none is discarded
-    vote_accuracy: float  # share of the prompts in between whose majority vote is right; NaN without samples
+    vote_accuracy: float  # share of the other prompts whose majority vote is right; NaN without samples
 
 
 def purchase(
@@ -77,8 +81,8 @@ def purchase(
     discarded: float = 0.421,
 ) -> Purchase:
     """
-    Spend a budget by a ranking, higher scores being less sure. Of what is not annotated, `discarded` is discarded, as
-    far as it goes; the default is the paper's. Arrays have shape `(num_prompts,)`.
+    Spend a budget along a ranking, where higher scores are less sure. `discarded` is the share of the pool that is
+    discarded, as far as it is not annotated; the default is the paper's. Arrays have shape `(num_prompts,)`.
     """
     num = len(scores)
     ranking = np.argsort(scores, kind="stable")
@@ -95,6 +99,6 @@ def purchase(
 
 
 def risk_coverage(scores: np.ndarray, is_wrong: np.ndarray) -> np.ndarray:
-    """Share of wrong responses among the `k` least uncertain, for every `k` from 1 to `num_prompts`."""
+    """Share of wrong responses among the `k` least uncertain ones, for every `k` from 1 to `num_prompts`."""
     ranked = is_wrong[np.argsort(scores, kind="stable")]
     return np.cumsum(ranked) / np.arange(1, len(ranked) + 1)

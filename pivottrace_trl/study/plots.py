@@ -12,19 +12,19 @@ from .measure import LabelledPool, ScoreReport
 from .metrics import risk_coverage
 
 
-# Lines that are drawn together; the table and the bars show all.
+# Largest number of lines in a plot. The table and the bars show all scores.
 _NUM_LINES = 6
 
 
 def plot_study(reports: Mapping[str, ScoreReport], pool: LabelledPool, output_dir: Path, title: str = "") -> None:
-    """Draw what every score is worth, the best first; the title says what was studied."""
+    """Draw the quality of every score, best first. The title names the model and the pool."""
     plot_auroc(reports, output_dir / "auroc.png", title)
     plot_risk_coverage(reports, pool, output_dir / "risk_coverage.png", title)
     plot_reliability(reports, pool, output_dir / "reliability.png", title)
 
 
 def plot_auroc(reports: Mapping[str, ScoreReport], path: Path, title: str = "") -> None:
-    """Draw the AUROC of every score with its interval, the best first."""
+    """Draw the AUROC of every score with its interval, best first."""
     figure = Figure(figsize=(7, 0.32 * len(reports) + 1.2), layout="constrained")
     axes = figure.add_subplot()
     names = list(reports)[::-1]
@@ -44,7 +44,7 @@ def plot_risk_coverage(reports: Mapping[str, ScoreReport], pool: LabelledPool, p
     figure = Figure(figsize=(6.5, 4.2), layout="constrained")
     axes = figure.add_subplot()
     coverage = np.arange(1, len(pool.is_wrong) + 1) / len(pool.is_wrong)
-    # Below a twentieth of the pool the share is that of a handful of responses.
+    # Below a twentieth of the pool, the share is that of only a few responses.
     shown = coverage >= 0.05
     for name in _chosen(reports):
         axes.plot(coverage[shown], risk_coverage(reports[name].scores, pool.is_wrong)[shown], label=name)
@@ -58,8 +58,8 @@ def plot_risk_coverage(reports: Mapping[str, ScoreReport], pool: LabelledPool, p
 
 def plot_reliability(reports: Mapping[str, ScoreReport], pool: LabelledPool, path: Path, title: str = "") -> None:
     """
-    Draw, for the best scores, the success that the probe set predicts along the ranking, with its band, and the
-    observed one.
+    Draw, for the best scores, the success along the ranking that the probe set predicts, with its band, and the
+    observed success.
     """
     names = _chosen(reports)
     figure = Figure(figsize=(9, 2.6 * ((len(names) + 2) // 3)), layout="constrained")

@@ -1,4 +1,4 @@
-"""A labelled pool to a table of what every score is worth on it: answers, traces and verifies it, in a folder."""
+"""Answers, traces and verifies a labelled pool in a folder, and compares all scores on it."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from .measure import LabelledPool, ScoreReport, measure
 
 
 SURVEY, SETTINGS = "survey", "settings.json"
-"""Folder of the responses in that of the study, and the file in it that says how they were made."""
+"""Folder of the responses within that of the study, and the file in it that describes how they were made."""
 
 
 def check_study(
@@ -36,10 +36,10 @@ def check_study(
     seed: int,
 ) -> dict[str, Any]:
     """
-    Check what [`run_study`] is asked for, before a model is loaded, and return what identifies the study.
+    Check the arguments of [`run_study`] before a model is loaded, and return what identifies the study.
 
     Raises:
-        ValueError: for a pool, column or folder that cannot be used, or a folder that belongs to another study.
+        ValueError: if the pool, a column or the folder cannot be used, or the folder belongs to another study.
     """
     ids = pool_ids(dataset, prompt_column)
     if label_column not in dataset.column_names:
@@ -83,11 +83,11 @@ def run_study(
     progress: bool = True,
 ) -> tuple[LabelledPool, dict[str, ScoreReport]]:
     """
-    Measure every score on a labelled pool. All its labels are read: this is for research, not for training.
+    Measure every score on a labelled pool. All labels are read: this is for research, not for training.
 
-    The greedy response of each prompt is scored; samples give pass rates, majority votes and the agreement. What was
-    generated and traced is kept in `output_dir`, so that an interrupted study goes on when it is called again with the
-    same `settings`, which identify the model; it may then ask for more samples.
+    The greedy response to each prompt is scored. Samples give pass rates, majority votes and the agreement. Responses
+    and traces are stored in `output_dir`, so that an interrupted study goes on when it is called again with the same
+    `settings`, which identify the model. The second call may ask for more samples.
     """
     settings = check_study(
         dataset, output_dir, settings, prompt_column, label_column, max_completion_length, batch_size, seed
@@ -123,10 +123,10 @@ def survey_pool(
     seed: int = 0,
     progress: bool = True,
 ) -> list[Responses]:
-    """The greedy responses to a pool, traced, and then as many times one sampled at temperature 1."""
+    """The greedy responses to a pool with traces, followed by surveys of one sample per prompt at temperature 1."""
 
     def make_policy(number: int) -> ModelPolicy:
-        # No two batches of a study draw the same numbers.
+        # All batches of a study draw different random numbers.
         temperature, number_seed = float(number > 0), seed + 1_000_003 * number
         return ModelPolicy(model, tokenizer, max_completion_length, temperature, batch_size, number_seed)
 
@@ -138,13 +138,13 @@ def survey_pool(
     lengths = [len(ids) for ids in make_policy(0).tokenize(prompts)]
     order = sorted(range(len(prompts)), key=lengths.__getitem__, reverse=True)
     greedy = survey(0, order, OPTIONAL_SIGNALS - {"agreement"})
-    # Sampled responses tend to be as long as the greedy one: batches of similar length finish together.
+    # Sampled responses tend to be as long as the greedy one, so batches by its length finish together.
     order = sorted(order, key=lambda row: len(greedy.rollouts[row].completion_ids), reverse=True)
     return [greedy] + [survey(number, order) for number in range(1, num_samples + 1)]
 
 
 def verify(responses: Sequence[Responses], labels: list[str], progress: bool = True) -> LabelledPool:
-    """Compare the greedy responses, which come first, and the sampled ones with the label of each prompt."""
+    """Compare the greedy responses, which come first, and the sampled ones with the labels."""
     greedy, *samples = responses
     is_right, vote_is_right, agreement = [], [], []
     with progress_bar("Verifying", len(labels), progress) as advance:
@@ -169,7 +169,7 @@ def verify(responses: Sequence[Responses], labels: list[str], progress: bool = T
 
 
 def write_study(output_dir: Path, ids: list[str], pool: LabelledPool, reports: dict[str, ScoreReport]) -> None:
-    """Write the table as JSON and what it was made from, one row a prompt, as Parquet."""
+    """Write the table as JSON, and the data behind it as Parquet with one row per prompt."""
     columns: dict[str, Any] = {
         "prompt_id": ids,
         "is_wrong": pool.is_wrong,
@@ -203,7 +203,7 @@ def write_study(output_dir: Path, ids: list[str], pool: LabelledPool, reports: d
 
 
 def _rounded(value: Any) -> Any:
-    """Six digits; `None` for NaN, which JSON does not have."""
+    """Round to six digits; `None` for NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list):

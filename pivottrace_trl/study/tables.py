@@ -10,7 +10,7 @@ from .measure import SHARES, LabelledPool, ScoreReport
 
 
 def print_study(reports: Mapping[str, ScoreReport], pool: LabelledPool) -> None:
-    """Print what every score is worth, the best first."""
+    """Print the quality of every score, best first."""
     console = Console()
     votes = "" if pool.vote_is_right is None else f", {pool.vote_is_right.mean():.1%} of the majority votes are right"
     table = Table(title=f"{len(pool.is_wrong)} prompts, {pool.is_wrong.mean():.1%} of the responses are wrong{votes}")
@@ -30,9 +30,11 @@ def print_study(reports: Mapping[str, ScoreReport], pool: LabelledPool) -> None:
     console.print(table)
     console.print(
         "-length: AUROC with response length regressed out. rho: rank correlation with failure over the samples. "
-        "tokens: generated a prompt. error: mean distance between predicted and observed success."
+        "tokens: generated per prompt. error: mean difference between predicted and observed success."
     )
-    bought = Table(title="Annotated share of the wrong ones / discarded ones that are right / votes right in between")
+    bought = Table(
+        title="Wrong responses that are annotated / discarded ones that are right / other votes that are right"
+    )
     bought.add_column("score")
     for share in SHARES:
         bought.add_column(f"{share:.1%} annotated", justify="right")
