@@ -1,4 +1,4 @@
-"""Prompts and attempts as safe markup."""
+"""Converts prompts and attempts to safe markup."""
 
 import html
 import re
@@ -15,8 +15,8 @@ LATEX_DELIMITERS: list[dict[str, str | bool]] = [
     {"left": "\u27ec", "right": "\u27ed", "display": False},
     {"left": "\u27e6", "right": "\u27e7", "display": True},
 ]
-# A formula in brackets holds no other: a thousand open brackets are then read in a thousand steps, not a million.
-# As in Pandoc: after an opening dollar and before a closing one there is no space, and behind it there is no digit.
+# A formula in brackets contains no other, so that a thousand open brackets take a thousand steps instead of a million.
+# As in Pandoc, there is no space after an opening dollar or before a closing one, and no digit after a closing one.
 _FORMULA = re.compile(
     r"\$\$(?P<display>.+?)\$\$|\\\[(?P<bracket>(?:(?!\\\[).)+?)\\\]|\\\((?P<inline>(?:(?!\\\().)+?)\\\)"
     r"|(?<!\\)\$(?P<dollar>[^\s$](?:[^$]*?[^\s$\\])?)\$(?!\d)",
@@ -26,7 +26,7 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>:=^])")
 
 
 def to_markdown(text: str) -> str:
-    """Write a prompt as Markdown that shows it as it is, its formulas between [`LATEX_DELIMITERS`]."""
+    """Escape a prompt as Markdown that shows it unchanged, with its formulas between [`LATEX_DELIMITERS`]."""
     parts, end = [], 0
     for match in _FORMULA.finditer(text):
         parts.append(_escape(text[end : match.start()]))
@@ -39,7 +39,7 @@ def to_markdown(text: str) -> str:
 
 
 def _escape(text: str) -> str:
-    # An escaped character stands for itself; line ends are kept by two spaces.
+    # Escaped characters are shown as they are. Two spaces keep the end of a line.
     return _MARKDOWN.sub(r"\\\1", html.escape(text, quote=False)).replace("\n", "  \n")
 
 
@@ -48,14 +48,14 @@ class Attempt:
     """A response of the policy."""
 
     text: str
-    spans: tuple[tuple[int, int], ...]  # where each pivot token begins, and the first character after it
+    spans: tuple[tuple[int, int], ...]  # first character of each pivot token, and the first character after it
 
 
 def load_attempts(path: Path) -> dict[str, Attempt]:
-    """Read what [`~report.attempts.write_attempts`] wrote, by prompt id; the file may be absent."""
+    """Read the attempts of [`~report.attempts.write_attempts`] by prompt id. The file may be missing."""
     if not path.is_file():
         return {}
-    with reading(path, "Move it away: the desk works without the attempts."):
+    with reading(path, "Move it away: the desk also works without attempts."):
         columns = pq.read_table(path).to_pydict()
         rows = zip(columns["prompt_id"], columns["text"], columns["pivot_start"], columns["pivot_end"], strict=True)
         return {i: Attempt(text, tuple(zip(starts, ends, strict=True))) for i, text, starts, ends in rows}
@@ -64,7 +64,7 @@ def load_attempts(path: Path) -> dict[str, Attempt]:
 def attempt_html(attempt: Attempt | None) -> str:
     """Show a response with its pivots marked."""
     if attempt is None:
-        return "<p>The policy's attempt was not kept.</p>"
+        return "<p>The policy's attempt was not stored.</p>"
     parts, end = [], 0
     for start, stop in attempt.spans:
         start = max(start, end)
@@ -74,6 +74,6 @@ def attempt_html(attempt: Attempt | None) -> str:
             end = stop
     parts.append(html.escape(attempt.text[end:]))
     return (
-        f'<p class="note">The policy\'s attempt; marked: where its long-range attention jumps ({len(attempt.spans)} '
-        f'pivots). It may be wrong.</p><pre class="attempt">{"".join(parts)}</pre>'
+        f'<p class="note">The policy\'s attempt, which may be wrong. Its {len(attempt.spans)} pivots are marked: '
+        f'there its long-range attention jumps.</p><pre class="attempt">{"".join(parts)}</pre>'
     )

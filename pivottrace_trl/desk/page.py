@@ -9,8 +9,8 @@ from .picture import picture_html
 from .session import DeskSession, Shown
 
 
-# A tab keeps its name, its question and what was typed over a reload, which Gradio makes by itself when its server
-# comes back; the browser keeps the person's name.
+# A tab keeps its name, its question and the typed text when it is reloaded, which Gradio does by itself when its
+# server comes back. The browser keeps the person's name.
 _REMEMBER = """(tab, author, promptId) => {
     tab = sessionStorage.getItem("pivottrace-tab") || Math.random().toString(36).slice(2);
     sessionStorage.setItem("pivottrace-tab", tab);
@@ -46,12 +46,12 @@ CSS = """
 .attempt mark { background: #f9d7a0; border-bottom: 2px solid #c8453b; }
 #picture img { max-width: 100%; margin-bottom: 1em; }
 """
-# Gradio's own themes fetch their fonts from a server far away.
+# Gradio's own themes load their fonts from an external server.
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
 
 
 def build_page(session: DeskSession, author: str, show_attempts: bool) -> gr.Blocks:
-    """Lay out the pages. `author` is the name of the person until the page is told another."""
+    """Build the pages. `author` is the initial name of the person."""
     attempts = load_attempts(Path(session.ledger.path).with_name("attempts.parquet")) if show_attempts else {}
 
     def render(shown: Shown) -> list:

@@ -1,4 +1,4 @@
-"""The run's picture, as HTML."""
+"""The overview of a run, as HTML."""
 
 import base64
 from datetime import datetime
@@ -18,12 +18,12 @@ _PLOTS = {
 
 
 def picture_html(ledger: AnnotationLedger) -> str:
-    """Draw the spend, and show it with the plots that the run has written; the images are in the HTML."""
+    """Draw the spending, and show it with the plots that the run has written. Images are embedded in the HTML."""
     status = annotation_status(ledger)
     folder = ledger.path.parent
     times = [datetime.fromisoformat(e["happened_at"]) for e in ledger.events() if e["kind"] == "answer"]
     plot_spend(times, ledger.budget, folder / "spend.png")
-    pace = f"{status.per_hour:.1f} answers an hour of late" if status.per_hour else "too few answers for a pace"
+    pace = f"{status.per_hour:.1f} answers per hour lately" if status.per_hour else "too few answers for a pace"
     parts = [
         f"<p>{status.bought} of {status.budget} labels bought, {sum(status.queue.values())} questions in the queue, "
         f"{pace}, {status.broken} broken, {status.price:.2f} paid.</p>"
@@ -34,6 +34,6 @@ def picture_html(ledger: AnnotationLedger) -> str:
 
 def _figure(path: Path, title: str) -> str:
     if not path.is_file():
-        return f"<h3>{title}</h3><p>Not drawn yet: the run writes it at its next routing.</p>"
+        return f"<h3>{title}</h3><p>Not available yet: the run draws it at its next routing.</p>"
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<h3>{title}</h3><img alt="{title}" src="data:image/png;base64,{data}">'

@@ -1,4 +1,4 @@
-"""The desk's server: loopback only, behind a token."""
+"""The desk's server: only on this machine by default, and protected by a token."""
 
 import os
 import secrets
@@ -20,12 +20,12 @@ from .session import DeskSession
 
 
 def load_token(folder: Path) -> str:
-    """The token of a run's desk: made once, so that open tabs go on after a restart, and read by its owner only."""
+    """The token of a run's desk. It is made once, so that open tabs survive a restart. Only its owner can read it."""
     path = folder / "desk-token"
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        with reading(path, "Remove it: another token is made."):
+        with reading(path, "Remove it, and another token is made."):
             token = path.read_text().strip()
         if token:
             return token
@@ -37,9 +37,9 @@ def load_token(folder: Path) -> str:
 
 
 def make_app(session: DeskSession, author: str, show_attempts: bool, token: str | None) -> FastAPI:
-    """Build the web application. Without a token in the URL nobody is let in, unless `token` is `None`."""
+    """Build the web application. Requests need the token, unless `token` is `None`."""
     app = FastAPI(openapi_url=None)
-    # Cookies do not tell ports apart: the desks of two runs need two names.
+    # Cookies do not distinguish ports, so the desks of two runs need different names.
     cookie = f"pivottrace-{secrets.token_hex(4)}" if token is None else f"pivottrace-{token[:8]}"
 
     @app.middleware("http")
@@ -48,7 +48,7 @@ def make_app(session: DeskSession, author: str, show_attempts: bool, token: str 
             return await call_next(request)
         given = request.query_params.get("token")
         if given is not None and secrets.compare_digest(given.encode(), token.encode()):
-            # The token leaves the address bar, and with it the history and every screenshot.
+            # Remove the token from the address bar, and so from the history and screenshots.
             response: Response = RedirectResponse(str(request.url.remove_query_params("token")), status_code=303)
             response.set_cookie(cookie, token, httponly=True, samesite="strict", max_age=30 * 24 * 3600)
             return response
@@ -81,10 +81,10 @@ def serve(
     announce: Callable[[str], None] = print,
 ) -> None:
     """
-    Serve the desk until interrupted. The defaults are those of `pivottrace desk`, which says what each argument does;
-    `announce` is told where to open the page.
+    Serve the desk until interrupted. Arguments and defaults are those of `pivottrace desk`. `announce` is called with
+    a line that holds the address of the page.
     """
-    # The address is taken first: with another desk there, no page is built and no token made.
+    # The address is taken first. If another desk has it, no page is built and no token is made.
     with listen(host, port) as listener:
         token = load_token(ledger.path.parent) if has_token else None
         app = make_app(DeskSession(ledger, answer_format, price), author, show_attempts, token)
@@ -95,12 +95,12 @@ def serve(
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take an address; one that cannot be had is refused with the cure."""
+    """Bind an address; raises `ValueError` if it is not available."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
-        # Two sockets may be bound to an address; one listens.
+        # Two sockets may be bound to an address, but only one listens.
         listener.listen(100)
     except (OSError, OverflowError) as error:
         listener.close()

@@ -1,4 +1,4 @@
-"""Who is answering what. Knows no web page."""
+"""Hands out questions and records answers. Knows nothing of web pages."""
 
 import threading
 import time
@@ -11,25 +11,25 @@ from ..labels.ledger import AnnotationLedger
 from ..labels.queries import Answer, Outcome, Query
 
 
-# A question that a tab shows is kept from the others for so long.
+# Seconds for which a question that one tab shows is not shown in others.
 _CLAIM_SECONDS = 15 * 60.0
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What a tab shows next."""
+    """The next content of a tab."""
 
     query: Query | None  # `None` if the queue is empty
-    message: str  # what became of the last action
-    draft: str = ""  # what stands in the answer box
+    message: str  # result of the last action
+    draft: str = ""  # text in the answer box
 
 
 class DeskSession:
     """
-    Hands out questions to tabs and takes their answers, on the ledger. Safe to use from several threads; all that it
-    keeps besides the ledger is which tab shows what, which a restart may forget. What is shown is claimed in the
-    ledger, so that it stays in the queue until it is answered. Answers are read in the format that the ledger names;
-    one that is code of yours must be given. `now` is a clock in seconds.
+    Hands out questions to tabs and records their answers in the ledger. Safe to use from several threads. Besides the
+    ledger, its only state is which tab shows which question, and a restart may lose that. A question that is shown is
+    claimed in the ledger, so that it stays in the queue until it is answered. Answers are read in the format that the
+    ledger names; your own format must be passed. `now` is a clock in seconds.
     """
 
     def __init__(
@@ -48,16 +48,16 @@ class DeskSession:
 
     def next(self, tab: str, author: str = "", message: str = "", after: str | None = None, shown: str = "") -> Shown:
         """
-        The most valuable question that no other tab shows; the one this tab shows already, if it is still open. A
-        prompt that was just skipped (`after`) does not come again at once. The tab says itself what it shows
-        (`shown`): a restarted desk has forgotten.
+        The question that this tab shows already, if it is still open; otherwise the most valuable one that no other
+        tab shows. A prompt that was just skipped (`after`) does not come again at once. The tab itself tells what it
+        shows (`shown`), as a restarted desk does not know.
         """
         with self._lock:
             self.ledger.refresh()
             now = self._now()
             taken = {i: owner for i, (owner, since) in self._claims.items() if now - since < _CLAIM_SECONDS}
             own = [i for i, owner in taken.items() if owner == tab] + [shown]
-            # Few are taken: the first that is free stands among the first of the queue.
+            # Few questions are taken, so a free one is near the beginning of the queue.
             queue = [query for query in self.ledger.queue(len(taken) + 2) if taken.get(query.prompt_id, tab) == tab]
             for identity in own:
                 if identity != after and taken.get(identity, tab) == tab and (query := self.ledger.query(identity)):
@@ -76,11 +76,11 @@ class DeskSession:
         self._claims[query.prompt_id] = (tab, self._now())
 
     def preview(self, text: str) -> str:
-        """How an answer is read, formulas between dollar signs; a `ValueError` says why it cannot be read."""
+        """How an answer is read, with formulas between dollar signs; raises `ValueError` if it cannot be read."""
         return self._format.read(text).preview
 
     def answer(self, tab: str, author: str, prompt_id: str, text: str) -> Shown:
-        """Record an answer and show the next question; show the same one, with the reason, if it cannot be read."""
+        """Record an answer and show the next question, or the same one with the reason if it cannot be read."""
         try:
             label = self._format.read(text).label
             answer = Answer(prompt_id, {self.ledger.label_column: label}, _named(author), self._price)
@@ -92,7 +92,7 @@ class DeskSession:
         message = {
             Outcome.RECORDED: f"Recorded: {label}",
             Outcome.DUPLICATE: f"{other} gave the same answer before.",
-            Outcome.CONFLICT: f"{other} answered {standing} before, which stands. Your {label} is kept in the ledger.",
+            Outcome.CONFLICT: f"{other} answered {standing} before, which counts. Your {label} is kept in the ledger.",
             Outcome.OVER_BUDGET: f"The budget of {self.ledger.budget} labels is spent. Your answer was not kept: "
             "raise `annotation_budget`, start the run once, and answer again.",
             Outcome.UNKNOWN: "Not recorded: this run does not ask for this prompt.",
@@ -106,12 +106,12 @@ class DeskSession:
             return shown if query is None else Shown(query, message, draft)
 
     def skip(self, tab: str, author: str, prompt_id: str) -> Shown:
-        """Put a question at the end of the queue and show the next."""
+        """Move a question to the end of the queue and show the next one."""
         self.ledger.skip(prompt_id, _named(author))
         return self.next(tab, author, "Skipped: it comes again at the end.", after=prompt_id)
 
     def mark_broken(self, tab: str, author: str, prompt_id: str) -> Shown:
-        """Take a question that cannot be answered out of the queue and show the next."""
+        """Remove a question that cannot be answered from the queue and show the next one."""
         self.ledger.mark_broken(prompt_id, _named(author))
         return self.next(tab, author, "Marked as broken: nobody is asked again.")
 
@@ -126,12 +126,12 @@ class DeskSession:
             return Shown(query, "Undone.")
 
     def progress(self) -> str:
-        """Queue and budget in a line."""
+        """Queue and budget in one line."""
         self.ledger.refresh()
         ledger = self.ledger
         return f"{ledger.num_open} in the queue · {ledger.num_bought} of {ledger.budget} labels bought"
 
 
 def _named(author: str) -> str:
-    """The name under which the ledger knows a person: whoever gives none has one too, and finds what they did."""
+    """The name of a person in the ledger. People without a name share one, so that they can undo answers, too."""
     return author.strip() or "unknown"

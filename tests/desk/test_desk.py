@@ -106,7 +106,7 @@ def test_two_people_disagree(ledger):
     desk = DeskSession(ledger)
     desk.answer("one", "ann", "p0", "1/2")
     assert "ann gave the same answer before" in desk.answer("two", "bob", "p0", "0.5").message
-    assert "ann answered 1/2 before, which stands. Your 3 is kept" in desk.answer("two", "bob", "p0", "3").message
+    assert "ann answered 1/2 before, which counts. Your 3 is kept" in desk.answer("two", "bob", "p0", "3").message
     assert [event["kind"] for event in ledger.events()].count("unused") == 1
     for number in range(1, 4):
         desk.answer("one", "ann", f"p{number}", "1")
@@ -142,7 +142,7 @@ def test_attempts_mark_their_pivots(tmp_path):
     assert attempts == {"p0": Attempt("so <4> wait", ((0, 2), (7, 11)))}
     page = attempt_html(attempts["p0"])
     assert '<mark title="pivot">so</mark> &lt;4&gt; <mark title="pivot">wait</mark>' in page and "2 pivots" in page
-    assert "was not kept" in attempt_html(None)
+    assert "was not stored" in attempt_html(None)
 
 
 def find_chromium() -> str | None:
@@ -360,4 +360,4 @@ def test_the_run_page_and_the_attempts(serve, browser, ledger, tmp_path):
     desk.page.get_by_text("Run", exact=True).click()
     desk.wait_for("0 of 4 labels bought", "#picture")
     assert desk.page.locator("#picture img").count() == 1
-    desk.wait_for("Not drawn yet", "#picture")
+    desk.wait_for("Not available yet", "#picture")
