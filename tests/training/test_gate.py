@@ -302,7 +302,7 @@ def test_a_verifier_that_fails_on_answers_says_so(route):
         return [float(label["value"] == 1) for label in solution]
 
     with pytest.raises(
-        RuntimeError, match=r"`reward` fails where the label is the answer of the response itself \(Typ"
+        RuntimeError, match=r"`reward` fails when the label is the answer of the response itself \(Typ"
     ):
         route(half, reward)
 
