@@ -49,68 +49,68 @@ _SUGGESTIONS, _SURVEY, _RUN = "suggestions.parquet", "survey", "began.json"
 
 class PivotDensityCallback(TrainerCallback):
     """
-    Makes a [`~trl.GRPOTrainer`] or an [`~trl.RLOOTrainer`] pick the prompts that deserve a label from an unlabelled
-    pool (PivotTrace, arXiv 2606.04503).
+    Lets a [`~trl.GRPOTrainer`] or an [`~trl.RLOOTrainer`] choose the prompts of an unlabelled pool that deserve a
+    label (PivotTrace, arXiv 2606.04503).
 
-    Constructing the callback takes everything but `prompt` and `free_columns` out of the trainer's dataset. When
-    training starts, the policy answers every prompt once, the answers are traced for pivots, a probe set is annotated,
-    and every prompt gets a [`Route`]; the routes are computed again at the start of each epoch from the rollouts that
-    training made itself, which are traced in the forward passes of the loss.
+    The constructor removes everything but `prompt` and `free_columns` from the trainer's dataset. When training
+    starts, the policy answers every prompt once, the responses are traced, a probe set is annotated, and every prompt
+    gets a [`Route`]. At the start of each epoch, the routes are computed again from the rollouts of training, which
+    are traced in the forward passes of the loss.
 
     Args:
         trainer ([`~trl.GRPOTrainer`] or [`~trl.RLOOTrainer`]):
-            The trainer, before `train()`.
+            The trainer, before `train()` is called.
         annotation_budget (`float`, `int` or `str`, *optional*, defaults to `0.293`):
-            What may be bought in all, probes included: a share of the pool in `(0, 1]` as a `float` or as `"30%"`,
-            or a number of labels as an `int`. With an `annotator`, a share is one of the rows without a label.
+            How much may be bought in all, probes included: a number of labels as an `int`, or a share of the pool in
+            `(0, 1]` as a `float` or as `"30%"`. With an `annotator`, it is a share of the rows without a label.
         label_column (`str`, *optional*):
             Column that holds the labels. Defaults to the one column that the reward functions name in their signature.
         free_columns (`Sequence[str]`, *optional*):
-            Columns that tell nothing of the label and stay in the training data. All others but `prompt` are locked
-            up with the label and come back only with a bought one. Naming `prompt` as well says that prompts may
-            hold their label, as multiple-choice questions hold the text of each choice.
+            Columns that tell nothing about the label, and stay in the training data. All others but `prompt` are
+            locked up with the label, and returned only with a bought one. Include `prompt` if prompts may contain
+            their label, as multiple-choice questions contain the text of each choice.
         annotator (`Callable[[list[dict]], list]`, [`Oracle`], `"queue"`, or a list of these, *optional*):
-            Who is asked for labels: a function that takes a list of rows (prompt and free columns) and returns as many
-            answers, `None` where it has none; or an object such as an [`EndpointAnnotator`], whose answers are
-            recorded as they come. `"queue"` leaves the questions in the ledger, where people answer them at the desk
-            or through files; answers that arrive while training runs are used from the next epoch on. Of a list, each
-            is asked for what those before it gave no answer to, people last. Labels in the label column are yours
-            then: they calibrate and train, at no cost. By default the label column itself sells its labels.
+            Source of labels: a function that takes a list of rows (prompt and free columns) and returns one answer per
+            row, `None` for no answer; or an object such as an [`EndpointAnnotator`], whose answers are recorded as
+            they come. `"queue"` leaves questions in the ledger, for people to answer at the desk or through files;
+            answers that arrive during training are used from the next epoch on. In a list, each annotator gets the
+            questions that those before it did not answer, people last. With an annotator, labels in the label column
+            are your own: they calibrate and train at no cost. By default, labels are bought from the label column.
         buy (`str`, *optional*, defaults to `"before"`):
-            Whether labels are bought `"before"` training sees a prompt, at each routing, or `"after"` it saw a group
-            of rollouts: batch by batch, where they are worth most (see [`label_value`]). Not from people.
+            When labels are bought: `"before"` training on a prompt, at each routing; or `"after"` its group of
+            rollouts, batch by batch, in the order of their value (see [`label_value`]), which excludes people.
         wait_for_annotations (`float`, *optional*):
-            Where people are asked, share of the queue in `(0, 1]` that must be answered before training goes on,
-            for the probes and after each routing. By default it does not wait.
+            If people are asked, share of the queue in `(0, 1]` that must be answered before training goes on, for the
+            probes and after each routing. By default training does not wait.
         estimator ([`Estimator`] or `str`, *optional*):
             The uncertainty score, or its name in [`ESTIMATORS`]. Defaults to [`TotalEntropy`].
         config ([`TriageConfig`], *optional*):
             Probe set and thresholds.
         answer_format ([`AnswerFormat`] or `str`, *optional*, defaults to `"math"`):
-            What an answer is: `"math"`, `"number"`, `"choice"` (the letters A to E; `"choice:yes,no"` for others),
-            `"text"`, or an object of yours. Completions, votes, labels that people type, and files are read by it.
+            Form of the answers: `"math"`, `"number"`, `"choice"` (the letters A to E; `"choice:yes,no"` for others),
+            `"text"`, or your own object. Completions, votes, labels from people and files are read with it.
         success_threshold (`float` or `Callable[[float], bool]`, *optional*):
-            Reward of the function that reads the label from which a response counts as right, or a function that
-            tells. Defaults to 0.5; a warning says so if a probe gets another reward than 0 or 1.
+            Smallest reward, of the function that reads the label, with which a response counts as right; or a function
+            that decides by the reward. Defaults to 0.5, with a warning if a probe's reward is neither 0 nor 1.
         id_column (`str`, *optional*):
-            Column of texts or whole numbers that tell the prompts apart, from which their ids are made.
+            Column of texts or whole numbers, different in each row, from which prompt ids are made.
         question_column (`str`, *optional*):
-            Column that holds the bare questions: what people see, and without an `id_column` what ids are made of.
+            Column of bare questions, which people see. Without an `id_column`, prompt ids are made from it.
         instruction (`str`, *optional*):
-            What stands at the beginning or the end of every prompt beside its question. People do not see it, and
-            ids, which do without system prompts too, survive another wording.
+            Text at the beginning or the end of every prompt, besides its question. People do not see it. Ids depend
+            neither on it nor on system prompts.
 
     Attributes:
-        ledger ([`AnnotationLedger`]): the labels bought so far; in other processes than the first, a view of it.
+        ledger ([`AnnotationLedger`]): the labels bought so far; a view of them in processes other than the first.
         router ([`PoolRouter`]): scores, evidence and routes.
         sampler ([`PivotRoutedSampler`]): the trainer's sampler, `None` before training.
-        num_scoring_tokens (`int`): tokens of prompts and responses that were spent on scoring the pool.
+        num_scoring_tokens (`int`): number of tokens, of prompts and responses, spent on scoring the pool.
 
     Raises:
         TypeError: if `trainer` is neither a `GRPOTrainer` nor an `RLOOTrainer`, or its dataset cannot be indexed.
-        ValueError: for a pool, label column, budget or model that cannot be used.
+        ValueError: if the pool, label column, budget or model cannot be used.
         RuntimeError: if a callback is attached already or training has begun.
-        NotImplementedError: for a set-up that is not supported. In all cases the trainer is left as it was.
+        NotImplementedError: if the set-up is not supported. After any of these, the trainer is as it was before.
 
     Example:
     ```python
@@ -219,8 +219,8 @@ class PivotDensityCallback(TrainerCallback):
 
     def detach(self) -> None:
         """
-        Put the trainer back exactly as it was: dataset, reward functions, sampler, callbacks. Labels that were bought
-        stay in the ledger file. Does nothing the second time.
+        Restore the trainer exactly as it was: dataset, reward functions, sampler, callbacks. Labels that were bought
+        stay in the ledger file. A second call does nothing.
 
         Raises:
             RuntimeError: while training runs.
@@ -235,12 +235,12 @@ class PivotDensityCallback(TrainerCallback):
 
     def summary(self) -> dict[str, Any]:
         """
-        What was done so far.
+        Summarise the run so far.
 
         Returns:
-            `dict[str, Any]`: what [`PoolRouter.summary`] says, and `first_responses`, empty before the first routing:
-            number of `probes` whose label is known, how many of these are `right`, and the shares of all first
-            responses that were `cut_off` or `unanswered` (no answer is found in them).
+            `dict[str, Any]`: the items of [`PoolRouter.summary`], and `first_responses`, empty before the first
+            routing: number of `probes` with a known label, number of these that are `right`, and shares of all first
+            responses that were `cut_off` or `unanswered` (have no answer that is found).
         """
         return {**self.router.summary(), "first_responses": dict(self._gate.verdict)}
 
@@ -255,7 +255,7 @@ class PivotDensityCallback(TrainerCallback):
         elif self.sampler is None:
             self._score_pool()
         else:
-            # `train()` was called again: route from the evidence when the epoch begins.
+            # `train()` was called again, so route from the evidence when the epoch begins.
             self.router.start, self._routed_epoch = self.ledger.last_event, None
         sampler = PivotRoutedSampler(
             trainer.train_dataset if dataset is None else dataset,
@@ -271,7 +271,7 @@ class PivotDensityCallback(TrainerCallback):
         return sampler
 
     def _score_pool(self) -> None:
-        """Answer every prompt once, trace the answers, and route the pool; what is interrupted goes on from there."""
+        """Answer every prompt once, trace the responses, and route the pool. If interrupted, this can be resumed."""
         self._attachment.start_trackers()
         responses = self._survey.run()
         self.num_scoring_tokens += responses.num_tokens
@@ -304,7 +304,7 @@ class PivotDensityCallback(TrainerCallback):
         self._gate.judge(result.calibration)
 
     def _resume(self, checkpoint: Path) -> Position:
-        """Take up the state of a checkpoint."""
+        """Restore the state of a checkpoint."""
 
         def load() -> Position:
             position = self._state.load(checkpoint, self._trainer.args.seed)
@@ -330,12 +330,12 @@ class PivotDensityCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Route again from what the last epoch showed, before the sampler's next iterator is made."""
+        """Route again from the evidence of the last epoch, before the sampler's next iterator is made."""
         if self.sampler is None:
             return
         # A run resumed in the middle of an epoch begins with a fraction.
         epoch = int((state.epoch or 0) + 1e-6)
-        # Of several processes, each has a loader that hides its sampler from the trainer.
+        # With several processes, each has a loader that hides its sampler from the trainer.
         self.sampler.set_epoch(epoch)
         if self._routed_epoch != epoch:
             self._routed_epoch = epoch
@@ -356,7 +356,7 @@ class PivotDensityCallback(TrainerCallback):
             control.should_training_stop = True
 
     def _buy_seen(self, rows: list[int]) -> list[int]:
-        """Buy labels for groups of a batch, as far as the budget is to be spent by now."""
+        """Buy labels for groups of a batch, within the share of the budget for this batch."""
         args, state = self._trainer.args, self._trainer.state
         num_passes = args.steps_per_generation * self._trainer.num_iterations / args.gradient_accumulation_steps
         num_batches = (state.max_steps - state.global_step) / num_passes
@@ -384,7 +384,7 @@ class PivotDensityCallback(TrainerCallback):
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Note beside an evaluation what was bought since the epoch began, for reports that draw it against labels."""
+        """Log with an evaluation how many labels were bought by then, for reports that plot it against labels."""
         if self.router.buys_after and self._is_attached and state.log_history:
             state.log_history[-1]["pivottrace/labels_bought"] = self.ledger.num_bought
 
