@@ -1,4 +1,4 @@
-"""Writing files so that a crash never leaves half of one, and reading those that something else damaged."""
+"""Writes files so that a crash never leaves half a file, and explains which file cannot be read."""
 
 import json
 import math
@@ -15,16 +15,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 
-# Folder in `output_dir` for what is private. The trainer uploads `output_dir` to the hub, but nothing that begins like
-# this: see `Trainer.push_to_hub`.
+# Private folder in `output_dir`. The trainer uploads `output_dir` to the hub without files that begin with `_`, see
+# `Trainer.push_to_hub`.
 PRIVATE_FOLDER = "_pivottrace"
 
 
 @contextmanager
 def reading(path: Path, fix: str) -> Iterator[None]:
     """
-    Say which file cannot be read, whatever a parser says about it, and how to mend that: a file may be cut short, or
-    hold something else. A file that does not exist stays a `FileNotFoundError`; anything else becomes a `ValueError`.
+    Context manager for reading a file that may be cut short, or hold something else. Any error becomes a `ValueError`
+    that names the file and the fix. Only a `FileNotFoundError` is raised unchanged.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def reading(path: Path, fix: str) -> Iterator[None]:
 
 def check_writable(folder: Path) -> None:
     """
-    Make a folder and write to it, before work is done whose result would not find a place; `ValueError` if that fails.
+    Make a folder and write to it, before work is done whose results it must hold. Raises `ValueError` if that fails.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -57,13 +57,13 @@ def check_writable(folder: Path) -> None:
 
 def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """
-    Write a file beside its place, through the path that `write` is given, and move it there. Neither a crash nor a
-    power loss leaves half of one or an empty one, and threads and processes that write the same file do not meet: the
-    last one wins. A file keeps the permissions that it had. A link is replaced, never followed.
+    Call `write` with a temporary path in the same folder, then move that file to its place. Neither a crash nor a
+    power loss leaves half a file or an empty one. If several threads or processes write the same file, the last one
+    wins. The file keeps its permissions. A link is replaced, never followed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{secrets.token_hex(8)}.partial")
-    # Made here, so that nothing that lies there already is written to; `tempfile` would ignore the umask.
+    # Created exclusively, so that no existing file is overwritten. `tempfile` would ignore the umask.
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         if path.is_file() and not path.is_symlink():
@@ -73,7 +73,7 @@ def replace_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    if os.name != "nt":  # Windows has no folders that can be opened
+    if os.name != "nt":  # folders cannot be opened on Windows
         _flush(path.parent, os.O_RDONLY)
 
 
@@ -90,7 +90,7 @@ def write_parquet(path: Path, columns: pa.Table | Mapping[str, Any]) -> None:
 
 
 def without_nan(value: Any) -> Any:
-    """A value for JSON, which has neither NaN nor infinity: they become `None`, at any depth."""
+    """Replace NaN and infinity, which JSON does not have, by `None`, at any depth."""
     if isinstance(value, Mapping):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -99,7 +99,7 @@ def without_nan(value: Any) -> Any:
 
 
 def _flush(path: Path, flags: int) -> None:
-    """Wait until what was written is on the disk."""
+    """Wait until the data is on the disk."""
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)

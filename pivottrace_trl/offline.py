@@ -35,7 +35,7 @@ from .tracing.rollouts import Rollout
 from .tracing.trace import save_traces
 
 
-# Responses sampled for a score that needs several of them.
+# Number of responses per prompt for a score that needs several.
 _NUM_SAMPLES = 8
 
 
@@ -47,12 +47,13 @@ class PoolTriage:
     Attributes:
         result ([`TriageResult`]): routes, ranking, thresholds.
         pool_scores ([`PoolScores`]): scores, densities, traces.
-        rollouts (`list[Rollout]`): one response per prompt.
-        responses (`list[str]`): their texts.
+        rollouts (`list[Rollout]`): one rollout per prompt.
+        responses (`list[str]`): texts of the responses.
         router ([`PoolRouter`]): probes, evidence and ledger.
-        seconds (`dict[str, float]`): wall-clock time of each stage.
+        seconds (`dict[str, float]`): wall-clock seconds of each stage.
         peak_memory_gb (`float`): highest resident memory of the process so far, in GiB.
-        pivot_threshold (`float`): height of a jump of long-range attention that makes a pivot.
+        pivot_threshold (`float`): size that a jump of long-range attention must exceed to be a pivot, in attention
+            probability.
     """
 
     result: TriageResult
@@ -67,7 +68,7 @@ class PoolTriage:
 
 @dataclass(frozen=True)
 class TriagePlan:
-    """What a triage needs besides a model, checked; the ledger of the router is open."""
+    """The checked arguments of a triage, besides the model. The ledger of the router is open."""
 
     prompts: Sequence
     texts: Callable[[Sequence[int]], Iterable[str]]
@@ -91,8 +92,8 @@ def plan_triage(
     annotator: Annotator | str | Sequence[Annotator | str] | None = None,
 ) -> TriagePlan:
     """
-    Check what [`triage_pool`] is asked for, and open its ledger, before a model is loaded. `questions` has its
-    arguments on prompts.
+    Check the arguments of [`triage_pool`] and open its ledger before a model is loaded. `questions` holds its
+    arguments about prompts.
     """
     if isinstance(dataset, IterableDataset):
         dataset = collect_stream(dataset)
@@ -158,29 +159,29 @@ def triage_pool(
     """
     Score a pool with one greedy response per prompt and route every prompt.
 
-    With a label column the probe set is bought from it, and only the probe set; without one, the probes stand first in
-    the annotation queue, nothing is discarded, and the rest of the budget goes to the most uncertain prompts. With an
-    `annotator` the labels that the column holds are the user's own, free, and evidence; the annotator is asked for the
-    probes among the other rows. Finished responses and traces are kept: a second call goes on where an interrupted one
-    stopped.
+    With a label column, only the probe set is bought from it. Without one, the probes come first in the annotation
+    queue, nothing is discarded, and the rest of the budget is for the most uncertain prompts. With an `annotator`, the
+    labels in the column are the user's own: they are free and count as evidence, and the annotator is asked for the
+    probes among the other rows. Finished responses and traces are stored, so that a second call continues an
+    interrupted one.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
             The policy.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            Its tokenizer.
+            Tokenizer of the policy.
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
             The pool. A stream is read once, in bounded memory, into a temporary folder.
         output_dir (`str` or `Path`):
             Folder for `ledger.sqlite`, `pool.parquet`, `routes.parquet`, `traces.parquet`, `queue.jsonl`,
-            `summary.json`, and `survey`, where the responses and traces are kept as they are made.
+            `summary.json`, and `survey`, where responses and traces are stored as they are made.
         annotation_budget (`float`, `int` or `str`, *optional*, defaults to `0.293`):
-            Share of the pool in `(0, 1]`, or number of labels. With an `annotator` a share is one of the rows without
+            Share of the pool in `(0, 1]`, or number of labels. With an `annotator`, it is a share of the rows without
             a label.
         prompt_column (`str`, *optional*, defaults to `"prompt"`):
             Column that holds the prompts.
         label_column (`str`, *optional*):
-            Column that holds the labels; it is read for the probe set only, or wholly with an `annotator`.
+            Column that holds the labels. Only those of the probe set are read; with an `annotator`, all are.
         estimator ([`Estimator`] or `str`, *optional*):
             The score. Defaults to [`TotalEntropy`].
         config ([`TriageConfig`], *optional*):
@@ -188,29 +189,30 @@ def triage_pool(
         answer_format ([`AnswerFormat`] or `str`, *optional*, defaults to `"math"`):
             Finds the answers of responses and compares them with labels.
         max_completion_length (`int`, *optional*, defaults to `384`):
-            Longest response in tokens.
+            Limit on the length of a response, in tokens.
         batch_size (`int`, *optional*, defaults to `32`):
             Number of responses generated at a time.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show progress bars.
         id_column (`str`, *optional*):
-            Column of texts or whole numbers that tell the prompts apart, from which their ids are made.
+            Column of texts or whole numbers, different in each row, from which prompt ids are made.
         question_column (`str`, *optional*):
-            Column that holds the bare questions: what people see, and without an `id_column` what ids are made of.
+            Column of bare questions, which people see. Without an `id_column`, prompt ids are made from it.
         instruction (`str`, *optional*):
-            What training adds to every question. The model is asked as [`build_prompt`] builds it; ids, and what
-            people see, are the question alone.
+            Text that training adds to every question. The model gets the prompt of [`build_prompt`]. Ids, and what
+            people see, depend on the question alone.
         system_prompt (`str`, *optional*):
-            System message of every prompt in training. It is no part of an id.
+            System message of every prompt in training. Ids do not depend on it.
         annotator (`Callable[[list[dict]], list]`, [`Oracle`], `"queue"` or a list of them, *optional*):
-            Who is asked for labels, see [`PivotDensityCallback`]. Defaults to the label column, or to people if there
-            is none.
+            Source of labels, see [`PivotDensityCallback`]. Defaults to the label column, or to people if there is
+            none.
 
     Returns:
         [`PoolTriage`]
 
     Raises:
-        ValueError: for a budget, pool, column or model that cannot be used; before anything is generated.
+        ValueError: if the budget, pool, a column or the model cannot be used. It is raised before anything is
+            generated.
     """
     questions = Questions(prompt_column, id_column, question_column, instruction)
     settings = (annotation_budget, label_column, estimator, config, answer_format, system_prompt, annotator)
@@ -226,7 +228,7 @@ def run_triage(
     batch_size: int = 32,
     progress: bool = True,
 ) -> PoolTriage:
-    """Score and route a pool as planned, see [`triage_pool`]."""
+    """Score and route a pool by a plan, see [`triage_pool`]."""
     router, answer_format = plan.router, plan.answer_format
     responses = _survey(plan, model, tokenizer, max_completion_length, batch_size, progress)
     start = time.perf_counter()
@@ -266,7 +268,7 @@ def _survey(
     batch_size: int,
     progress: bool,
 ) -> Responses:
-    """The greedy response to every prompt, with the agreement of sampled ones where the score needs it."""
+    """The greedy response to every prompt, with the agreement of sampled ones if the score needs it."""
     make_policy = partial(ModelPolicy, model, tokenizer, max_completion_length, batch_size=batch_size)
     needs, folder = plan.estimator.needs, plan.output_dir / "survey"
     greedy = Survey(folder / GREEDY, make_policy(temperature=0.0), plan.prompts, plan.answer_format, needs)
@@ -279,12 +281,12 @@ def _survey(
 
 
 def is_right(answer: str | None, label: str, answer_format: AnswerFormat) -> bool:
-    """Whether the answer of a response is what a label says, as it stands in the dataset."""
+    """Whether the answer of a response equals a label as it is in the dataset."""
     if answer is None:
         return False
     try:
         return answer_format.are_equivalent(answer_format.read(label).label, answer)
-    except ValueError:  # a label of the dataset that nobody would be let type: a word among formulas, or `-2,1`
+    except ValueError:  # a label that people could not enter, such as a word in a dataset of formulas, or `-2,1`
         return answer == label.strip() or answer_format.are_equivalent(label, answer)
 
 
@@ -294,7 +296,7 @@ def peak_memory_gb() -> float:
         return psutil.Process().memory_info().peak_wset / 2**30
     status = Path("/proc/self/status")
     if status.is_file():
-        # On Linux `getrusage` also counts the process that started this one.
+        # On Linux, `getrusage` also counts the parent process.
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
         return int(line.split()[1]) / 2**20
     import resource  # does not exist on Windows

@@ -1,4 +1,4 @@
-"""The processes of one run, as `accelerate launch` started them: what they exchange, and how they share work."""
+"""The processes of one run, as started by `accelerate launch`: exchanging values, and sharing work."""
 
 import hashlib
 import json
@@ -17,17 +17,17 @@ from .files import replace_atomically
 
 T = TypeVar("T")
 
-# Rank 0 may wait days for people to annotate while the others wait for it.
+# Rank 0 may wait for people for days, while the other processes wait for rank 0.
 _PATIENCE = timedelta(days=365)
 _DESCRIPTION = "made_from.json"
 
 
 class Processes:
     """
-    Exchanges plain Python values between the processes of a run; that of rank 0 (`is_main`) writes files and buys
-    labels. It has a process group of its own, on the CPU, since waiting for people or for an endpoint may take longer
-    than the time-outs of the group that trains. With more than one process, `torch.distributed` must be initialised,
-    and every process must make its `Processes` at the same point.
+    Exchanges plain Python values between the processes of a run. Rank 0 (`is_main`) writes files and buys labels. A
+    separate process group on the CPU is used, since waiting for people or for an endpoint may take longer than the
+    time-outs of the group that trains. With several processes, `torch.distributed` must be initialised, and every
+    process must make its `Processes` at the same point.
     """
 
     def __init__(self, rank: int = 0, size: int = 1):
@@ -36,7 +36,7 @@ class Processes:
         self._group: Any = dist.new_group(backend="gloo", timeout=_PATIENCE) if size > 1 else None
 
     def gather(self, value: T) -> list[T]:
-        """Every process's value, by rank, on every process."""
+        """The values of all processes, by rank, on every process."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -44,7 +44,7 @@ class Processes:
         return values
 
     def gather_on_main(self, value: T) -> list[T] | None:
-        """Every process's value, by rank, on rank 0; `None` elsewhere."""
+        """The values of all processes, by rank, on rank 0; `None` on the others."""
         if self.size == 1:
             return [value]
         values: list[Any] | None = [None] * self.size if self.is_main else None
@@ -52,7 +52,7 @@ class Processes:
         return values
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's value on every process."""
+        """The value of rank 0, on every process."""
         if self.size == 1:
             return value
         values = [value]
@@ -61,8 +61,8 @@ class Processes:
 
     def on_main(self, function: Callable[[], T]) -> T:
         """
-        Run a function on rank 0 while the others wait, and return what it returned. It must not talk to the other
-        processes. If it raises, they raise a `RuntimeError`, so that none waits for ever.
+        Run a function on rank 0 while the other processes wait, and return its result on all. The function must not
+        communicate with the other processes. If it raises, they raise a `RuntimeError`, so that none waits forever.
         """
         if self.size == 1:
             return function()
@@ -82,9 +82,8 @@ class Processes:
 
 class BatchFolder:
     """
-    Finished batches of work as Parquet files, beside a description of what they were made from: plain values such as
-    model, prompts, seed. What was made from anything else is deleted; without a `description` the folder is taken as
-    it is.
+    Finished batches of work as Parquet files, with a description of their inputs: plain values such as model, prompts
+    and seed. Batches with another description are deleted. Without a `description`, the folder is used as it is.
     """
 
     def __init__(self, path: Path, description: Mapping[str, Any] | None = None):
@@ -97,7 +96,7 @@ class BatchFolder:
 
     @property
     def description(self) -> dict[str, Any] | None:
-        """What the batches were made from; `None` if that is not there, or cannot be read."""
+        """The inputs of the batches; `None` if the description is missing or cannot be read."""
         path = self.path / _DESCRIPTION
         try:
             return json.loads(path.read_text()) if path.is_file() else None
@@ -117,7 +116,7 @@ class BatchFolder:
         return all(self._path_of(kind, number).is_file() for number in range(num_batches))
 
     def load(self, kind: str) -> dict[int, pa.Table]:
-        """The finished batches of a kind by number; one that cannot be read counts as not finished."""
+        """The finished batches of a kind, by number. A batch that cannot be read counts as not finished."""
         batches = {}
         for path in sorted(self.path.glob(f"{kind}-*.parquet")):
             try:
@@ -138,9 +137,9 @@ class BatchFolder:
 
 class SharedWork:
     """
-    Does work batch by batch; each round gives one batch to every process (by default this one alone). Results are the
-    same whatever the number of processes, as long as a batch depends on its number only. Rank 0 keeps what is finished
-    in the `folder`, if there is one; `is_finished` says that everything lies there and is only to be read.
+    Does work batch by batch. In each round, every process makes one batch (by default there is only this process). If
+    a batch depends only on its number, the results do not depend on the number of processes. Rank 0 stores finished
+    batches in the `folder`, if there is one. `is_finished` means that all batches are there, and are only read.
     """
 
     def __init__(
@@ -166,17 +165,17 @@ class SharedWork:
             kind (`str`): name of the work.
             num_batches (`int`): number of batches.
             make (`Callable[[int], T]`): makes the batch with the given number. Every process calls it equally often,
-                so that it may hold collective operations; surplus results are dropped.
-            to_table (`Callable[[T], pa.Table]`): how to write a batch.
-            from_table (`Callable[[pa.Table], T]`): how to read it.
-            only_main (`bool`, *optional*, defaults to `False`): whether only rank 0 needs the results, which spares
-                the others the memory.
+                so it may use collective operations. Surplus results are dropped.
+            to_table (`Callable[[T], pa.Table]`): converts a batch to a table.
+            from_table (`Callable[[pa.Table], T]`): converts a table to a batch.
+            only_main (`bool`, *optional*, defaults to `False`): whether only rank 0 needs the results, which saves
+                memory on the others.
 
         Yields:
             `tuple[int, T | None]`: number and result of each batch; `None` on the other processes if `only_main`.
 
         Raises:
-            ValueError: if a batch is missing of what should be finished.
+            ValueError: if a batch is missing although all should be finished.
         """
         processes = self.processes
         finished = {n: from_table(t) for n, t in self._folder.load(kind).items()} if self._folder else {}
@@ -193,7 +192,7 @@ class SharedWork:
             )
         for start in range(0, len(missing), processes.size):
             current = missing[start : start + processes.size]
-            # A process without a batch of its own makes the last one too: it may be needed for collective operations.
+            # A process without a batch of its own also makes the last one, as collective operations may need it.
             result = make(current[min(processes.rank, len(current) - 1)])
             results = processes.gather_on_main(result) if only_main else processes.gather(result)
             for place, number in enumerate(current):
