@@ -1,4 +1,4 @@
-"""The queue out, answers in."""
+"""Exports the queue, and imports answers."""
 
 from .exporting import export_queue
 from .importing import ImportReport, import_answers

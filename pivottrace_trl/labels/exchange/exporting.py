@@ -1,4 +1,4 @@
-"""The queue as a file for people: JSON Lines, CSV, Parquet, or Label Studio's tasks. Labels and routes as tables."""
+"""Writes the queue as a file for people (JSON Lines, CSV, Parquet or Label Studio tasks), and labels and routes."""
 
 import csv
 import json
@@ -19,10 +19,10 @@ from ..queries import Query
 
 
 Row = dict[str, Any]
-# Spreadsheets run cells that begin like this as formulas, some also behind what cannot be seen.
+# Spreadsheets run cells that begin like this as formulas, some of them even after invisible characters.
 _FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 _INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf")
-# Name of the control that holds the answer in the labelling interface; see docs/annotation.md.
+# Name of the control with the answer in the labelling interface; see docs/annotation.md.
 ANSWER_CONTROL = "answer"
 _NAMES_OF_NOTHING = ("prompt_id", "answer")
 _CHUNK_SIZE = 10_000
@@ -43,8 +43,8 @@ def export_queue(
         file_format (`str`):
             `"jsonl"`, `"csv"`, `"parquet"` or `"label-studio"`.
         with_suggestions (`bool`, *optional*, defaults to `False`):
-            Whether to show the policy's own answer, and what models said that did not agree. It saves typing, and it
-            biases people towards their errors.
+            Whether to show the policy's own answer, and the opinions of models that did not agree. This saves typing,
+            but biases people towards the models' errors.
         limit (`int`, *optional*):
             Number of queries. Defaults to all.
 
@@ -52,7 +52,7 @@ def export_queue(
         `int`: number of queries written.
 
     Raises:
-        ValueError: for an unknown format or a limit below 1.
+        ValueError: if the format is unknown, or the limit is below 1.
     """
     if file_format not in WRITERS:
         raise ValueError(f"`file_format` is {file_format!r}, but must be one of {sorted(WRITERS)}.")
@@ -80,13 +80,13 @@ def export_queue(
 
 
 def _suggestions(ledger: AnnotationLedger, query: Query) -> Row:
-    """The policy's own answer, and what models said of a prompt, in one text."""
+    """The policy's own answer to a prompt and the opinions of models, as one text."""
     said = [f"{said.author}: {said.label}" for said in ledger.opinions(query.prompt_id) if said.label is not None]
     return {"suggestion": query.suggestion, "opinions": "; ".join(said)}
 
 
 def _to_tasks(queries: Sequence[Query], with_suggestions: bool) -> list[Row]:
-    """Write queries as tasks, with the policy's own answers as predictions if they are to be shown."""
+    """Convert queries to tasks, with the policy's own answers as predictions if `with_suggestions`."""
     tasks: list[Row] = []
     for query in queries:
         data = {"prompt_id": query.prompt_id, "prompt": query.prompt, "purpose": query.purpose, "score": query.score}
@@ -143,18 +143,18 @@ def _cell(value: Any) -> Any:
 
 def guard_cell(value: Any) -> Any:
     """Put an apostrophe before a text that a spreadsheet could take for a formula."""
-    # Most begin with a letter or a digit, and are told at once.
+    # Most texts begin with a letter or a digit, and are recognised at once.
     return "'" + value if isinstance(value, str) and not value[:1].isalnum() and _needs_guard(value) else value
 
 
 def unguard_cell(value: Any) -> Any:
-    """Take the apostrophe of [`guard_cell`] away again."""
+    """Remove the apostrophe of [`guard_cell`]."""
     is_guarded = isinstance(value, str) and value.startswith("'") and _needs_guard(value[1:])
     return value[1:] if is_guarded else value
 
 
 def _needs_guard(text: str) -> bool:
-    # A text that begins with an apostrophe gets another, so that each can be told from a guarded one.
+    # A text that begins with an apostrophe gets a second one, so that it differs from a guarded text.
     if text.startswith(("'", "\t", "\r", "\n")):
         return True
     visible = (character for character in text if unicodedata.category(character) not in _INVISIBLE)

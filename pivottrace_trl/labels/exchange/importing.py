@@ -1,4 +1,4 @@
-"""Answers from files."""
+"""Imports answers from files."""
 
 import time
 from collections import Counter
@@ -30,15 +30,15 @@ _NUM_READINGS = 50_000
 @dataclass(frozen=True)
 class ImportReport:
     """
-    What became of the rows of a file.
+    Results of importing a file.
 
     Attributes:
-        recorded (`int`): new answers.
-        duplicates (`int`): answers that were known, and mean the same.
-        unanswered (`int`): rows without an answer.
-        rejected (`int`): rows that were not taken, with the reason in `rejected_path`.
-        reasons (`dict[str, int]`): how often each kind of reason occurred.
-        rejected_path (`Path` or `None`): the file of rejected rows, if there are any.
+        recorded (`int`): number of new answers.
+        duplicates (`int`): number of answers that were already known.
+        unanswered (`int`): number of rows without an answer.
+        rejected (`int`): number of rejected rows, whose reasons are in `rejected_path`.
+        reasons (`dict[str, int]`): number of rejected rows by kind of reason.
+        rejected_path (`Path` or `None`): file of the rejected rows; `None` if there are none.
     """
 
     recorded: int
@@ -60,12 +60,12 @@ def import_answers(
     is_own: bool = False,
 ) -> ImportReport:
     """
-    Take answers from a file: one of [`export_queue`]'s formats, a Label Studio export in JSON or JSON-MIN, or any
-    table with columns `prompt_id` and `answer` (and `author`, `price`). They may be for any prompt of the pool, asked
-    for or not, and are bought under the budget, unless they are the user's own.
+    Import answers from a file in one of [`export_queue`]'s formats, a Label Studio export in JSON or JSON-MIN, or any
+    table with columns `prompt_id` and `answer` (and `author`, `price`). Answers may be for any prompt of the pool,
+    asked for or not. They are bought under the budget, unless they are the user's own.
 
-    Importing a file again changes nothing. Each row stands on its own: those that cannot be taken are written to
-    `<file>.rejected-<digest>.jsonl` beside the file, with the reason, and the others are kept.
+    Importing a file again changes nothing. Each row is handled on its own: rejected rows are written with the reason
+    to `<file>.rejected-<digest>.jsonl` beside the file, and the others are recorded.
 
     Args:
         ledger ([`AnnotationLedger`]):
@@ -73,25 +73,25 @@ def import_answers(
         path (`Path`):
             The file.
         author (`str`):
-            Who answered, where the file does not say.
+            Author of rows without one in the file.
         price (`float`, *optional*, defaults to `0.0`):
-            What each answer cost, where the file does not say.
+            Price of rows without one in the file, in your currency.
         replace (`bool`, *optional*, defaults to `False`):
-            Whether an answer takes the place of another that stands, instead of being rejected.
+            Whether an answer replaces a different one, instead of being rejected.
         progress (`bool`, *optional*, defaults to `True`):
             Whether to show a progress bar.
         answer_format ([`AnswerFormat`] or `str`, *optional*):
-            Reads answers; that of the run. Defaults to what the ledger names, unless that is code of yours.
+            Answer format of the run. Defaults to the one that the ledger names; your own format must be passed.
         is_own (`bool`, *optional*, defaults to `False`):
-            Whether these are labels that the user had: they cost nothing, whatever prices the file holds, and nothing
-            of the budget.
+            Whether these are the user's own labels. They cost nothing, whatever prices the file holds, and nothing of
+            the budget.
 
     Returns:
         [`ImportReport`]
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it cannot be read at all, no row has the columns `prompt_id` and `answer`, or `answer_format` is
+        ValueError: if the file cannot be read, no row has the columns `prompt_id` and `answer`, or `answer_format` is
             not that of the run.
     """
     path = Path(path)
@@ -159,11 +159,11 @@ def _to_answer(item: Item, read: Callable[[str], Reading], author: str, price: f
     identity, text = row.get("prompt_id"), row.get("answer")
     if not identity or not isinstance(identity, str):
         raise ValueError(f"`prompt_id` is {identity!r}, but must be one of an exported queue")
-    if text is None or text == "" or text != text:  # NaN is how tables write that there is nothing
+    if text is None or text == "" or text != text:  # NaN means an empty field in tables
         return None
     if isinstance(text, bool) or not isinstance(text, (str, int, float, Decimal)):
         raise ValueError(f"the answer is {text!r:.80}, but must be a text or a number")
-    # A column of whole numbers in which some are missing is one of floats to many a program.
+    # Many programs store a column of whole numbers with gaps as floats.
     text = str(int(text)) if isinstance(text, float) and text.is_integer() and abs(text) < 2**53 else str(text)
     if not text.strip():
         raise ValueError("the answer is empty")

@@ -1,4 +1,4 @@
-"""What Label Studio exports: https://labelstud.io/guide/task_format and https://labelstud.io/guide/export."""
+"""Reads Label Studio's exports: https://labelstud.io/guide/task_format and https://labelstud.io/guide/export."""
 
 import json
 from typing import Any
@@ -7,18 +7,18 @@ from .exporting import ANSWER_CONTROL
 from .reading import Item
 
 
-# Controls that hold an answer, with the name of their value.
+# Types of controls that hold an answer, with the name of their value.
 _VALUES = {"textarea": "text", "number": "number", "choices": "choices"}
-# What JSON-MIN and CSV hold besides the controls: what the queue was exported with, and Label Studio's own columns.
+# Columns of JSON-MIN and CSV besides the controls: those of the exported queue, and Label Studio's own.
 _EXPORTED = {"prompt_id", "prompt", "purpose", "score", "suggestion", "author", "price"}
 _OWN_COLUMNS = {"id", "annotation_id", "annotator", "created_at", "updated_at", "lead_time", "agreement", "history"}
 
 
 def from_label_studio(item: Item) -> list[Item]:
     """
-    Read what an export may hold: tasks (JSON), or flat rows (JSON-MIN, CSV), told by what they are made of; a row that
-    is none of Label Studio's comes back as it is. Of a task each annotation is a row, with `prompt_id`, `answer` and,
-    where known, `author`. The answer is that of the control `answer`; without one of that name, of the only text area,
+    Read an item of an export: a task (JSON) or a flat row (JSON-MIN, CSV), recognised by its fields. A row that is not
+    from Label Studio is returned unchanged. Each annotation of a task becomes a row with `prompt_id`, `answer` and, if
+    known, `author`. The answer is that of the control `answer` or, without such a control, of the only text area,
     number or choices.
     """
     row = item.row
@@ -83,8 +83,8 @@ def _controls(results: Any) -> dict[str, list[Any]]:
 
 def _flat_values(value: Any) -> list[Any]:
     """
-    The values of a control in a flat row: a single text or choice stands bare, others in an object or a list of
-    objects, which CSV holds as JSON.
+    The values of a control in a flat row. A single text or choice is a plain value. Other values are in an object or a
+    list of objects, which CSV stores as JSON.
     """
     if isinstance(value, str) and value.startswith(('{"', '[{"')):
         try:

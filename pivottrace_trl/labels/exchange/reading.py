@@ -1,5 +1,5 @@
 """
-Rows of files that others wrote, one at a time: each is a row or says why it is none, and no file takes more memory
+Reads rows of untrusted files one at a time. Each item is a row, or says why it is not a row. No file takes more memory
 than the limits here.
 """
 
@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from .exporting import Row, unguard_cell
 
 
-# Characters of a cell: an answer with the work before it. A prompt may be a document, and is only given back.
+# Characters of a cell, such as an answer with the work before it.
 _MAX_CELL_LENGTH = 100_000
-# Characters of a line of JSON, and of a row of CSV: a quote that is never closed makes one row of all that follows.
+# Characters of a JSON line, and of a CSV row. A quote that is never closed would make one row of the rest of the file.
 _MAX_LINE_LENGTH = 10_000_000
 _MAX_RECORD_LENGTH = 40_000_000
-# A file that is one JSON value is read as a whole, and takes up to 24 times as much memory.
+# Bytes of a file with a single JSON value, which is read as a whole and takes up to 24 times as much memory.
 _MAX_JSON_BYTES = 64_000_000
 # Bytes of a column and of a batch of Parquet, uncompressed. A few bytes can stand for any number of equal values.
 _MAX_PARQUET_BYTES = 256_000_000
@@ -33,13 +33,13 @@ _MAX_PARQUET_ROWS = 10_000_000
 _PARQUET_COLUMNS = ("prompt_id", "answer", "author", "price")
 
 
-# What ends a cell of a table, by what stands between its cells.
+# Characters that end a cell, by the separator of the table.
 _MARKS = {delimiter: re.compile(rf"[{delimiter}\r\n\"]") for delimiter in ",;\t"}
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A row of a file with its place in it, from 1 (the header of a table does not count), or why there is none."""
+    """A row of a file with its number, from 1 without the header of a table; or the reason why it is not a row."""
 
     number: int
     row: Row = field(default_factory=dict)
@@ -48,8 +48,12 @@ class Item:
 
 def read_items(path: Path, is_prompt_id: Callable[[str], bool]) -> Iterator[Item]:
     """
-    Read a `.jsonl`, `.json`, `.csv` or `.parquet` file row by row. `is_prompt_id` tells the ids of the pool, which
-    betray a row within a cell. A file that cannot be read at all, or any further, is a `ValueError`.
+    Read a `.jsonl`, `.json`, `.csv` or `.parquet` file row by row. `is_prompt_id` recognises ids of the pool, which
+    reveal a row inside a cell.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file cannot be read at all, or no further.
     """
     suffix = path.suffix.lower()
     if suffix not in (known := [".csv", ".json", ".jsonl", ".parquet"]):
@@ -72,7 +76,7 @@ def read_items(path: Path, is_prompt_id: Callable[[str], bool]) -> Iterator[Item
 
 
 def _limited(item: Item) -> Item:
-    """The item without the greater part of a long text, since many items are held at a time."""
+    """The item with long texts cut short, since many items are held at a time."""
     lengths = {name: len(value) for name, value in item.row.items() if isinstance(value, str)}
     if not lengths or max(lengths.values()) <= _MAX_CELL_LENGTH:
         return item
@@ -99,7 +103,7 @@ def _read_jsonl(path: Path) -> _Rows:
                 continue
             try:
                 row = json.loads(line)
-            except (ValueError, RecursionError):  # a line that was cut off must not cost the others
+            except (ValueError, RecursionError):  # a broken line must not affect the others
                 row = None
             yield (row, None) if isinstance(row, dict) else ({"line": line}, f"line {number} is no JSON object")
 
@@ -141,7 +145,7 @@ def _read_csv(path: Path, is_prompt_id: Callable[[str], bool]) -> _Rows:
 
 
 class _Lines:
-    """The lines of a CSV file as records; a record that proves broken costs its first line only."""
+    """The lines of a CSV file as records. A broken record costs only its first line."""
 
     def __init__(self, file: TextIO):
         self._file = file
@@ -151,7 +155,7 @@ class _Lines:
         self._number = 0
         self.start = 0
         self.text = ""
-        # Spreadsheets of many countries write semicolons.
+        # Spreadsheets in many countries write semicolons.
         self._delimiter = max(_MARKS, key=self.peek().count)
         self._records = self._parse()
 
@@ -167,13 +171,13 @@ class _Lines:
             yield line
 
     def peek(self) -> str:
-        """The next line, which stays; "" at the end."""
+        """The next line without consuming it; "" at the end."""
         if not self._again and (line := _read_line(self._file, _MAX_RECORD_LENGTH)):
             self._again.append(line)
         return self._again[0] if self._again else ""
 
     def next_record(self, is_prompt_id: Callable[[str], bool] = lambda text: False) -> tuple[list[str], str | None]:
-        """The cells of the record that begins with line `start`; or what is wrong with that line, which is `text`."""
+        """The cells of the record that begins at line `start`, or what is wrong with that line, whose text is `text`."""
         if (line := self.peek()) and '"' not in line and len(line) <= _MAX_RECORD_LENGTH:
             self._again.popleft()
             self._number += 1
@@ -187,7 +191,7 @@ class _Lines:
             error = None
             if sum(line.count('"') for line in taken) % 2:
                 error = "a single quote"
-            # A later quote may seem to close it: then a cell holds what were cells of another row.
+            # A later quote may seem to close it. Then a cell contains cells of another row.
             marks = _MARKS[self._delimiter]
             parts = [marks.split(cell) for cell in cells if marks.search(cell)]
             if swallowed := [part for inner in parts for part in inner if is_prompt_id(part)]:
@@ -208,7 +212,7 @@ class _Lines:
 
 
 def _read_line(file: TextIO, limit: int) -> str:
-    """The next line; of one that is longer than `limit` the first `limit + 1` characters."""
+    """The next line, or the first `limit + 1` characters of one that is longer than `limit`."""
     line = rest = file.readline(limit + 1)
     while len(rest) > limit and not rest.endswith(("\n", "\r")):
         rest = file.readline(limit + 1)
@@ -245,7 +249,7 @@ def _read_parquet(path: Path) -> _Rows:
                 f"a column takes {largest:,} bytes uncompressed, more than {_MAX_PARQUET_BYTES:,}: write smaller row "
                 "groups"
             )
-        # No value is larger than its column, however often a dictionary or a prefix repeats it.
+        # No value is larger than its column, even if a dictionary or a prefix repeats it many times.
         batch_size = max(1, min(1000, _MAX_PARQUET_BATCH_BYTES // max(largest, 1)))
         for batch in file.iter_batches(batch_size, columns=names, use_threads=False):
             rows: list[dict[str, Any]] = batch.to_pylist()

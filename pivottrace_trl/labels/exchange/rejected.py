@@ -1,4 +1,4 @@
-"""The file of rows that were not taken."""
+"""The file of rejected rows."""
 
 import filecmp
 import hashlib
@@ -14,9 +14,9 @@ from .reading import Item
 
 class RejectedFile:
     """
-    Rows that were not taken, with the reason, beside the file that they come from. Its name holds a digest of its
-    content, so that it never takes the place of another file, nor of one that somebody has begun to mend. A context
-    manager; `path` is set by `finish`, if there are any rows.
+    A file of rejected rows with the reasons, beside the file that they come from. Its name contains a digest of its
+    content, so that it never replaces another file, or one that somebody has begun to correct. Use it as a context
+    manager. `finish` sets `path` if there are any rows.
     """
 
     def __init__(self, source: Path):
@@ -40,16 +40,16 @@ class RejectedFile:
         self._temporary.unlink(missing_ok=True)
 
     def add(self, rows: Sequence[tuple[Item, str]]) -> None:
-        """Write some rows, each with the reason."""
+        """Write some rows, each with its reason."""
         for item, reason in sorted(rows, key=lambda pair: pair[0].number):
             row = {name: value for name, value in _plain(item.row).items() if name not in ("row", "reason")}
             line = json.dumps({"row": item.number, "reason": reason, **row}, ensure_ascii=False) + "\n"
-            # Half a character, which UTF-8 cannot hold, is written as JSON escapes it.
+            # Half a character, which UTF-8 cannot represent, is written as a JSON escape.
             self._file.write(line.encode("utf-8", "backslashreplace"))
             self.num_rows += 1
 
     def finish(self) -> None:
-        """Give the file its name, and remove those of earlier imports of the same file that nobody has touched."""
+        """Give the file its name, and remove unchanged files of earlier imports of the same file."""
         self._file.close()
         if self.num_rows:
             name = f"{self._source.name}.rejected-{_digest(self._temporary)}"
@@ -75,7 +75,7 @@ def _digest(path: Path) -> str:
 
 
 def _plain(row: Row) -> Row:
-    """What JSON can hold of a row; Parquet may bring other types."""
+    """A row with values that JSON can represent. Parquet may hold other types."""
     try:
         return json.loads(json.dumps(row, ensure_ascii=False, default=str))
     except (ValueError, RecursionError):  # too deep, or a number of too many digits
