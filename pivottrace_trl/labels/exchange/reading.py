@@ -177,7 +177,7 @@ class _Lines:
         return self._again[0] if self._again else ""
 
     def next_record(self, is_prompt_id: Callable[[str], bool] = lambda text: False) -> tuple[list[str], str | None]:
-        """The cells of the record that begins at line `start`, or what is wrong with that line, whose text is `text`."""
+        """The cells of the record that begins at line `start`; or what is wrong with that line, which is `text`."""
         if (line := self.peek()) and '"' not in line and len(line) <= _MAX_RECORD_LENGTH:
             self._again.popleft()
             self._number += 1
