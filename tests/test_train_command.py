@@ -125,6 +125,22 @@ def test_it_goes_on_from_a_checkpoint():
     assert Path("run/checkpoint-2").is_dir() and all(whole[name].equal(resumed[name]) for name in whole)
 
 
+def test_a_folder_with_splits_is_evaluated_on_and_the_model_uploaded(monkeypatch, capsys):
+    Path("data").mkdir()
+    pool = make_pool(24)
+    pool.select(range(16)).to_json("data/train.jsonl")
+    pool.select(range(16, 24)).to_json("data/test.jsonl")
+    uploads = []
+    monkeypatch.setattr(GRPOTrainer, "init_hf_repo", lambda self: setattr(self, "hub_model_id", "me/model"))
+    monkeypatch.setattr(GRPOTrainer, "push_to_hub", lambda self, **options: uploads.append(options))
+    write(datasets=MISSING, dataset_name="data", max_steps=1, eval_strategy="steps", eval_steps=1, push_to_hub=True)
+    run()
+    assert uploads[-1] == {"dataset_name": "data"}
+    assert "It is on the hub: https://huggingface.co/me/model" in capsys.readouterr().out
+    record = json.loads(Path("run", "_pivottrace", "run.json").read_text())
+    assert "eval_reward" in json.dumps(record)
+
+
 @pytest.mark.parametrize(
     ("changes", "flags", "message"),
     [

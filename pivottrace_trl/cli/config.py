@@ -122,10 +122,10 @@ class PivotTraceConfig:
     )
     estimator: str | None = field(
         default=None,
-        metadata={"help": "Name of the uncertainty score; an unknown name lists all (default: total_entropy)."},
+        metadata={"help": "Name of the uncertainty score, total_entropy if none is given; an unknown name lists all."},
     )
     probe_size: int | None = field(
-        default=None, metadata={"help": "Labels spent on calibration (default: 32, or half the budget)."}
+        default=None, metadata={"help": "Labels spent on calibration; 32, or half the budget, if it is not given."}
     )
     tau_high: float = field(
         default=0.85, metadata={"help": "Probability of success from which prompts count as mastered."}
@@ -150,7 +150,7 @@ class PivotTraceConfig:
         },
     )
     success_threshold: float | None = field(
-        default=None, metadata={"help": "Reward from which a response counts as right (default: 0.5)."}
+        default=None, metadata={"help": "Reward from which a response counts as right; 0.5 if it is not given."}
     )
     id_column: str | None = field(
         default=None, metadata={"help": "Column of texts or whole numbers that tell the prompts apart."}

@@ -72,8 +72,8 @@ def train(args: argparse.Namespace) -> None:
         cast(Any, (GRPOScriptArguments, GRPOConfig, ModelConfig, DatasetMixtureConfig, PivotTraceConfig)),
         prog="pivottrace train",
         usage="pivottrace train [--config FILE] [--option VALUE ...]",
-        description="Train as `trl grpo` does, on labels that PivotTrace picks. Options are those of `trl grpo`, of "
-        "PivotTrace, and of `accelerate launch`; a YAML file holds the same under the same names.",
+        description="Train as `trl grpo` does, on labels that PivotTrace picks. Options are those of `trl grpo`, of\n"
+        "PivotTrace (at the end), and of `accelerate launch`. A YAML file holds them under the same names.",
         epilog=_EXAMPLES,
         formatter_class=_Help,
         allow_abbrev=False,
