@@ -28,6 +28,7 @@ RUN_BY = {
     "annotation.md": "test_snippets.py::test_annotation and test_another_trainer.py::test_the_walk_through",
     "gpus.md": "test_snippets.py::test_gpus",
     "index.md": "test_snippets.py::test_the_start_page",
+    "trl_cli.md": "test_train_command.py::test_the_snippets_of_the_page_run",
     "reproduction.md": "test_snippets.py::test_reproduction",
 }
 
