@@ -65,7 +65,8 @@ def test_every_page_with_python_is_run():
 
 def test_every_command_of_the_package_is_one():
     """As far as the parser: an option that is gone or misspelt, or a missing argument, ends it."""
-    ours = [words for _, words in commands() if words[0] == "pivottrace"]
+    # `pivottrace train` hands what follows to TRL's parser: tests/test_train_command.py runs its page.
+    ours = [words for _, words in commands() if words[0] == "pivottrace" and words[1] != "train"]
     assert len(ours) > 20
     for words in ours:
         filled_in = ["0" if word == "$seed" else word for word in words[1:] if not re.search(r"\[[A-Z]|\]$", word)]
