@@ -12,6 +12,7 @@ import pytest
 
 import pivottrace_trl
 
+from .desk.test_desk import find_chromium
 from .test_structure import ROOMS_WITH_NAMES
 
 
@@ -101,3 +102,15 @@ def test_the_script_of_the_readme_prints_what_stands_below_it(tmp_path, monkeypa
 
     printed = shape(tools["shown"](capfd.readouterr().out))
     assert len(shown.split()) > 50 and shape(shown.splitlines()) == printed, "python scripts/readme_output.py"
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium found")
+def test_no_page_is_wider_than_a_phone(site, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    import screenshots
+
+    monkeypatch.setattr(screenshots, "WIDTHS", {390: 844})
+    monkeypatch.setattr(screenshots, "SCHEMES", ("light",))
+    pages = [ROOT / "README.md", *(site / name / "index.html" for name in ("", "guide", "reproduction", "reference"))]
+    taken = screenshots.take(pages, tmp_path, find_chromium(), full=False)
+    assert [path.stat().st_size > 10_000 for path in taken] == [True] * len(pages) and not capsys.readouterr().out
