@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from textwrap import wrap
 
 
 README = Path(__file__).parent.parent / "README.md"
@@ -21,7 +22,8 @@ def script_of(text: str) -> str:
 def shown(printed: str) -> list[str]:
     """The lines of this package: without progress bars and the dictionaries that TRL logs."""
     lines = [line.rstrip() for line in printed.splitlines()]
-    return [line for line in lines if line and not re.match(r"\{'|Generating|Tracing|\W*\d+%", line)]
+    kept = [line for line in lines if line and not re.match(r"\{'|Generating|Tracing|\W*\d+%", line)]
+    return [part for line in kept for part in (wrap(line, 100) if len(line) > 100 else [line])]
 
 
 def main() -> None:

@@ -21,7 +21,8 @@ from playwright.sync_api import Route, sync_playwright
 WIDTHS = {1280: 900, 390: 844}  # and heights
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 ADDRESS = "http://localhost"  # pages of file:// have no search; what is asked of this is read from the disk
-GITHUB = """<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark"><style>
+GITHUB = """<meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark"><style>
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 896px; margin: 32px auto; padding: 0 16px;
        background: light-dark(#fff, #0d1117); color: light-dark(#1f2328, #f0f6fc); }
 a { color: light-dark(#0969da, #4493f8); } img { max-width: 100%; background: #fff; }

@@ -1,5 +1,6 @@
 """What is to be pasted from the documents: the Python of every page runs in order, and every command exists."""
 
+import _thread
 import re
 import shlex
 import threading
@@ -89,18 +90,20 @@ def test_every_other_command_is_one():
 
 
 class Person(threading.Thread):
-    """Answers whatever is in the queue of a run, until it is told to stop."""
+    """Answers whatever is in the queue of a run, until it is told to stop; if it fails, nobody waits for it."""
 
     def __init__(self, path: Path):
         super().__init__(daemon=True)
         self._path, self.is_done = path, threading.Event()
 
     def run(self):
-        while not (self._path.is_file() or self.is_done.wait(0.02)):
-            pass
-        with closing(AnnotationLedger.open(self._path)) as ledger:
-            while not self.is_done.wait(0.02):
-                ledger.record([Answer(query.prompt_id, {"solution": "1"}, "ann") for query in ledger.queue()])
+        try:
+            with closing(AnnotationLedger.open(self._path)) as ledger:
+                while not self.is_done.wait(0.02):
+                    ledger.record([Answer(query.prompt_id, {"solution": "1"}, "ann") for query in ledger.queue()])
+        except BaseException:
+            _thread.interrupt_main()
+            raise
 
 
 def test_annotation(make_trainer, tmp_path, monkeypatch):
@@ -110,8 +113,6 @@ def test_annotation(make_trainer, tmp_path, monkeypatch):
     text = page("annotation.md").split("\n## Another trainer\n")[0]
     dataset = make_pool(16, seed=0)
     namespace = {"dataset": dataset, "look_up": lambda prompt: "7"}
-    person = Person(tmp_path / "run" / "_pivottrace" / "ledger.sqlite")
-    person.start()
     for number, block in enumerate(blocks(text, "python")):
         without_labels = dataset.remove_columns("solution")
         namespace["trainer"] = make_trainer(
@@ -122,10 +123,16 @@ def test_annotation(make_trainer, tmp_path, monkeypatch):
         block = block.replace(
             "annotation_budget", f"answer_format={FIRST_DIGIT.name!r}, annotation_budget", number == 0
         )
-        exec(block, namespace)
-        if number == 0:
+        if number == 0:  # the ledger is there as soon as the callback is
+            block, training = block.split("trainer.train()")
+            exec(block, namespace)
+            person = Person(namespace["callback"].ledger.path)
+            person.start()
+            exec("trainer.train()" + training, namespace)
             person.is_done.set()
             person.join()
+        else:
+            exec(block, namespace)
     assert number >= 4 and namespace["trainer"].state.global_step == 0
     assert namespace["annotator"].author == "big-model" and namespace["panel"].author.endswith("+ big-model")
     (answer,) = namespace["Colleague"]().ask([Query("a", "1+6=?", row={"prompt": "1+6=?"})])
