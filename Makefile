@@ -7,7 +7,7 @@ export TOKENIZERS_PARALLELISM = false
 # One process a core, each with one torch thread; a process of the suite takes up to 2 GB.
 PYTEST = python -m pytest --numprocesses logical --maxprocesses 4
 
-.PHONY: demo test test-oldest test-all bench docs lint clean
+.PHONY: demo test test-oldest test-all bench docs lint check-release clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/pivottrace demo
@@ -41,6 +41,11 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# Sdist and wheel, in dist/, and the demo from the wheel with each of these interpreters.
+PYTHONS ?= python3.10 python3.11 python3.12 python3.13
+check-release:
+	bash scripts/check_release.sh $(PYTHONS)
 
 $(VENV)/installed: setup.py scripts/install.sh
 	bash scripts/install.sh $(PYTHON) $(VENV)

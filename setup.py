@@ -10,12 +10,16 @@ root = Path(__file__).parent
 # THIS_ACCOUNT stands for whoever publishes this: README, notebook and site name the same address.
 repository = "https://github.com/THIS_ACCOUNT/pivottrace-trl"
 version = re.search(r'__version__ = "(.+?)"', (root / "pivottrace_trl" / "__init__.py").read_text()).group(1)
+# The package index knows no other file of the repository.
+readme = (root / "README.md").read_text(encoding="utf-8")
+readme = re.sub(r"(!\[[^]]*\]\()(?!https?:|#)", rf"\1{repository}/raw/main/", readme)
+readme = re.sub(r"(\]\()(?!https?:|#)", rf"\1{repository}/blob/main/", readme)
 
 setup(
     name="pivottrace-trl",
     version=version,
     description="Pick the prompts that deserve a label: PivotTrace as a plugin for TRL's GRPOTrainer",
-    long_description=(root / "README.md").read_text(),
+    long_description=readme,
     long_description_content_type="text/markdown",
     url=repository,
     license="Apache-2.0",
@@ -61,6 +65,7 @@ setup(
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff==0.17.6",
+            "setuptools>=77",
             "trackio>=0.43",
             "wandb>=0.31",
         ],

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Make a virtual environment with the package and what its tests need: install.sh PYTHON VENV
+# Make a virtual environment with the package and what its tests need, or with a wheel: install.sh PYTHON VENV [WHEEL]
 # On Linux without an NVIDIA GPU it never takes the build of torch that brings gigabytes of CUDA libraries along.
 set -euo pipefail
 python=$1
 venv=$2
+wheel=${3:-}
 torch=2.13.0  # the release that the tests run on; setup.py accepts others
 
 say() { echo "install.sh: $*" >&2; }
@@ -32,6 +33,10 @@ else
         say "run the same command again, for example the default build, several GB: $venv/bin/pip install torch==$torch"
         exit 1
     }
+fi
+if [ -n "$wheel" ]; then
+    "${pip[@]}" install "$wheel"
+    exit
 fi
 "${pip[@]}" install -e ".[test]"
 # A peer whose scores the tests compare with ours. A few files of it are read; most of what it asks for is not needed.
