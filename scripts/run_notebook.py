@@ -15,6 +15,7 @@ import os
 import re
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import psutil
@@ -32,7 +33,8 @@ class Meter(NotebookClient):
 
     async def async_execute_cell(self, cell, *args, **kwargs):
         """Run one cell."""
-        kernel = psutil.Process(self.km.provisioner.process.pid)
+        manager: Any = self.km
+        kernel = psutil.Process(manager.provisioner.process.pid)
         before = sum(kernel.cpu_times()[:2])
         cell = await super().async_execute_cell(cell, *args, **kwargs)
         if cell.cell_type == "code":

@@ -90,6 +90,7 @@ SHORTER = [
 ]
 
 
+@pytest.mark.slow
 def test_it_runs_from_top_to_bottom(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
