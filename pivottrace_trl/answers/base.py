@@ -40,7 +40,15 @@ class AnswerFormat(Protocol):
     name: str
 
     def extract(self, completion: str) -> str | None:
-        """The final answer of a completion, as written; `None` if it has none."""
+        """
+        Find the final answer of a completion.
+
+        Args:
+            completion (`str`): text of the completion.
+
+        Returns:
+            `str` or `None`: the answer as written; `None` if there is none.
+        """
         ...
 
     def read(self, text: str) -> Reading:
@@ -59,7 +67,16 @@ class AnswerFormat(Protocol):
         ...
 
     def are_equivalent(self, first: str, second: str) -> bool:
-        """Whether the second answer is right when the first is the label."""
+        """
+        Whether an answer is right, given the label.
+
+        Args:
+            first (`str`): the label.
+            second (`str`): the answer.
+
+        Returns:
+            `bool`
+        """
         ...
 
     def to_label(self, answer: str, feature: Any = None) -> Any:

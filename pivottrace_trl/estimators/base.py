@@ -33,11 +33,27 @@ class Estimator(Protocol):
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def fit(self, traces: Sequence[ResponseTrace]) -> "Estimator":
-        """Return the estimator, fitted to the traces of a pool (with a threshold, for example)."""
+        """
+        Fit the score to a pool, by choosing a threshold for example.
+
+        Args:
+            traces (`Sequence[ResponseTrace]`): one trace per prompt of the pool.
+
+        Returns:
+            [`Estimator`]: a new, fitted estimator; or itself, if there is nothing to fit.
+        """
         ...
 
     def __call__(self, traces: Sequence[ResponseTrace]) -> np.ndarray:
-        """Return one score per trace, shape `(num_traces,)`; NaN for an empty response."""
+        """
+        Score responses.
+
+        Args:
+            traces (`Sequence[ResponseTrace]`): one trace per response.
+
+        Returns:
+            `np.ndarray` of shape `(num_traces,)`, float: higher = less sure; NaN for an empty response.
+        """
         ...
 
 
@@ -52,11 +68,23 @@ class CalibratedEstimator(Estimator, Protocol):
         Args:
             traces (`Sequence[ResponseTrace]`): one trace per probe.
             was_right (`np.ndarray` of shape `(num_probes,)`, bool): whether each response was right.
+
+        Returns:
+            [`CalibratedEstimator`]: a new, calibrated estimator.
         """
         ...
 
     def score_probe(self, probe: int, trace: ResponseTrace) -> float:
-        """Return the score of a probe (by its index in `calibrate`) from a fit without its own label."""
+        """
+        Score a probe with a fit that did not use its own label.
+
+        Args:
+            probe (`int`): index of the probe in the arguments of `calibrate`.
+            trace ([`ResponseTrace`]): trace of the probe's response.
+
+        Returns:
+            `float`: higher = less sure.
+        """
         ...
 
 

@@ -171,7 +171,16 @@ class AnnotationLedger(ColumnLedger):
         return labelled_dataset(self, dataset, prompt_ids, columns)
 
     def query(self, prompt_id: str) -> Query | None:
-        """The open query of a prompt; `None` if its label was not asked for, or is answered."""
+        """
+        The open query of a prompt.
+
+        Args:
+            prompt_id (`str`):
+                Id of the prompt.
+
+        Returns:
+            [`Query`] or `None`: `None` if the label was not asked for, or is answered.
+        """
         with self._lock:
             return self._queries([prompt_id])[0] if prompt_id in self._state.open_ids else None
 

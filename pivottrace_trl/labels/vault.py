@@ -63,7 +63,16 @@ class LabelVault:
         self._row = {identity: row for row, identity in enumerate(prompt_ids)}
 
     def ask(self, queries: Sequence[Query]) -> list[Answer]:
-        """Return the labels. A row whose first label column is empty has the label `None`."""
+        """
+        Return the labels of some prompts.
+
+        Args:
+            queries (`Sequence[Query]`):
+                The queries.
+
+        Returns:
+            `list[Answer]`: one per query. A row whose first label column is empty has the label `None`.
+        """
         answers = []
         prompt_ids = [query.prompt_id for query in queries]
         for identity, label in zip(prompt_ids, self._read(self._labels, prompt_ids), strict=True):
@@ -111,7 +120,16 @@ class LabelVault:
         return [{} for _ in prompt_ids] if self._locked is None else self._read(self._locked, prompt_ids)
 
     def find_given_away(self, prompts: Sequence[Any]) -> list[int]:
-        """Rows whose prompt holds its own label, see [`gives_away`]. Only their numbers leave the vault."""
+        """
+        Find rows whose prompt holds its own label, see [`gives_away`]. Only the row numbers leave the vault.
+
+        Args:
+            prompts (`Sequence`):
+                The prompts of all rows, plain or conversational.
+
+        Returns:
+            `list[int]`: row numbers, from 0.
+        """
         if not self._label_columns:
             return []
         labels = self._labels[self._label_columns[0]]
