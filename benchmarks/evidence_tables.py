@@ -115,7 +115,8 @@ def main() -> None:
         if args.plot is not None:
             name = "".join(letter if letter.isalnum() or letter == "." else "-" for letter in testbed)
             colors = arm_colors([summary.arm for summary in summaries])
-            save_figure(draw_curves(summaries, runs, "", colors), args.plot.with_name(f"{args.plot.name}-{name}.png"))
+            figure = draw_curves(summaries, runs, "", colors).whole()
+            save_figure(figure, args.plot.with_name(f"{args.plot.name}-{name}.png"))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """Figures that compare arms."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ..routing.calibration import calibrate
 from ..routing.triage import Route, rank_pool
 from .comparison import ArmSummary
-from .figures import ROUTE_COLORS
+from .figures import ROUTE_COLORS, Picture
 from .record import Run
 
 
@@ -25,85 +28,120 @@ def arm_colors(arms: Sequence[str]) -> dict[str, str]:
     return {arm: _PALETTE[place % len(_PALETTE)] for place, arm in enumerate(arms)}
 
 
-def draw_curves(summaries: Sequence[ArmSummary], runs: Sequence[Run], name: str, colors: dict[str, str]) -> Figure:
+def draw_curves(summaries: Sequence[ArmSummary], runs: Sequence[Run], name: str, colors: dict[str, str]) -> Picture:
     """
-    Draw accuracy against optimizer steps, tokens and labels; bands and bars are one standard error over the seeds. The
+    Accuracy against optimizer steps, tokens and labels; bands and bars are one standard error over the seeds. The
     first arm is the reference.
     """
-    figure = Figure(figsize=(13, 4.6), layout="constrained")
-    by_steps, by_tokens, by_labels = figure.subplots(1, 3, sharey=True, width_ratios=(3, 3, 2.2))
-    for place, summary in enumerate(summaries):
-        style = {"color": colors[summary.arm], "marker": _MARKERS[place % len(_MARKERS)], "markersize": 4}
-        mean, error = summary.curves.mean(0), _standard_error(summary.curves)
-        mine = [run for run in runs if run.arm == summary.arm and name in run.evaluations]
-        is_common = [np.isin(run.evaluations[name].steps, summary.steps) for run in mine]
-        tokens = np.mean([run.evaluations[name].tokens[kept] for run, kept in zip(mine, is_common, strict=True)], 0)
-        by_steps.plot(summary.steps, mean, label=summary.arm, linewidth=1.6, **style)
-        by_steps.fill_between(summary.steps, mean - error, mean + error, color=style["color"], alpha=0.13, linewidth=0)
-        by_tokens.plot(tokens / 1e3, mean, linewidth=1.6, **style)
-        by_tokens.fill_between(tokens / 1e3, mean - error, mean + error, color=style["color"], alpha=0.13, linewidth=0)
-        by_labels.errorbar(summary.labels.mean, mean[-1], yerr=error[-1], capsize=3, **{**style, "markersize": 7})
-    if summaries:
-        for axes in (by_steps, by_tokens, by_labels):
+
+    # At least ten points of a hundred: ticks are whole ones, and noise is not to look like a difference.
+    everything = np.concatenate([summary.curves.ravel() for summary in summaries])
+    low, high = everything.min(), max(everything.max(), everything.min() + 0.1)
+
+    def finish(axes: Axes, xlabel: str) -> None:
+        if summaries:
             goal = summaries[0].curves[:, -1].mean()
             axes.axhline(goal, color=colors[summaries[0].arm], linestyle=":", linewidth=1)
-    by_steps.set_xlabel("optimizer step")
-    by_steps.set_ylabel(f"accuracy{f' on {name}' if name else ''}")
-    by_tokens.set_xlabel("thousand tokens of prompts and rollouts, scoring included")
-    by_labels.set_xlabel("labels bought, at the end")
-    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-    return figure
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(f"accuracy{f' on {name}' if name else ''}")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        axes.set_ylim(low - 0.07 * (high - low), high + 0.07 * (high - low))  # the same in all panels
+
+    def lines(axes: Axes, places: Callable[[ArmSummary], np.ndarray]) -> None:
+        for number, summary in enumerate(summaries):
+            mean, error, color = summary.curves.mean(0), _standard_error(summary.curves), colors[summary.arm]
+            axes.plot(places(summary), mean, color=color, **_marker(number, 4), linewidth=1.8)
+            axes.fill_between(places(summary), mean - error, mean + error, color=color, alpha=0.13, linewidth=0)
+
+    def thousand_tokens(summary: ArmSummary) -> np.ndarray:
+        mine = [run.evaluations[name] for run in runs if run.arm == summary.arm and name in run.evaluations]
+        return np.mean([found.tokens[np.isin(found.steps, summary.steps)] for found in mine], 0) / 1e3
+
+    def by_steps(axes: Axes) -> None:
+        lines(axes, lambda summary: summary.steps)
+        finish(axes, "optimizer step")
+
+    def by_tokens(axes: Axes) -> None:
+        lines(axes, thousand_tokens)
+        finish(axes, "thousand tokens, scoring included")
+
+    def by_labels(axes: Axes) -> None:
+        for number, summary in enumerate(summaries):
+            error = _standard_error(summary.curves)[-1]
+            style = {"color": colors[summary.arm], "capsize": 3, **_marker(number, 8)}
+            axes.errorbar(summary.labels.mean, summary.curves[:, -1].mean(), yerr=error, **style)
+        axes.set_xlim(left=0)
+        finish(axes, "labels bought, at the end")
+
+    return Picture((by_steps, by_tokens, by_labels), {summary.arm: colors[summary.arm] for summary in summaries})
 
 
-def draw_labels(summaries: Sequence[ArmSummary], colors: dict[str, str]) -> Figure:
-    """Draw the labels that each arm bought (mean over the seeds)."""
-    figure = Figure(figsize=(7, 0.8 + 0.34 * len(summaries)), layout="constrained")
-    axes = figure.add_subplot()
-    for place, summary in enumerate(summaries):
-        axes.barh(place, summary.labels.mean, color=colors[summary.arm])
-        axes.text(summary.labels.mean, place, f" {summary.labels.mean:.0f}", va="center", fontsize=9)
-    axes.set_yticks(range(len(summaries)), [summary.arm for summary in summaries])
-    axes.invert_yaxis()
-    axes.set_xlabel("labels")
-    return figure
+def _marker(number: int, size: int) -> dict[str, Any]:
+    return {"marker": _MARKERS[number % len(_MARKERS)], "markersize": size}
 
 
-def draw_pseudo_labels(runs: Sequence[Run], colors: dict[str, str]) -> Figure | None:
-    """Draw over the steps how often votes equal a known label, and what the collapse monitor compares."""
-    panels = {
-        "pivottrace/pseudo_label_accuracy": "votes that equal the label\n(annotated prompts)",
+def draw_labels(summaries: Sequence[ArmSummary], colors: dict[str, str]) -> Picture:
+    """The labels that each arm bought (mean over the seeds)."""
+
+    def bars(axes: Axes) -> None:
+        for place, summary in enumerate(summaries):
+            axes.barh(place, summary.labels.mean, color=colors[summary.arm])
+            axes.text(summary.labels.mean, place, f" {summary.labels.mean:,.0f}", va="center", fontsize=9)
+        axes.set_yticks(range(len(summaries)), [summary.arm for summary in summaries])
+        axes.invert_yaxis()
+        axes.margins(x=0.15)
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.set_xlabel("labels")
+
+    return Picture((bars,), {}, size=(6.5, 0.9 + 0.34 * len(summaries)))
+
+
+def draw_pseudo_labels(runs: Sequence[Run], colors: dict[str, str]) -> Picture | None:
+    """Over the steps: how often votes equal a known label, and what the collapse monitor compares."""
+    titles = {
+        "pivottrace/pseudo_label_accuracy": "votes that equal the label",
         "pivottrace/weak_reward": "reward on pseudo-labels",
         "pivottrace/annotated_accuracy": "accuracy on annotated prompts",
     }
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    shown = set()
-    for axes, (metric, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        for arm, color in colors.items():
-            logged = [run.logged(metric) for run in runs if run.arm == arm]
-            logged = [(steps, values) for steps, values in logged if len(steps)]
-            if not logged:
-                continue
-            steps, values = (np.concatenate(arrays) for arrays in zip(*logged, strict=True))
-            # A step holds few groups: twelve stretches of the run are averaged, over all seeds.
-            edges = np.linspace(0, steps.max(), min(12, len(np.unique(steps))) + 1)
-            stretch = np.clip(np.searchsorted(edges, steps, side="left") - 1, 0, len(edges) - 2)
-            filled = np.unique(stretch)
-            means = [values[stretch == part].mean() for part in filled]
-            label = arm if arm not in shown else None
-            axes.plot(
-                (edges[filled] + edges[filled + 1]) / 2, means, color=color, marker="o", markersize=3, label=label
-            )
-            shown.add(arm)
-        axes.set_title(title, fontsize=9, loc="left")
-        axes.set_xlabel("optimizer step")
-    if not shown:
+    logged = {
+        (metric, arm): _joined([run.logged(metric) for run in runs if run.arm == arm])
+        for metric in titles
+        for arm in colors
+    }
+    known = {arm: color for arm, color in colors.items() if any(len(logged[metric, arm][0]) for metric in titles)}
+    if not known:
         return None
-    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-    return figure
+
+    def panel(metric: str, axes: Axes) -> None:
+        for arm, color in known.items():
+            steps, values = logged[metric, arm]
+            if len(steps):
+                # A step holds few groups: twelve stretches of the run are averaged, over all seeds.
+                edges = np.linspace(0, steps.max(), min(12, len(np.unique(steps))) + 1)
+                stretch = np.clip(np.searchsorted(edges, steps, side="left") - 1, 0, len(edges) - 2)
+                filled = np.unique(stretch)
+                means = [values[stretch == part].mean() for part in filled]
+                axes.plot((edges[filled] + edges[filled + 1]) / 2, means, color=color, marker="o", markersize=3)
+        axes.set_title(titles[metric], fontsize=10, loc="left")
+        axes.set_xlabel("optimizer step")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        if metric != "pivottrace/weak_reward":  # rewards have a scale of their own
+            axes.set_ylim(-0.03, 1.03)
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+    return Picture([partial(panel, metric) for metric in titles], known)
 
 
-def draw_calibration(runs: Sequence[Run], colors: dict[str, str]) -> Figure | None:
-    """Draw how often the policy is right along each ranking, by the labels, at the first and the last routing."""
+def _joined(logged: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of several runs, one behind the other."""
+    steps, values = zip(*logged, strict=True)
+    return np.concatenate(steps), np.concatenate(values)
+
+
+def draw_calibration(runs: Sequence[Run], colors: dict[str, str]) -> Picture | None:
+    """How often the policy is right along each ranking, by the labels, at the first and the last routing."""
     curves: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {}
     places = np.linspace(0, 1, 101)
     for run in runs:
@@ -115,43 +153,44 @@ def draw_calibration(runs: Sequence[Run], colors: dict[str, str]) -> Figure | No
                 )
     if not curves:
         return None
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    for axes, when, title in zip(figure.subplots(1, 2, sharey=True), (0, -1), ("first", "last"), strict=True):
+
+    def panel(when: int, axes: Axes) -> None:
         for arm, both in curves.items():
             if both[when]:
-                axes.plot(places, np.mean(both[when], 0), color=colors[arm], label=arm if when == 0 else None)
-        axes.set_title(f"{title} routing", fontsize=9, loc="left")
+                axes.plot(places, np.mean(both[when], 0), color=colors[arm], linewidth=1.8)
+        axes.set_title(f"{'last' if when else 'first'} routing", fontsize=10, loc="left")
         axes.set_xlabel("place in the ranking, least uncertain first")
-    figure.axes[0].set_ylabel("estimated success")
-    figure.axes[0].set_ylim(-0.03, 1.03)
-    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize=9)
-    return figure
+        axes.set_ylabel("estimated success")
+        axes.set_ylim(-0.03, 1.03)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+    return Picture((partial(panel, 0), partial(panel, -1)), {arm: colors[arm] for arm in curves})
 
 
-def draw_routes(runs: Sequence[Run]) -> Figure | None:
-    """Draw the shares of the three routes at each routing, a panel an arm, averaged over its seeds."""
+def draw_routes(runs: Sequence[Run]) -> Picture | None:
+    """The shares of the three routes at each routing, a panel an arm, averaged over its seeds."""
     arms = list(dict.fromkeys(run.arm for run in runs if run.routes))
     if not arms:
         return None
-    num_rows = -(-len(arms) // 4)
-    figure = Figure(figsize=(12, 0.6 + 2.3 * num_rows), layout="constrained")
-    grid = figure.subplots(num_rows, 4, sharey=True, squeeze=False).ravel()
-    for axes, arm in zip(grid, arms, strict=False):
+
+    def panel(arm: str, axes: Axes) -> None:
         mine = [run.routes for run in runs if run.arm == arm]
         num_routings = min(len(routes) for routes in mine)
         bottom = np.zeros(num_routings)
         for route in Route:
             shares = np.array([[np.mean(routes[i] == route) for i in range(num_routings)] for routes in mine]).mean(0)
-            axes.bar(range(num_routings), shares, 0.8, bottom, color=ROUTE_COLORS[route], label=route.name.lower())
+            axes.bar(range(num_routings), shares, 0.8, bottom, color=ROUTE_COLORS[route])
             bottom += shares
-        axes.set_title(arm, fontsize=9, loc="left")
-        axes.set_xticks(range(num_routings))
-    for axes in grid[len(arms) :]:
-        axes.set_axis_off()
-    grid[0].set_ylabel("share of the pool")
-    handles, names = grid[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    return figure
+        axes.set_title(arm, fontsize=10, loc="left")
+        axes.set_xlabel("routing")
+        axes.set_ylabel("share of the pool")
+        axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        axes.set_xlim(-0.6, max(num_routings, 3) - 0.4)  # a single routing is a bar, not a wall
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+    names = {route.name.lower(): color for route, color in ROUTE_COLORS.items()}
+    return Picture([partial(panel, arm) for arm in arms], names)
 
 
 def _standard_error(curves: np.ndarray) -> np.ndarray:

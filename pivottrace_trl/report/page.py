@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment
-from matplotlib.figure import Figure
 
 from ..files import check_writable, replace_atomically, without_nan, write_json
 from .comparison import ArmSummary, SeedMean, summarise
 from .curves import arm_colors, draw_calibration, draw_curves, draw_labels, draw_pseudo_labels, draw_routes
-from .figures import save_figure
+from .figures import Picture, save_figure
+from .label_story import tell_label_story
 from .record import Run
 
 
@@ -30,29 +30,32 @@ def write_report(runs: Sequence[Run], output: Path, reference: str = "full super
     colors = arm_colors(arms)
     sets = sorted({name for run in runs for name in run.evaluations})
     tables = {name: summarise(runs, name, reference) for name in sets}
-    drawn: dict[str, Figure | None] = {}
+    pictures: dict[str, Picture | None] = {}
     for name, summaries in tables.items():
-        drawn[f"accuracy{f'-{name}' if name else ''}"] = draw_curves(summaries, runs, name, colors)
+        pictures[f"accuracy{f'-{name}' if name else ''}"] = draw_curves(summaries, runs, name, colors)
     if tables:
-        drawn["labels"] = draw_labels(next(iter(tables.values())), colors)
-    drawn |= {
+        pictures["labels"] = draw_labels(next(iter(tables.values())), colors)
+    pictures |= {
         "routes": draw_routes(runs),
         "calibration": draw_calibration(runs, colors),
         "pseudo-labels": draw_pseudo_labels(runs, colors),
     }
-    images = {}
-    for name, figure in drawn.items():
-        if figure is not None:
-            save_figure(figure, output / f"{name}.png")
-            images[name] = base64.b64encode((output / f"{name}.png").read_bytes()).decode()
+    drawn = {name: picture for name, picture in pictures.items() if picture is not None}
+    for name, picture in drawn.items():
+        save_figure(picture.whole(), output / f"{name}.png")
+    first_runs = {run.arm: run for run in reversed(runs)}
+    stories = [story for arm in arms if (story := tell_label_story(first_runs[arm])) is not None]
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"share": _share, "change": _change, "number": _number}
+    environment.filters |= {"share": _share, "change": _change, "number": _number, "limits": _limits}
     page = environment.from_string((files(__package__) / "page.html.j2").read_text("utf-8")).render(
         reference=reference,
         tables=tables,
-        images=images,
+        pictures=drawn,
+        panels={name: [base64.b64encode(png).decode() for png in picture.single()] for name, picture in drawn.items()},
         colors=colors,
         runs=runs,
+        stories=stories,
+        has_random=any(summary.against_random for summaries in tables.values() for summary in summaries),
         verdicts=collapse_verdicts(runs),
         environments=_environments(runs),
         published_speed_up=PUBLISHED_SPEED_UP,
@@ -113,19 +116,17 @@ def _plain(summary: ArmSummary) -> dict[str, Any]:
 
 
 def _share(value: SeedMean | float | None) -> str:
-    if value is None:
-        return "–"
-    if not isinstance(value, SeedMean):
-        return f"{value:.1%}" if value == value else "–"
-    limits = "" if value.low != value.low else f" ({value.low:.1%} to {value.high:.1%})"
-    return f"{value.mean:.1%}{limits}"
+    mean = value.mean if isinstance(value, SeedMean) else value
+    return "–" if mean is None or mean != mean else f"{mean:.1%}"
 
 
 def _change(value: SeedMean | None) -> str:
-    if value is None:
-        return "–"
-    limits = "" if value.low != value.low else f" ({value.low:+.1%} to {value.high:+.1%})"
-    return f"{value.mean:+.1%}{limits}"
+    return "–" if value is None else f"{value.mean:+.1%}"
+
+
+def _limits(value: SeedMean | None, sign: str = "") -> str:
+    """The interval of a mean, where there are several seeds."""
+    return "" if value is None or value.low != value.low else f"{value.low:{sign}.1%} to {value.high:{sign}.1%}"
 
 
 def _number(value: SeedMean) -> str:
