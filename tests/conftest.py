@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -214,3 +215,23 @@ def generated(monkeypatch):
 
     monkeypatch.setattr(policy, "transformers_generator", make_counted)
     return batches
+
+
+def find_chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+needs_browser = pytest.mark.skipif(
+    find_chromium() is None, reason="no Chromium found: install it, as with `apt-get install chromium`"
+)
+
+
+@pytest.fixture
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+        yield browser
+        browser.close()

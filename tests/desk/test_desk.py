@@ -1,7 +1,6 @@
 """The desk: who is shown what, what is safe to show, and two pages in a real browser."""
 
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +14,8 @@ import pytest
 from pivottrace_trl import AnnotationLedger, Query
 from pivottrace_trl.desk.markup import Attempt, attempt_html, load_attempts, to_markdown
 from pivottrace_trl.desk.session import DeskSession
+
+from ..conftest import needs_browser
 
 
 IDS = [f"p{number}" for number in range(6)]
@@ -145,16 +146,6 @@ def test_attempts_mark_their_pivots(tmp_path):
     assert "was not stored" in attempt_html(None)
 
 
-def find_chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next(filter(None, map(shutil.which, names)), None)
-
-
-needs_browser = pytest.mark.skipif(
-    find_chromium() is None, reason="no Chromium found: install it, as with `apt-get install chromium`"
-)
-
-
 class Server:
     """`pivottrace desk` in a process of its own."""
 
@@ -207,16 +198,6 @@ def serve(ledger, tmp_path):
     yield start
     for server in servers:
         server.kill()
-
-
-@pytest.fixture
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 class Desk:
