@@ -75,7 +75,8 @@ def draw_curves(summaries: Sequence[ArmSummary], runs: Sequence[Run], name: str,
         axes.set_xlim(left=0)
         finish(axes, "labels bought, at the end")
 
-    return Picture((by_steps, by_tokens, by_labels), {summary.arm: colors[summary.arm] for summary in summaries})
+    panels = [by_steps, by_tokens, *([by_labels] if len(summaries) > 1 else [])]
+    return Picture(panels, {summary.arm: colors[summary.arm] for summary in summaries})
 
 
 def _marker(number: int, size: int) -> dict[str, Any]:
