@@ -130,6 +130,7 @@ def _add_triage(commands) -> None:
 
 
 def _triage(args: argparse.Namespace) -> None:
+    from ..files import PRIVATE_FOLDER
     from ..offline import plan_triage, run_triage
     from ..pool import Questions, load_pool
     from ..report.run import plot_triage
@@ -154,11 +155,14 @@ def _triage(args: argparse.Namespace) -> None:
     outcome = run_triage(plan, model, tokenizer, args.max_completion_length, args.batch_size)
     plot_triage(outcome, tokenizer, args.output)
     print_triage(outcome, args.output)
+    steps: list[tuple[str, list]] = []
     if plan.ledger.num_open:
-        say_next(
-            ("to answer in the browser", ["desk", args.output]),
-            ("to answer in a table", ["annotate", "export", args.output, "--format", "csv"]),
-        )
+        steps.append(("to answer in the browser", ["desk", args.output]))
+        steps.append(("to answer in a table", ["annotate", "export", args.output, "--format", "csv"]))
+    if args.output.name == PRIVATE_FOLDER:  # where a training takes over what a triage found
+        words = ["train", "--output_dir", args.output.parent, "--config", "grpo.yaml"]
+        steps.append(("to train on these routes, with your own file of settings", words))
+    say_next(*steps)
 
 
 def _add_study(commands) -> None:
