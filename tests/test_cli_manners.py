@@ -76,8 +76,10 @@ def parsers(parser):
 def test_every_help_ends_with_examples_that_parse():
     whole = make_parser()
     for parser in parsers(whole):
+        if not parser.add_help:  # that of `train` is TRL's
+            continue
         lines = [line.strip() for line in parser.format_help().splitlines() if line.startswith("  pivottrace ")]
-        assert len(lines) > 1 or parser.prog.endswith("backup"), parser.prog
+        assert lines, parser.prog
         for line in lines:
             words = shlex.split(line, comments=True)
             assert line.startswith(parser.prog)
