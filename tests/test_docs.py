@@ -12,7 +12,7 @@ import pytest
 
 import pivottrace_trl
 
-from .desk.test_desk import find_chromium
+from .conftest import find_chromium
 from .test_structure import ROOMS_WITH_NAMES
 
 
