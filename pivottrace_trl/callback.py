@@ -23,7 +23,10 @@ from .labels.waiting import People, check_share
 from .pool import Questions
 from .processes import Processes
 from .report.attempts import write_attempts
+from .report.messages import RunSetup, describe_start, name_annotator
+from .report.model_card import amend_model_card
 from .report.run import RunReport
+from .report.trackers import Trackers
 from .routing.purchases import GroupBuyer, check_buy
 from .routing.router import PoolRouter
 from .routing.sampler import PivotRoutedSampler
@@ -195,6 +198,10 @@ class PivotDensityCallback(TrainerCallback):
         self._survey = TrainerSurvey(self._trainer, self.output_dir / _SURVEY, *made_of)
         self._survey_identity = ""
         self.report = RunReport(self.output_dir)
+        self._trackers = Trackers(trainer, self._processes, pool.texts)
+        monitor.on_pause = self._trackers.alert
+        names = type(scorer.estimator).__name__, name_annotator(annotator), buy, self._answer_format.name
+        setup = RunSetup(*names, self._trainer.reward_func_names[pool.verifier])
         self._attachment = attachment
         self._routed_epoch: int | None = None
         self._fresh = FreshScores(self.router, scorer, self._processes)
@@ -207,10 +214,10 @@ class PivotDensityCallback(TrainerCallback):
             make_tracer=lambda model: ResponseTracer(model, self.scorer.heads, self.scorer.needs),
             on_traces=lambda rows, traces: self._fresh.add(rows, traces, self._trainer.state.global_step),
             before_save=self._save_state,
+            amend_card=lambda card: amend_model_card(card, self.summary(), setup, self.ledger),
         )
         if self._processes.is_main:
-            for line in pool.describe(self.router, type(scorer.estimator).__name__, annotator):
-                say(line)
+            say(describe_start(pool, self.router, setup, self._trainer.args, self.output_dir / _SURVEY))
 
     @property
     def ledger(self) -> LedgerView:
@@ -309,15 +316,8 @@ class PivotDensityCallback(TrainerCallback):
         def load() -> Position:
             position = self._state.load(checkpoint, self._trainer.args.seed)
             load_suggestions(self.output_dir / _SUGGESTIONS, self.router)
-            responses = self._survey.load(position.survey)
-            if responses is not None:
+            if (responses := self._survey.load(position.survey, checkpoint)) is not None:
                 self._look_at(responses)
-            else:
-                logger.warning(
-                    f"{self.output_dir} does not hold the first responses of the run that saved {checkpoint}, or they "
-                    "answer prompts in other words: labels that are bought from now on do not tell whether those were "
-                    "right."
-                )
             self.report.resume(position.epoch)
             return position
 
@@ -345,8 +345,8 @@ class PivotDensityCallback(TrainerCallback):
                 self._state.share(self._processes)
             self.router.keep_routes()
             self.sampler.set_routes(self.router.plan)
-        metrics = {**self.router.metrics(), "scoring_tokens": self.num_scoring_tokens}
-        self._trainer.log({f"pivottrace/{name}": value for name, value in metrics.items()})
+        self._trackers.log({**self.router.metrics(), "scoring_tokens": self.num_scoring_tokens})
+        self._trackers.show(self.router, self.report.pictures)
         if (self.router.routes == Route.DISCARD).all():
             logger.warning(
                 f"Every prompt of the pool is mastered, going by {self.router.evidence.is_labelled.sum()} labels: "
@@ -397,4 +397,4 @@ class PivotDensityCallback(TrainerCallback):
             return
         end_run(self.output_dir / _RUN)
         settings = {"estimator": type(self.scorer.estimator).__name__, **asdict(self.router.config)}
-        self.report.finish(self.summary(), args, state, settings)
+        self.report.finish(self.summary(), args, state, settings, self.router)

@@ -6,6 +6,7 @@ import sqlite3
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import torch
 from torch.distributed import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -23,6 +24,7 @@ from tests.conftest import LORA, attach, first_digit, make_model, make_pool  # n
 
 # Three groups of four in a generation batch of twelve: with six completions a process, the second straddles both.
 GROUP, BATCH, NUM_PROMPTS = 4, 6, 30
+TABLE = ["step", "prompt", "completion", "route", "vote", "agreement", "label_source"]
 
 
 class Interrupted(Exception):
@@ -86,6 +88,7 @@ def run(
         "gradient_accumulation_steps": 2 // num_processes, "max_completion_length": 12, "num_train_epochs": epochs,
         "learning_rate": 1e-3, "logging_steps": 1, "save_strategy": "steps", "save_steps": 4, "report_to": "none",
         "use_cpu": True, "bf16": False, "gradient_checkpointing": False, "disable_tqdm": True, "seed": 7,
+        "log_completions": True, "num_completions_to_print": 0,
     }  # fmt: skip
     reward = BriefReward()
     trainer = GRPOTrainer(
@@ -125,7 +128,9 @@ def run(
     finally:
         sqlite3.connect = connect
     model = trainer.accelerator.unwrap_model(trainer.model)
+    tables = sorted((output_dir / "completions").glob("*.parquet"))
     return {
+        "table": [row for path in tables for row in pq.read_table(path, columns=TABLE).to_pylist()],
         "routes": callback.router.routes.tolist(),
         "scores": callback.router.scores.tolist(),
         "annotated": callback.summary()["annotated"],

@@ -65,8 +65,8 @@ def test_two_lines_route_a_run(make_trainer, tmp_path):
         assert (folder / name).stat().st_size > 0
     logged = set().union(*trainer.state.log_history)
     assert {"pivottrace/num_discard", "pivottrace/num_weak", "pivottrace/num_annotate"} <= logged
-    assert {"pivottrace/labels_bought", "pivottrace/budget_left", "pivottrace/density_weak"} <= logged
-    assert {"pivottrace/vote_agreement", "pivottrace/pseudo_label_accuracy"} <= logged
+    assert {"pivottrace/labels_bought", "pivottrace/labels_left", "pivottrace/density_weak"} <= logged
+    assert {"pivottrace/vote_agreement", "pivottrace/vote_accuracy"} <= logged
     assert {"pivottrace/score_auroc", "pivottrace/calibration_error"} <= logged
 
 

@@ -74,6 +74,13 @@ def test_groups_that_straddle_two_ranks_vote_together(ranks, alone):
     assert first["metrics"] == second["metrics"] == pytest.approx(alone["metrics"])
 
 
+def test_the_completions_table_tells_the_same_of_each_row(ranks, folder, alone):
+    for table, same in (("whole", alone["table"]), ("after", None)):
+        rows = ranks[0][table]["table"]
+        assert len(rows) > 100 and {row["label_source"] for row in rows} >= {"bought", "vote"}
+        assert same is None or sorted(rows, key=json.dumps) == sorted(same, key=json.dumps)
+
+
 def test_what_rank_0_buys_after_the_rollouts_counts_in_every_process(ranks, folder):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

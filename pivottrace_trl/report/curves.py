@@ -102,9 +102,9 @@ def draw_labels(summaries: Sequence[ArmSummary], colors: dict[str, str]) -> Pict
 def draw_pseudo_labels(runs: Sequence[Run], colors: dict[str, str]) -> Picture | None:
     """Over the steps: how often votes equal a known label, and what the collapse monitor compares."""
     titles = {
-        "pivottrace/pseudo_label_accuracy": "votes that equal the label",
-        "pivottrace/weak_reward": "reward on pseudo-labels",
-        "pivottrace/annotated_accuracy": "accuracy on annotated prompts",
+        "pivottrace/vote_accuracy": "votes that equal the label",
+        "pivottrace/right_by_vote": "reward on pseudo-labels",
+        "pivottrace/right_by_label": "accuracy on annotated prompts",
     }
     logged = {
         (metric, arm): _joined([run.logged(metric) for run in runs if run.arm == arm])
@@ -128,7 +128,7 @@ def draw_pseudo_labels(runs: Sequence[Run], colors: dict[str, str]) -> Picture |
         axes.set_title(titles[metric], fontsize=10, loc="left")
         axes.set_xlabel("optimizer step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        if metric != "pivottrace/weak_reward":  # rewards have a scale of their own
+        if metric != "pivottrace/right_by_vote":  # rewards have a scale of their own
             axes.set_ylim(-0.03, 1.03)
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 

@@ -73,14 +73,14 @@ def collapse_verdicts(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """
     verdicts = []
     for arm in dict.fromkeys(run.arm for run in runs):
-        mine = [run for run in runs if run.arm == arm and len(run.logged("pivottrace/is_paused")[0])]
+        mine = [run for run in runs if run.arm == arm and len(run.logged("pivottrace/votes_paused")[0])]
         if not mine:
             continue
-        pauses = [steps[values > 0] for steps, values in (run.logged("pivottrace/is_paused") for run in mine)]
+        pauses = [steps[values > 0] for steps, values in (run.logged("pivottrace/votes_paused") for run in mine)]
         first = [int(steps[0]) for steps in pauses if len(steps)]
         thirds: list[list[float]] = [[], []]
         for run in mine:
-            steps, values = run.logged("pivottrace/pseudo_label_accuracy")
+            steps, values = run.logged("pivottrace/vote_accuracy")
             thirds[0] += values[steps <= run.steps / 3].tolist()
             thirds[1] += values[steps > run.steps * 2 / 3].tolist()
         means = [sum(part) / len(part) if part else float("nan") for part in thirds]

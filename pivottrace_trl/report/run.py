@@ -15,7 +15,9 @@ from ..routing.tables import find_routes, read_routes, write_routes
 from ..routing.triage import TriageResult
 from ..tracing.rollouts import Rollout
 from ..tracing.trace import ResponseTrace
+from ..training.gate import say
 from .attempts import write_attempts
+from .messages import describe_end
 from .plots import plot_calibration, plot_route_flow, plot_scores, plot_trace
 from .record import RUN_FILE, record_run
 from .tables import print_routings
@@ -28,10 +30,15 @@ class RunReport:
         self.output_dir = output_dir
         self._routes: dict[int, np.ndarray] = {}  # by epoch
 
+    @property
+    def pictures(self) -> dict[str, Path]:
+        """Where the pictures of the latest routing are, if there is anything to draw, by name."""
+        return {name: self.output_dir / f"{name}.png" for name in ("route_flow", "calibration")}
+
     def clear(self) -> None:
-        """Remove the routes that an earlier run left in the folder: they would be taken for those of this one."""
-        for path in find_routes(self.output_dir).values():
-            path.unlink()
+        """Remove routes and pictures that an earlier run left in the folder: they would be taken for this one's."""
+        for path in [*find_routes(self.output_dir).values(), *self.pictures.values()]:
+            path.unlink(missing_ok=True)
 
     def resume(self, epoch: int) -> None:
         """Take up the routings of a run that goes on after an epoch, and remove those that it had made beyond it."""
@@ -62,11 +69,17 @@ class RunReport:
         plot_route_flow(list(self._routes.values()), self.output_dir / "route_flow.png")
 
     def finish(
-        self, summary: Mapping[str, Any], args: TrainingArguments, state: TrainerState, settings: Mapping[str, Any]
+        self,
+        summary: Mapping[str, Any],
+        args: TrainingArguments,
+        state: TrainerState,
+        settings: Mapping[str, Any],
+        router: PoolRouter,
     ) -> None:
-        """Write the summary and the record of a run that ends, and print the number of prompts on each route."""
+        """Write the summary and the record of a run that ends, and print its routes and what to look at."""
         write_json(self.output_dir / "summary.json", summary)
-        print_routings(self._routes, summary, state.log_history, self.output_dir)
+        print_routings(self._routes)
+        say(describe_end(summary, state.log_history, router, self.output_dir))
         record_run(
             self.output_dir / RUN_FILE,
             "PivotTrace",

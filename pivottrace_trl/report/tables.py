@@ -1,8 +1,7 @@
 """Tables for the terminal."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -12,28 +11,14 @@ from ..offline import PoolTriage
 from ..routing.triage import Route, count_routes
 
 
-def print_routings(
-    routes: Mapping[int, np.ndarray],
-    summary: Mapping[str, Any],
-    log_history: Sequence[Mapping[str, Any]],
-    output_dir: Path,
-) -> None:
-    """Print how many prompts each epoch of a training run had on each route, and what was bought."""
+def print_routings(routes: Mapping[int, np.ndarray]) -> None:
+    """Print how many prompts each epoch of a training run had on each route."""
     table = Table(title="PivotTrace")
     for column in ("epoch", *(route.name.lower() for route in Route)):
         table.add_column(column, justify="right")
     for epoch, routes_of_epoch in routes.items():
         table.add_row(str(epoch), *(str(count) for count in count_routes(routes_of_epoch).values()))
-    console = Console()
-    console.print(table)
-    logged = [entry.get("pivottrace/pseudo_label_accuracy") for entry in log_history]
-    known = [value for value in logged if value is not None]
-    accuracy = f"; votes right on annotated prompts: {np.mean(known):.0%}" if known else ""
-    console.print(
-        f"Labels bought: {summary['annotated']} of {summary['annotation_budget']} allowed, "
-        f"for a pool of {summary['pool_size']}{accuracy}. Files: {output_dir}",
-        soft_wrap=True,  # of paths
-    )
+    Console().print(table)
 
 
 def print_triage(outcome: PoolTriage, output_dir: Path) -> None:

@@ -1,6 +1,6 @@
 """Detects when a policy starts to optimise its own votes. Only numbers: knows no trainer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,11 +31,13 @@ class CollapseMonitor:
     Attributes:
         is_paused (`bool`): whether pseudo-labels are paused.
         num_pauses (`int`): number of pauses so far.
+        on_pause (`Callable[[str], None]` or `None`): called with the message of each pause when it begins.
     """
 
     def __init__(self) -> None:
         self.is_paused = False
         self.num_pauses = 0
+        self.on_pause: Callable[[str], None] | None = None
         # Per batch: number, sum and sum of squares, for pseudo-labelled groups and then for annotated groups.
         self._batches: list[list[float]] = []
         self._level = 0.0
@@ -63,12 +65,15 @@ class CollapseMonitor:
             self.is_paused = True
             self.num_pauses += 1
             self._level = float(before[4] / before[3])
-            logger.warning(
+            message = (
                 f"Collapse: over the last {now[3]:.0f} annotated groups the rewards on pseudo-labels rose from "
                 f"{before[1] / before[0]:.0%} to {now[1] / now[0]:.0%}, while the accuracy on annotated prompts fell "
                 f"from {self._level:.0%} to {now[4] / now[3]:.0%}. Pseudo-labels are paused until it is back. Raise "
                 "`min_agreement`, lower the learning rate, or annotate more."
             )
+            logger.warning(message)
+            if self.on_pause is not None:
+                self.on_pause(message)
 
     def _windows(self) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Moments of the latest batches with `_WINDOW` annotated groups, and of the window before them."""

@@ -187,7 +187,7 @@ class PoolRouter:
 
     def metrics(self) -> dict[str, float]:
         """Scalars to log after a routing, including those of its calibration."""
-        metrics: dict[str, float] = {"labels_bought": self.ledger.num_bought, "budget_left": self.ledger.num_left}
+        metrics: dict[str, float] = {"labels_bought": self.ledger.num_bought, "labels_left": self.ledger.num_left}
         for route in Route:
             name, is_here = route.name.lower(), self.routes == route
             metrics[f"num_{name}"] = int(is_here.sum())

@@ -16,12 +16,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer, RLOOTrainer
 from trl.trainer.utils import is_async_callable
 
+from ..files import replace_atomically
 from ..pool import read_rows
 from ..processes import Processes
 from ..tracing.response_tracer import ResponseTracer
 from ..tracing.rollouts import Rollout
 from ..tracing.trace import ResponseTrace
-from .batch_labels import LabelRouter
+from .batch_labels import TABLE_COLUMNS, LabelRouter
 from .checkpoint import find_checkpoint
 from .columns import required_parameters
 from .prompts import check_not_in_pool
@@ -64,6 +65,7 @@ class TrainerAttachment:
         self._filter: python_logging.Filter | None = None
         self._training_pass: TracedTrainingPass | None = None
         self._is_training = False
+        self._taken: set[str] = set()  # columns of the completions table that reward functions fill
         self._locked = pool.columns.locked
         blind = pool.dataset.with_format(None).select_columns(["prompt", *pool.columns.free])
         self._blind_dataset = blind.add_column(ROW_COLUMN, list(range(len(blind))))
@@ -76,17 +78,18 @@ class TrainerAttachment:
         make_tracer: Callable[[nn.Module], ResponseTracer],
         on_traces: Callable[[list[int], list[ResponseTrace]], None],
         before_save: Callable[[Path], None],
+        amend_card: Callable[[str], str],
     ) -> None:
         """
         Install the dataset without labels, the routed reward functions and the routed sampler.
 
         The reward function `verifier` decides whether a response is right. During training, `on_traces` is called with
         rows of the pool and the trace of one rollout for each. In every process, `before_save` is called with the
-        folder of a checkpoint that is about to be saved.
+        folder of a checkpoint that is about to be saved. `amend_card` gets a model card by TRL and returns it amended.
         """
         trainer = self.trainer
         train, save_checkpoint = trainer.train, trainer._save_checkpoint
-        calculate_rewards = trainer._calculate_rewards
+        calculate_rewards, create_model_card = trainer._calculate_rewards, trainer.create_model_card
 
         def needs_locked(reward_func: Callable | nn.Module) -> bool:
             return bool(required_parameters(reward_func) & set(self._locked))
@@ -104,11 +107,15 @@ class TrainerAttachment:
             if ROW_COLUMN not in inputs[0]:
                 self._check_foreign(inputs)
                 label_router.num_withheld = 0
-                return calculate_rewards(inputs, prompts, completions, *args)
+                rewards = calculate_rewards(inputs, prompts, completions, *args)
+                self._log_table(dict.fromkeys(TABLE_COLUMNS, [None] * len(completions)))
+                return rewards
             # The vote comes before any reward function: TRL runs the async ones side by side in another thread.
             rows = [example[ROW_COLUMN] for example in inputs]
             batch = label_router.resolve(rows, completions, trainer._log_metric)
             rewards = calculate_rewards(inputs, prompts, completions, *args)
+            if trainer.log_completions:
+                self._log_table(label_router.table(batch))
             # A reward model sees no rows. Without a label, it must not drive the policy alone.
             is_withheld = torch.tensor([label is None for label in batch.labels], device=rewards.device)
             rewards[gather(is_withheld)] = torch.nan
@@ -132,6 +139,16 @@ class TrainerAttachment:
             before_save(Path(trainer._get_output_dir(trial=trial)) / folder)
             save_checkpoint(model, trial, *args, **kwargs)
 
+        def create_amended_model_card(
+            model_name: str | None = None, dataset_name: str | None = None, tags: str | list[str] | None = None
+        ) -> None:
+            tags = [tags] if isinstance(tags, str) else tags or []
+            create_model_card(model_name, dataset_name, [*tags, "pivottrace"])
+            if trainer.is_world_process_zero():
+                path = Path(trainer.args.output_dir) / "README.md"
+                card = amend_card(path.read_text("utf-8"))
+                replace_atomically(path, lambda temporary: temporary.write_text(card, "utf-8"))
+
         trainer.train_dataset = self._blind_dataset
         trainer.reward_funcs = [route(*entry) for entry in enumerate(self.reward_funcs)]
         # Instance attributes shadow the methods of the class; removing them brings the methods back.
@@ -139,6 +156,7 @@ class TrainerAttachment:
         trainer.train = train_and_note_resume
         trainer._save_checkpoint = save_state_and_checkpoint
         trainer._calculate_rewards = calculate_rewards_of_labelled
+        trainer.create_model_card = create_amended_model_card
         self._training_pass = TracedTrainingPass(trainer, make_tracer, on_traces)
         self._training_pass.attach()
         self._filter = _WithheldRewardFilter(lambda: label_router.num_withheld > 0)
@@ -160,11 +178,20 @@ class TrainerAttachment:
         self.trainer.train_dataset = self._pool.dataset
         self.trainer.reward_funcs = self.reward_funcs
         del self.trainer._get_train_sampler, self.trainer.train, self.trainer._save_checkpoint
-        del self.trainer._calculate_rewards
+        del self.trainer._calculate_rewards, self.trainer.create_model_card
         if self._training_pass is not None:
             self._training_pass.detach()
         if self._filter is not None:
             self._logger.removeFilter(self._filter)
+
+    def _log_table(self, columns: dict[str, list[Any]]) -> None:
+        """Put columns into the trainer's completions table, which needs a value for each completion of each batch."""
+        trainer = self.trainer
+        if trainer.log_completions:
+            # What a reward function shows under the same name, or is called, stays.
+            self._taken.update(trainer._pending_extra_logs, trainer.reward_func_names)
+            for name in columns.keys() - self._taken:
+                trainer._log_completion_extra(name, columns[name])
 
     def _check_foreign(self, inputs: list[dict[str, Any]]) -> None:
         """Raise if a batch without row numbers is used for training, or holds prompts of the pool."""

@@ -17,12 +17,14 @@ from ..labels.vault import LabelVault
 from ..processes import Processes
 from ..routing.collapse import CollapseMonitor
 from ..routing.router import PoolRouter
+from ..routing.triage import Route
 
 
 logger = logging.getLogger(__name__)
 
 # By default a response counts as right from this reward on. Accuracy rewards are 1 or 0.
 _SUCCESS_THRESHOLD = 0.5
+TABLE_COLUMNS = ("route", "vote", "agreement", "label_source")
 
 
 def check_success_threshold(threshold: float | Callable[[float], bool] | None) -> None:
@@ -48,6 +50,7 @@ class BatchLabels:
         votes (`list[Vote]`): vote of each group; empty in evaluation, which adds no evidence.
         rows (`list[int]`): row of the pool for each group.
         is_annotated (`list[bool]`): whether the label of each group was bought.
+        first (`int`): place of the first completion of this process among those of all processes.
     """
 
     labels: list[dict[str, Any] | None]
@@ -55,6 +58,7 @@ class BatchLabels:
     votes: list[Vote]
     rows: list[int]
     is_annotated: list[bool]
+    first: int = 0
 
 
 @dataclass
@@ -129,6 +133,29 @@ class LabelRouter:
         self._latest = (completions, batch)
         return batch
 
+    def table(self, batch: BatchLabels) -> dict[str, list[Any]]:
+        """
+        What the completions table of the trainer shows of a batch, one value for each completion of this process.
+
+        Returns:
+            `dict[str, list]`: `route` of the prompt, `vote` (majority answer of the group, `None` without one),
+            `agreement` with it in `[0, 1]`, and `label_source`: `"bought"`, `"own"`, `"vote"` or `"none"`. No label is
+            in it. All `None` in evaluation, which holds no vote.
+        """
+        num = len(batch.labels)
+        if not batch.votes:
+            return {name: [None] * num for name in TABLE_COLUMNS}
+        rows, own = [], self.router.ledger.own_ids
+        for index, label in enumerate(batch.labels):
+            group = (batch.first + index) // self.num_generations
+            vote, row = batch.votes[group], batch.rows[group]
+            source = "none" if label is None else "vote"
+            if batch.is_bought[index]:
+                source = "own" if self.router.prompt_ids[row] in own else "bought"
+            route = Route(self.router.routes[row]).name.lower()
+            rows.append((route, vote.answer, round(float(vote.agreement), 4), source))
+        return dict(zip(TABLE_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+
     def unlocked(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Label and locked columns of rows whose label was bought; empty if the label does not fit its column."""
         return [label or {} for label in self._with_locked(rows, self._bought(rows))]
@@ -172,7 +199,7 @@ class LabelRouter:
             log_metric("pivottrace/withheld_ratio", self.num_withheld / len(groups))
         first = sum(len(share) for share, _ in shares[: self.processes.rank])
         shown = self._with_locked(rows, labels[first : first + len(rows)])
-        return BatchLabels(shown, self._is_bought(rows), votes, group_rows, is_annotated)
+        return BatchLabels(shown, self._is_bought(rows), votes, group_rows, is_annotated, first)
 
     def _buy(self, buy: Callable[[list[int]], list[int]], rows: list[int]) -> int:
         """Buy labels on rank 0, and send them to every process."""
@@ -281,13 +308,13 @@ class LabelRouter:
                 self.router.values.errors.update(vote.agreement, p_failure, not vote_is_right[-1])
             self.router.update_pass_rates([row], [share], num_rollouts=size)
         if vote_is_right and log_metric is not None:
-            log_metric("pivottrace/pseudo_label_accuracy", float(np.mean(vote_is_right)))
+            log_metric("pivottrace/vote_accuracy", float(np.mean(vote_is_right)))
         self.monitor.update(weak, accuracies)
         if log_metric is not None:
-            for name, shares in (("weak_reward", weak), ("annotated_accuracy", accuracies)):
+            for name, shares in (("right_by_vote", weak), ("right_by_label", accuracies)):
                 if shares:
                     log_metric(f"pivottrace/{name}", float(np.mean(shares)))
-            log_metric("pivottrace/is_paused", float(self.monitor.is_paused))
+            log_metric("pivottrace/votes_paused", float(self.monitor.is_paused))
 
 
 def _text(completion: Any) -> str:

@@ -14,16 +14,18 @@ METHODS: dict[str, tuple[str, ...]] = {
     "_get_output_dir": ("trial",),
     "_get_per_token_logps_and_entropies": ("model", "input_ids", "attention_mask", "logits_to_keep"),
     "_get_train_sampler": ("dataset",),
+    "_log_completion_extra": ("column", "values"),
     "_log_metric": ("name", "value"),
     "_save_checkpoint": ("model", "trial"),
     "_tokenize_prompts": ("prompts",),
+    "create_model_card": ("model_name", "dataset_name", "tags"),
     "compute_loss": ("model", "inputs"),
     "train": ("resume_from_checkpoint",),
 }
 # Parameters that exist only in some of the supported versions, and that we pass if they do.
 SOMETIMES = {"_generate_single_turn": "num_generations"}
 # Attributes that we read.
-ATTRIBUTES = ("_tokenizer",)
+ATTRIBUTES = ("_pending_extra_logs", "_tokenizer")
 
 
 def has_parameter(trainer: Any, name: str, parameter: str) -> bool:

@@ -36,6 +36,7 @@ class RoutedReward:
         self.label_router = label_router
         self.is_verifier = is_verifier
         self.needs_locked = needs_locked
+        self._table_columns: set[str] = set()  # that the function has logged
 
     def __call__(
         self, prompts: list, completions: list, completion_ids: list[list[int]], **kwargs: Any
@@ -65,9 +66,18 @@ class RoutedReward:
             columns = _select(everything, shown)
             columns |= _select(kwargs, shown, length=len(completions))
             columns |= {column: [label[column] for label in labels] for column in labels[0]}
+            # The completions table needs one value for every completion of the batch.
             if log_extra is not None:
-                # The completions table needs one value per completion of the batch.
-                columns["log_extra"] = lambda name, values: log_extra(name, _scatter(values, shown, len(completions)))
+
+                def log_shown(name: str, values: Sequence[Any]) -> None:
+                    self._table_columns.add(name)
+                    log_extra(name, _scatter(values, shown, len(completions)))
+
+                columns["log_extra"] = log_shown
+        elif log_extra is not None:
+            # The completions table would show the values of an earlier batch.
+            for name in self._table_columns:
+                log_extra(name, [None] * len(completions))
 
         def spread(given: Sequence[float | None]) -> list[float | None]:
             check_number(self.reward_func, given, len(shown))

@@ -4,12 +4,17 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
 from ..answers import AnswerFormat
 from ..processes import Processes
 from ..scoring.survey import GREEDY, SAMPLES, Responses, Survey, with_agreement
 from .gate import say
 from .parallelism import whole_model
 from .policy import TrainerPolicy
+
+
+logger = logging.get_logger(__name__)
 
 
 class TrainerSurvey:
@@ -39,8 +44,18 @@ class TrainerSurvey:
             found = self._adopt(progress)
             return self._survey.run(self._processes, progress) if found is None else found
 
-    def load(self, identity: str) -> Responses | None:
-        """Read the results that an earlier process used, see [`Survey.load`]."""
+    def load(self, identity: str, checkpoint: Path) -> Responses | None:
+        """Read what the process used that saved a checkpoint, see [`Survey.load`]; it is told where that is gone."""
+        responses = self._load(identity)
+        if responses is None:
+            logger.warning(
+                f"{self._folder.parent} does not hold the first responses of the run that saved {checkpoint}, or they "
+                "answer prompts in other words: labels that are bought from now on do not tell whether those were "
+                "right."
+            )
+        return responses
+
+    def _load(self, identity: str) -> Responses | None:
         greedy, _, samples = identity.partition("+")
         responses = self._survey.load(identity) or self._survey.load(greedy, self._folder / GREEDY)
         if responses is None or not samples:

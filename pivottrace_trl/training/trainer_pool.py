@@ -9,7 +9,6 @@ from datasets import Dataset
 
 from ..labels.vault import LabelVault
 from ..pool import Questions, read_rows
-from ..routing.router import PoolRouter
 from .columns import PoolColumns, find_columns, find_verifier
 from .prompts import check_evaluation_data, check_form_of_prompts, check_prompts
 
@@ -33,28 +32,16 @@ class TrainerPool:
         """Row of every question of the pool, see [`Questions.places`]."""
         return self.questions.places(self.dataset)
 
-    def describe(self, router: PoolRouter, estimator: str, annotator: Any) -> Iterator[str]:
-        """What is to be done with the pool, line by line."""
-        asked = "the dataset" if annotator is None else "people" if annotator == "queue" else "the annotators"
-        ledger, num = router.ledger, len(self.ids)
-        yield (
-            f"PivotTrace: a pool of {num} prompts without `{self.columns.label}`; {asked} may be asked for "
-            f"{ledger.budget} ({ledger.budget / num:.1%}), {router.probe_size} of them as probes; "
-            f"{ledger.num_bought} are bought already; the score is {estimator}"
-        )
-        if told := self._describe_labels(annotator is not None):
-            yield told
-
-    def _describe_labels(self, has_annotator: bool) -> str | None:
+    def describe_labels(self, has_annotator: bool) -> str | None:
         """What becomes of rows with a label, or without one, where a dataset has both; `None` where it is plain."""
         num, column = self.vault.num_labels, self.columns.label
         num_empty = len(self.ids) - num
         if has_annotator and num:
             rest = f"the budget is for the other {num_empty}" if num_empty else "nothing is left to be asked for"
-            return f"PivotTrace: {num} rows have a `{column}` already, which is yours and costs nothing; {rest}"
+            return f"{num} rows have a `{column}` already, which is yours and costs nothing; {rest}"
         if not has_annotator and num_empty:
             return (
-                f"PivotTrace: {num_empty} rows have no `{column}`: asked for, they count as declined. With "
+                f"{num_empty} rows have no `{column}`: asked for, they count as declined. With "
                 '`annotator="queue"`, or another annotator, these are asked for, and the other labels count as yours'
             )
         return None

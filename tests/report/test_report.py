@@ -45,7 +45,7 @@ def write_run(folder, arm, seed, curve, labels, name="", routed=False):
         log.insert(1, {"step": 0, "pivottrace/labels_bought": 3, **spent})
         log.insert(3, {"step": 15, "pivottrace/labels_bought": labels, **spent})
         log += [
-            {"step": step, "pivottrace/pseudo_label_accuracy": accuracy, "pivottrace/is_paused": float(step == 25)}
+            {"step": step, "pivottrace/vote_accuracy": accuracy, "pivottrace/votes_paused": float(step == 25)}
             for step, accuracy in ((5, 0.5), (15, 0.6), (25, 0.75))
         ]
     record = {

@@ -53,9 +53,13 @@ def test_a_collapse_is_noticed(num_steps, at_least, caplog):
 
 
 def test_it_lets_go_when_the_accuracy_is_back(caplog):
-    monitor = CollapseMonitor()
+    monitor, told = CollapseMonitor(), []
+    monitor.on_pause = told.append
     run(0, 160, lambda step: 0.6 + 0.35 * step / 160, lambda step: 0.5 - 0.4 * step / 160, monitor)
     assert monitor.is_paused and monitor.num_pauses == 1
+    # Once, and not with every batch of the pause.
+    (message,) = told
+    assert message in caplog.text and message.startswith("Collapse: over the last ")
     # A checkpoint in between changes nothing.
     resumed = CollapseMonitor()
     resumed.load_state_dict(json.loads(json.dumps(monitor.state_dict())))

@@ -120,7 +120,7 @@ def test_a_pool_that_is_mastered_ends_with_a_message_and_the_budget_left(kind, r
     assert "32 labels of the budget are left" in caplog.text
     # The routing that found it is on record.
     (logged,) = [entry for entry in state.log_history if "pivottrace/num_discard" in entry]
-    assert logged["pivottrace/num_discard"] == 72 and logged["pivottrace/budget_left"] == 32
+    assert logged["pivottrace/num_discard"] == 72 and logged["pivottrace/labels_left"] == 32
     table = pq.read_table(tmp_path / "run" / "_pivottrace" / "routes-epoch-000.parquet")
     assert set(table["route"].to_pylist()) == {"discard"}
     assert callback.summary()["first_responses"]["right"] == 32
@@ -224,20 +224,25 @@ def test_a_budget_that_is_spent_is_not_saved(make_trainer, caplog):
     assert callback.summary()["annotated"] == 30 and "No more labels" not in caplog.text
 
 
-def test_what_it_looks_at_is_said_in_a_line_before_and_after(route, capsys):
+def test_what_it_found_is_said_before_and_what_the_probes_showed_after(route, capsys):
     callback = route(half, train=True)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("PivotTrace: ")]
-    assert lines[0] == (
-        "PivotTrace: a pool of 72 prompts without `solution`; the dataset may be asked for 64 (88.9%), 32 of them as "
-        "probes; 0 are bought already; the score is TotalEntropy"
-    )
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("PivotTrace")
+    assert lines[start + 1 : start + 6] == [
+        "  Pool      72 prompts; put away: `solution`",
+        "  Budget    64 labels (88.9% of the pool), 32 of them as probes, from the dataset",
+        f"  Answers   read as {TEXT.name}; `reward` tells which are right",
+        "  Score     TotalEntropy; labels are bought at each routing",
+        "  First     answer all 72 prompts, in at most 12 tokens each; the progress of that tells how long it takes",
+    ]
+    lines = [line for line in lines if line.startswith("PivotTrace: ")]
     seen = callback.summary()["first_responses"]
     assert seen["probes"] == 32 and seen["unanswered"] == 0.0
-    assert lines[1].startswith(
+    assert lines[0].startswith(
         f"PivotTrace: {seen['right']} of 32 probes right ({seen['right'] / 32:.0%}, 95% interval"
     )
-    assert "right from wrong (AUROC 0." in lines[1] and len(lines) == 2
-    assert lines[1].endswith("of all first responses 0% cut off, 0% without an answer")
+    assert "right from wrong (AUROC 0." in lines[0] and len(lines) == 1
+    assert lines[0].endswith("of all first responses 0% cut off, 0% without an answer")
 
 
 def box(row: int) -> str:

@@ -109,17 +109,17 @@ def test_bought_label_pseudo_label_and_nothing(label_router):
     assert label_router.num_withheld == 1
     assert metrics["pivottrace/vote_agreement"] == pytest.approx((0.5 + 0.75 + 0.25) / 3)
     assert metrics["pivottrace/withheld_ratio"] == pytest.approx(1 / 3)
-    assert metrics["pivottrace/pseudo_label_accuracy"] == 1.0
+    assert metrics["pivottrace/vote_accuracy"] == 1.0
     evidence = label_router.router.evidence
     assert evidence.pass_rate[0] == 0.5 and evidence.num_verified[0] == GROUP
     assert np.isnan(evidence.pass_rate[5]) and evidence.agreement[5] == 0.75
 
 
-def test_pseudo_label_accuracy_tells_a_wrong_vote(label_router):
+def test_vote_accuracy_tells_a_wrong_vote(label_router):
     metrics = {}
     reward = RoutedReward(Recorder(), label_router, is_verifier=True)
     call(reward, [0, 1], [9, 9, 9, 0] + [2, 2, 2, 2], log_metric=metrics.__setitem__)
-    assert metrics["pivottrace/pseudo_label_accuracy"] == 0.5
+    assert metrics["pivottrace/vote_accuracy"] == 0.5
 
 
 def test_several_reward_functions_share_one_vote(label_router):
@@ -172,8 +172,8 @@ def test_a_paused_monitor_withholds_pseudo_labels_only(label_router):
     label_router.monitor.is_paused = True
     rewards = call(reward, [0, 5], [0, 0, 0, 7] + [5, 5, 5, 5], log_metric=metrics.__setitem__)
     assert rewards == [1, 1, 1, 0] + [None] * 4
-    assert metrics["pivottrace/is_paused"] == 1.0 and metrics["pivottrace/annotated_accuracy"] == 0.75
-    assert "pivottrace/weak_reward" not in metrics
+    assert metrics["pivottrace/votes_paused"] == 1.0 and metrics["pivottrace/right_by_label"] == 0.75
+    assert "pivottrace/right_by_vote" not in metrics
 
 
 def test_the_monitor_sees_shares_of_groups(label_router, monkeypatch):

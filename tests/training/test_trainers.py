@@ -308,7 +308,7 @@ class TestAsyncRewards:
         assert set(voters) == {threading.main_thread()} and len(voters) <= 8 * 2
         evidence = callback.router.evidence
         assert np.isfinite(evidence.agreement).all() and np.isfinite(evidence.pass_rate).any()
-        assert "pivottrace/annotated_accuracy" in set().union(*trainer.state.log_history)
+        assert "pivottrace/right_by_label" in set().union(*trainer.state.log_history)
 
     def test_evaluation_is_passed_through(self, make_trainer):
         judge = AsyncJudge()

@@ -15,7 +15,7 @@ os.environ |= {"TRACKIO_DIR": str(FOLDER / "trackio"), "WANDB_MODE": "offline", 
 import torch  # noqa: E402
 import trackio  # noqa: E402
 import wandb  # noqa: E402
-from transformers import PreTrainedTokenizerFast  # noqa: E402
+from transformers import PreTrainedTokenizerFast, TrainerCallback  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer  # noqa: E402
 
 
@@ -42,7 +42,16 @@ def train(tracker: str, kind: type, make_config: type) -> None:
         processing_class=PreTrainedTokenizerFast.from_pretrained(FOLDER / "tokenizer"),
         peft_config=LORA,
     )
-    attach(trainer)
+    callback = attach(trainer)
+
+    class Collapse(TrainerCallback):
+        """The monitor fires at step 1; what it then says is said once, though it stays paused."""
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 1:
+                callback.label_router.monitor.on_pause("Collapse: the policy pleases its own votes")
+
+    trainer.add_callback(Collapse())
     trainer.train()
     assert trainer.state.global_step == 2
 
