@@ -54,7 +54,7 @@ def _describe_start(
     ledger, num, column = router.ledger, len(pool.ids), pool.columns.label
     hidden = [f"`{name}`" for name in (column, *pool.columns.locked) if name in pool.dataset.column_names]
     most = hidden if len(hidden) < 5 else [*hidden[:3], f"{len(hidden) - 3} others"]
-    yield "Pool", f"{num:,} prompts; put away: {', '.join(most) or 'nothing'}"
+    yield "Pool", f"{num:,} prompts; locked up: {', '.join(most) or 'nothing'}"
     if told := pool.describe_labels(setup.asked != "the dataset"):
         yield "Labels", told
     spent = f"; {ledger.num_bought:,} are bought already" if ledger.num_bought else ""
@@ -68,7 +68,7 @@ def _describe_start(
         yield "First", f"go on with the first responses in {survey}, where they fit"
     else:
         long = f"answer all {num:,} prompts, in at most {max_completion_length:,} tokens each"
-        yield "First", f"{long}; the progress of that tells how long it takes"
+        yield "First", long
 
 
 def describe_end(

@@ -28,12 +28,12 @@ def test_the_start_tells_what_was_found(make_trainer, capsys):
     start = capsys.readouterr().out
     assert start.startswith("PivotTrace\n") and max(map(len, start.splitlines())) < 120
     assert parts(start) == {
-        "Pool": "20 prompts; put away: `solution`, `hint`, `level`, 2 others",
+        "Pool": "20 prompts; locked up: `solution`, `hint`, `level`, 2 others",
         "Labels": "5 rows have a `solution` already, which is yours and costs nothing; the budget is for the other 15",
         "Budget": "8 labels (40.0% of the pool), 4 of them as probes, from people, through the queue",
         "Answers": "read as text; `digit_reward` tells which are right",
         "Score": "TotalEntropy; labels are bought at each routing",
-        "First": "answer all 20 prompts, in at most 12 tokens each; the progress of that tells how long it takes",
+        "First": "answer all 20 prompts, in at most 12 tokens each",
     }
     trainer.train()
     callback.detach()

@@ -229,11 +229,11 @@ def test_what_it_found_is_said_before_and_what_the_probes_showed_after(route, ca
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("PivotTrace")
     assert lines[start + 1 : start + 6] == [
-        "  Pool      72 prompts; put away: `solution`",
+        "  Pool      72 prompts; locked up: `solution`",
         "  Budget    64 labels (88.9% of the pool), 32 of them as probes, from the dataset",
         f"  Answers   read as {TEXT.name}; `reward` tells which are right",
         "  Score     TotalEntropy; labels are bought at each routing",
-        "  First     answer all 72 prompts, in at most 12 tokens each; the progress of that tells how long it takes",
+        "  First     answer all 72 prompts, in at most 12 tokens each",
     ]
     lines = [line for line in lines if line.startswith("PivotTrace: ")]
     seen = callback.summary()["first_responses"]
