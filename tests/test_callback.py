@@ -546,7 +546,7 @@ class TestBadInput:
 
     def test_no_prompt_column(self, make_trainer):
         dataset = make_pool().rename_column("prompt", "question")
-        self.refused(make_trainer(dataset=dataset), ValueError, "no `prompt` column.*rename_column")
+        self.refused(make_trainer(dataset=dataset), ValueError, "no column 'prompt'.*rename_column")
 
     def test_missing_label_column(self, make_trainer):
         trainer = make_trainer(dataset=make_pool().remove_columns("solution"))

@@ -156,7 +156,7 @@ def test_a_file_of_finished_prompts_stays_as_it_is(places, capsys):
     assert main(["triage", *given, *with_columns]) == 2
     assert "--id-column is the label column 'solution'" in capsys.readouterr().err
     assert main(["triage", *given, "--question-column", "text"]) == 2
-    assert "`question_column` is 'text', but the pool has only" in capsys.readouterr().err
+    assert "--question-column is 'text', but the pool has only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("annotator", ["queue", "function", "column"])

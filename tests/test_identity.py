@@ -152,7 +152,7 @@ def test_ids_by_a_column_are_those_of_its_values():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["a", "b", "a"], "Rows 0 and 2 .* same value 'a' in `id_column` 'key'.*of its own"),
+        (["a", "b", "a"], "Rows 0 and 2 .* same value 'a' in `id_column` 'key'.*leave `id_column` out"),
         ([7, 8, 8], "Rows 1 and 2 .* same value 8"),
         (["1", "01", " 1"], "Rows 0 and 2 .* same value"),
         (["a", "", "c"], "Row 1 .* value '' in `id_column` 'key'.*not empty.*filter"),

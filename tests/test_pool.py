@@ -26,7 +26,7 @@ def test_ids_survive_reordering_and_outer_white_space():
 
 def test_errors_name_the_fix():
     pool = make_pool(4)
-    with pytest.raises(ValueError, match="no `prompt` column.*question.*rename_column"):
+    with pytest.raises(ValueError, match="no column 'prompt'.*question.*`prompt_column=`"):
         pool_ids(pool.rename_column("prompt", "question"))
     with pytest.raises(ValueError, match="empty: 0 rows"):
         pool_ids(pool.select([]))

@@ -59,7 +59,8 @@ class People:
                 if live is not None and has_bars(live.console):
                     live.update(_display(self._ledger, num_closed, needed, waited))
                 elif live is not None and waited - told >= LINE_EVERY:
-                    live.console.print(_line(self._ledger, num_closed, needed, waited), soft_wrap=True)
+                    line = _line(self._ledger, num_closed, needed, waited)
+                    live.console.print(line, markup=False, highlight=False, soft_wrap=True)
                     told = waited
                 self._sleep(self._poll_seconds)
 

@@ -299,7 +299,7 @@ def test_no_code_is_imported_because_a_ledger_names_it(tmp_path, monkeypatch):
     ledger = AnnotationLedger(tmp_path / "ledger.sqlite", 5, IDS, answer_format=name)
     ledger.request([Query("p0")])
     for use in (lambda: take(ledger, path), lambda: DeskSession(ledger)):
-        with pytest.raises(ValueError, match=f"names the answer format '{name}'.*`--answer-format {name}`"):
+        with pytest.raises(ValueError, match=f"names the answer format '{name}'.*`answer_format={name}`"):
             use()
     annotation_status(ledger)
     export_queue(ledger, tmp_path / "queue.csv", "csv")
