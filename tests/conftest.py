@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, set_seed
 from transformers.models.auto.configuration_auto import AutoConfig  # noqa: E402
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer  # noqa: E402
 
-from pivottrace_trl import PivotDensityCallback, TextFormat  # noqa: E402
+from pivottrace_trl import AnnotationLedger, PivotDensityCallback, Query, TextFormat  # noqa: E402
 from pivottrace_trl.scoring import policy  # noqa: E402
 
 
@@ -137,6 +137,21 @@ class FormatBy(TextFormat):
 FIRST_DIGIT = FormatBy(first_digit)
 
 
+# Of every trainer of the tests, unless it says otherwise.
+TRAINING = {
+    "per_device_train_batch_size": 8,
+    "num_generations": 4,
+    "max_completion_length": 12,
+    "learning_rate": 1e-3,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "disable_tqdm": True,
+    "seed": 7,
+}
 LORA = LoraConfig(r=4, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"], init_lora_weights=False)
 
 
@@ -161,22 +176,7 @@ def make_trainer(tokenizer, tmp_path):
     def make(
         dataset=None, reward_funcs=digit_reward, model=None, peft_config=LORA, kind=GRPOTrainer, inputs=None, **options
     ):
-        settings = {
-            "output_dir": str(tmp_path / "run"),
-            "per_device_train_batch_size": 8,
-            "num_generations": 4,
-            "max_completion_length": 12,
-            "num_train_epochs": 1,
-            "learning_rate": 1e-3,
-            "logging_steps": 1,
-            "save_strategy": "no",
-            "report_to": "none",
-            "use_cpu": True,
-            "bf16": False,
-            "gradient_checkpointing": False,
-            "disable_tqdm": True,
-            "seed": 7,
-        }
+        settings = {**TRAINING, "output_dir": str(tmp_path / "run"), "num_train_epochs": 1}
         make_config = RLOOConfig if issubclass(kind, RLOOTrainer) else GRPOConfig
         return kind(
             model=model if model is not None else make_model("llama"),
@@ -189,6 +189,16 @@ def make_trainer(tokenizer, tmp_path):
         )
 
     return make
+
+
+@pytest.fixture
+def ledger_path(tmp_path):
+    """A ledger that asks for five labels, in a folder whose name needs quotes."""
+    ids = [f"{number:016x}" for number in range(40)]
+    ledger = AnnotationLedger(tmp_path / "my run" / "ledger.sqlite", 10, ids)
+    ledger.request([Query(identity, "1+1=?") for identity in ids[:5]])
+    ledger.close()
+    return ledger.path
 
 
 class Generated(list):

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM
 
-from pivottrace_trl import AnnotationLedger, Answer, Query, TriageConfig
+from pivottrace_trl import AnnotationLedger, Answer, TriageConfig
 from pivottrace_trl.cli import main
 from pivottrace_trl.offline import plan_triage
 from pivottrace_trl.pool import Questions
@@ -246,15 +246,6 @@ def test_a_triage_by_shares_is_refused_a_score_that_learns_from_probes(tmp_path)
     with pytest.raises(ValueError, match="learns from a probe set.*`discard_ratio=0.4`"):
         plan_triage(make_pool(), tmp_path / "out", Questions(), estimator="probe_calibrated", config=config)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def ledger_path(tmp_path):
-    ids = [f"{number:016x}" for number in range(40)]
-    ledger = AnnotationLedger(tmp_path / "run" / "ledger.sqlite", 10, ids)
-    ledger.request([Query(identity, "1+1=?") for identity in ids[:5]])
-    ledger.close()
-    return ledger.path
 
 
 RUN_COMMANDS = [

@@ -8,18 +8,13 @@ import sys
 import pytest
 
 import pivottrace_trl
-from pivottrace_trl import AnnotationLedger, Query
 from pivottrace_trl.cli import main, make_parser
 from pivottrace_trl.cli.failures import in_flags
 
 
 @pytest.fixture
-def run_path(tmp_path):
-    ids = [f"{number:016x}" for number in range(40)]
-    ledger = AnnotationLedger(tmp_path / "my run" / "ledger.sqlite", 10, ids)
-    ledger.request([Query(identity, "1+1=?") for identity in ids[:5]])
-    ledger.close()
-    return tmp_path / "my run"
+def run_path(ledger_path):
+    return ledger_path.parent
 
 
 @pytest.mark.parametrize("place", range(4))

@@ -21,29 +21,14 @@ from trl.scripts import grpo
 from pivottrace_trl import EndpointAnnotator, PivotDensityCallback, PivotTraceConfig, TriageConfig
 from pivottrace_trl.cli import config, main, train
 
-from .conftest import digit_reward, make_model, make_pool
+from .conftest import TRAINING, digit_reward, make_model, make_pool
 
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "trl_cli.md").read_text()
-# What `make_trainer` sets, in YAML.
-TRAINING = {
-    "output_dir": "run",
-    "per_device_train_batch_size": 8,
-    "num_generations": 4,
-    "max_completion_length": 12,
-    "learning_rate": 1e-3,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "disable_tqdm": True,
-    "seed": 7,
-}
 SETTINGS = {
     **TRAINING,
+    "output_dir": "run",
     "model_name_or_path": "model",
     "datasets": [{"path": "json", "data_files": "pool.jsonl"}],
     "reward_funcs": ["tests.conftest.digit_reward"],

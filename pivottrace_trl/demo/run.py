@@ -143,5 +143,6 @@ def _show(console: Console, arms: list[Arm], output_dir: Path, seed: int) -> Non
     console.print(
         f"Curves: {output_dir / 'learning_curves.png'}. Routes and traces: {folder / PRIVATE_FOLDER}. "
         f"What PivotTrace said: {folder / LOG_FILE}",
+        markup=False,
         soft_wrap=True,
     )

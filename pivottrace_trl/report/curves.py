@@ -39,9 +39,8 @@ def draw_curves(summaries: Sequence[ArmSummary], runs: Sequence[Run], name: str,
     low, high = everything.min(), max(everything.max(), everything.min() + 0.1)
 
     def finish(axes: Axes, xlabel: str) -> None:
-        if summaries:
-            goal = summaries[0].curves[:, -1].mean()
-            axes.axhline(goal, color=colors[summaries[0].arm], linestyle=":", linewidth=1)
+        goal = summaries[0].curves[:, -1].mean()
+        axes.axhline(goal, color=colors[summaries[0].arm], linestyle=":", linewidth=1)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(f"accuracy{f' on {name}' if name else ''}")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

@@ -58,17 +58,19 @@ def _describe_start(
     if told := pool.describe_labels(setup.asked != "the dataset"):
         yield "Labels", told
     spent = f"; {ledger.num_bought:,} are bought already" if ledger.num_bought else ""
-    probes = f", {router.probe_size:,} of them as probes" if router.probe_size else ""
-    share = f"{ledger.budget / num:.1%} of the pool"
-    yield "Budget", f"{ledger.budget:,} labels ({share}){probes}, from {setup.asked}{spent}"
+    # Labels of the user's own are not bought, and serve as probes first.
+    num_own = 0 if setup.asked == "the dataset" else pool.vault.num_labels
+    share = f"{ledger.budget / max(num - num_own, 1):.1%} of {'the others' if num_own else 'the pool'}"
+    yield "Budget", f"{ledger.budget:,} labels ({share}), from {setup.asked}{spent}"
+    if router.probe_size:
+        yield "Probes", f"{router.probe_size:,}, " + ("your own labels first" if num_own else "part of the budget")
     yield "Answers", f"read as {setup.answers}; `{setup.verifier}` tells which are right"
     when = "at each routing" if setup.buy == "before" else "probes first, then for groups of rollouts"
     yield "Score", f"{setup.estimator}; labels are bought {when}"
     if survey.is_dir():
         yield "First", f"go on with the first responses in {survey}, where they fit"
     else:
-        long = f"answer all {num:,} prompts, in at most {max_completion_length:,} tokens each"
-        yield "First", long
+        yield "First", f"answer all {num:,} prompts, in at most {max_completion_length:,} tokens each"
 
 
 def describe_end(

@@ -44,14 +44,15 @@ def print_triage(outcome: PoolTriage, output_dir: Path) -> None:
         bought = f"{own}{ledger.num_bought} bought of a budget of {ledger.budget}"
         right = f"{np.nanmean(router.evidence.pass_rate):.0%} of the responses to these prompts are right"
         asked = f"{ledger.num_open} questions are in {queue}" if ledger.num_open else "Nothing is worth asking for now"
-        console.print(f"Verified: {bought}; {right}. {asked}.", soft_wrap=True)
+        console.print(f"Verified: {bought}; {right}. {asked}.", markup=False, soft_wrap=True)
     else:
         console.print(
             f"No label yet: nothing was verified, nothing is discarded. Answer the {len(router.probes)} probes at "
             f"the top of {queue} first.",
+            markup=False,
             soft_wrap=True,
         )
     total = sum(outcome.seconds.values())
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in outcome.seconds.items())
     took = f"Took {total:.1f} s ({stages}); peak memory {outcome.peak_memory_gb:.1f} GiB."
-    console.print(f"{took} Files: {output_dir}", soft_wrap=True)
+    console.print(f"{took} Files: {output_dir}", markup=False, soft_wrap=True)

@@ -30,7 +30,8 @@ def test_the_start_tells_what_was_found(make_trainer, capsys):
     assert parts(start) == {
         "Pool": "20 prompts; locked up: `solution`, `hint`, `level`, 2 others",
         "Labels": "5 rows have a `solution` already, which is yours and costs nothing; the budget is for the other 15",
-        "Budget": "8 labels (40.0% of the pool), 4 of them as probes, from people, through the queue",
+        "Budget": "8 labels (53.3% of the others), from people, through the queue",
+        "Probes": "4, your own labels first",
         "Answers": "read as text; `digit_reward` tells which are right",
         "Score": "TotalEntropy; labels are bought at each routing",
         "First": "answer all 20 prompts, in at most 12 tokens each",

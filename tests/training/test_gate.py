@@ -228,9 +228,10 @@ def test_what_it_found_is_said_before_and_what_the_probes_showed_after(route, ca
     callback = route(half, train=True)
     lines = capsys.readouterr().out.splitlines()
     start = lines.index("PivotTrace")
-    assert lines[start + 1 : start + 6] == [
+    assert lines[start + 1 : start + 7] == [
         "  Pool      72 prompts; locked up: `solution`",
-        "  Budget    64 labels (88.9% of the pool), 32 of them as probes, from the dataset",
+        "  Budget    64 labels (88.9% of the pool), from the dataset",
+        "  Probes    32, part of the budget",
         f"  Answers   read as {TEXT.name}; `reward` tells which are right",
         "  Score     TotalEntropy; labels are bought at each routing",
         "  First     answer all 72 prompts, in at most 12 tokens each",
