@@ -19,9 +19,9 @@ STEPS += ("import csv again", "import csv, own labels", "open with all answers")
 def test_a_row_takes_no_longer_among_more(tmp_path):
     benchmark = runpy.run_path(str(BENCHMARK))
     seconds = {name: [] for name in STEPS}
-    sizes = 1_000, 10_000
-    for num_prompts in sizes:
-        folder = tmp_path / str(num_prompts)
+    # Twice the larger one: what else the machine does slows one of them down, but seldom both.
+    for number, num_prompts in enumerate((1_000, 10_000, 10_000)):
+        folder = tmp_path / str(number)
         folder.mkdir()
         benchmark["make_pool"](folder, num_prompts, "numbers")
         for name in STEPS:
@@ -29,7 +29,7 @@ def test_a_row_takes_no_longer_among_more(tmp_path):
             assert benchmark["STEPS"][name](folder) == num_prompts
             seconds[name].append(time.process_time() - start)
     # Ten times the rows: a step that compared each with all others would take a hundred times as long.
-    grown = {name: large / small for name, (small, large) in seconds.items()}
+    grown = {name: min(large) / small for name, (small, *large) in seconds.items()}
     assert max(grown.values()) < 25, (grown, seconds)
 
 
