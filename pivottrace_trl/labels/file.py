@@ -4,6 +4,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -299,5 +300,10 @@ def check_header(path: Path) -> None:
 
 
 def _digest(values: Iterable[Any]) -> str:
-    """Digest of values as a JSON list. It detects damage, not forgery."""
-    return hashlib.blake2b(json.dumps([*values]).encode(), digest_size=16).hexdigest()
+    """
+    Digest of values as a JSON list. It detects damage, not forgery. The list is written here, in half the time that
+    `json` takes: at a million rows this is the second-largest part of opening a ledger.
+    """
+    quote = encode_basestring_ascii
+    parts = ["null" if value is None else quote(value) if isinstance(value, str) else repr(value) for value in values]
+    return hashlib.blake2b(f"[{', '.join(parts)}]".encode(), digest_size=16).hexdigest()

@@ -136,15 +136,17 @@ def _write_csv(rows: Iterable[Row], path: Path, names: Sequence[str] = _NAMES_OF
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        # Most texts begin with a letter or a digit, and are recognised at once.
+        return value if value[:1].isalnum() else guard_cell(value)
     if isinstance(value, (list, dict)):
-        value = json.dumps(value, ensure_ascii=False)
-    return value.isoformat() if isinstance(value, datetime) else guard_cell(value)
+        return guard_cell(json.dumps(value, ensure_ascii=False))
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def guard_cell(value: Any) -> Any:
     """Put an apostrophe before a text that a spreadsheet could take for a formula."""
-    # Most texts begin with a letter or a digit, and are recognised at once.
-    return "'" + value if isinstance(value, str) and not value[:1].isalnum() and _needs_guard(value) else value
+    return "'" + value if isinstance(value, str) and _needs_guard(value) else value
 
 
 def unguard_cell(value: Any) -> Any:
